@@ -1,0 +1,58 @@
+// Package apiclient builds the API clients of every component. There is no other place where clients are made: what must hold
+// for each request of a component (its user agent, its content type, later the cause of a write) is decided here.
+package apiclient
+
+import (
+	"fmt"
+	"net/http"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/flowcontrol"
+)
+
+// Config returns a copy of base for the named component: its user agent, protobuf on the wire, and no client-side rate limit,
+// since the API server's priority and fairness decides who waits.
+func Config(base *rest.Config, component string) *rest.Config {
+	cfg := rest.CopyConfig(base)
+	cfg.UserAgent = "keelson-" + component
+	cfg.ContentType = runtime.ContentTypeProtobuf
+	cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	cfg.QPS = -1
+	cfg.RateLimiter = flowcontrol.NewFakeAlwaysRateLimiter()
+	return cfg
+}
+
+// FromKubeconfig reads the current context of a kubeconfig file for the named component.
+func FromKubeconfig(path, component string) (*rest.Config, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", path)
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: %w", path, err)
+	}
+	return Config(cfg, component), nil
+}
+
+// Clientset returns a typed client for a config made by Config or FromKubeconfig. All clients of one config share one
+// connection pool.
+func Clientset(cfg *rest.Config) (kubernetes.Interface, error) {
+	transport, err := HTTPClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfigAndClient(cfg, transport)
+	if err != nil {
+		return nil, fmt.Errorf("build API client: %w", err)
+	}
+	return client, nil
+}
+
+// HTTPClient returns the HTTP client of a config, for dynamic, metadata and REST clients that share its connections.
+func HTTPClient(cfg *rest.Config) (*http.Client, error) {
+	client, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("build API transport: %w", err)
+	}
+	return client, nil
+}

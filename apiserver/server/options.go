@@ -1,0 +1,199 @@
+// Package server assembles the API server: options, the generic server of the library, the built-in kinds of apis.All, custom
+// resources and the aggregation layer in one process, and their life from start to drained shutdown.
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/client-go/rest"
+
+	"keelson.dev/apiserver/storage"
+)
+
+// Options is everything that can be configured. The fields follow kube-apiserver's flags, so that a manifest written for upstream
+// starts this server too.
+type Options struct {
+	Run      *genericoptions.ServerRunOptions
+	Serving  *genericoptions.SecureServingOptions
+	Audit    *genericoptions.AuditOptions
+	Features *genericoptions.FeatureOptions
+	Tracing  *genericoptions.TracingOptions
+	APIs     *genericoptions.APIEnablementOptions
+	Etcd     *genericoptions.EtcdOptions
+	// Embedded is the etcd member that runs in this process while Etcd names no servers.
+	Embedded storage.MemberOptions
+
+	Authentication AuthenticationOptions
+	Authorization  AuthorizationOptions
+	Admission      AdmissionOptions
+	ServiceAccount ServiceAccountOptions
+	Kubelet        KubeletOptions
+	Proxy          ProxyOptions
+
+	// ServiceClusterIPRange is one CIDR, or one of each IP family with a comma between; the first is the primary family.
+	ServiceClusterIPRange string
+	ServiceNodePortRange  utilnet.PortRange
+	// KubernetesServiceNodePort makes the service default/kubernetes a NodePort service if it is not 0.
+	KubernetesServiceNodePort int
+	// EndpointReconcilerType is lease (default) or none.
+	EndpointReconcilerType string
+	EventTTL               time.Duration
+	AllowPrivileged        bool
+	// MaxConnectionBytesPerSec limits the rate of each exec, attach and port-forward connection; 0 is no limit.
+	MaxConnectionBytesPerSec int64
+	// IdentityLeaseSeconds and IdentityLeaseRenewSeconds time the lease by which API servers see each other.
+	IdentityLeaseSeconds, IdentityLeaseRenewSeconds int
+
+	// Listener, if set, is served instead of a socket of Serving's address: tests and the lab pass an open one.
+	Listener net.Listener
+	// Ready is called once, when /readyz is true, with a privileged client configuration for this server.
+	Ready func(loopback *rest.Config)
+}
+
+// AuthenticationOptions names the files by which clients are known.
+type AuthenticationOptions struct {
+	Anonymous               bool
+	ClientCAFile            string
+	TokenAuthFile           string
+	BootstrapTokens         bool
+	ConfigFile              string
+	WebhookConfigFile       string
+	WebhookCacheTTL         time.Duration
+	WebhookVersion          string
+	APIAudiences            []string
+	RequestHeaderCAFile     string
+	RequestHeaderNames      []string
+	RequestHeaderUIDs       []string
+	RequestHeaderGroups     []string
+	RequestHeaderExtra      []string
+	RequestHeaderAllowedCNs []string
+	OIDCIssuerURL           string
+	OIDCClientID            string
+	OIDCCAFile              string
+	OIDCUsernameClaim       string
+	OIDCUsernamePrefix      string
+	OIDCGroupsClaim         string
+	OIDCGroupsPrefix        string
+	OIDCSigningAlgs         []string
+	OIDCRequiredClaims      map[string]string
+	TokenSuccessCacheTTL    time.Duration
+	AnonymousFlagSet        bool // --anonymous-auth was given; it excludes an anonymous section in ConfigFile
+}
+
+// AuthorizationOptions names the authorizers.
+type AuthorizationOptions struct {
+	Modes                       []string
+	ConfigFile                  string
+	WebhookConfigFile           string
+	WebhookVersion              string
+	WebhookCacheAuthorizedTTL   time.Duration
+	WebhookCacheUnauthorizedTTL time.Duration
+}
+
+// AdmissionOptions changes the default list of admission plugins.
+type AdmissionOptions struct {
+	Enable, Disable []string
+	ConfigFile      string
+}
+
+// ServiceAccountOptions is about the tokens that this server issues and accepts.
+type ServiceAccountOptions struct {
+	Issuers          []string
+	KeyFiles         []string
+	SigningKeyFile   string
+	JWKSURI          string
+	MaxExpiration    time.Duration
+	ExtendExpiration bool
+	Lookup           bool
+	SigningEndpoint  string
+}
+
+// KubeletOptions is how the server reaches kubelets.
+type KubeletOptions struct {
+	CAFile, CertFile, KeyFile string
+	PreferredAddressTypes     []string
+	Port                      uint
+	ReadOnlyPort              uint
+	Timeout                   time.Duration
+}
+
+// ProxyOptions is the identity that the aggregation layer shows to the servers behind it.
+type ProxyOptions struct {
+	ClientCertFile, ClientKeyFile string
+	EndpointRouting               bool // --enable-aggregator-routing
+}
+
+// NewOptions returns the defaults: those of kube-apiserver but for the embedded etcd and RBAC.
+func NewOptions() *Options {
+	o := &Options{
+		Run:      genericoptions.NewServerRunOptions(),
+		Serving:  genericoptions.NewSecureServingOptions(),
+		Audit:    genericoptions.NewAuditOptions(),
+		Features: genericoptions.NewFeatureOptions(),
+		Tracing:  genericoptions.NewTracingOptions(),
+		APIs:     genericoptions.NewAPIEnablementOptions(),
+		Etcd:     genericoptions.NewEtcdOptions(storagebackend.NewDefaultConfig("/registry", nil)),
+		Embedded: storage.NewMemberOptions(),
+
+		Authentication: AuthenticationOptions{
+			Anonymous: true, BootstrapTokens: true, WebhookCacheTTL: 2 * time.Minute, WebhookVersion: "v1beta1",
+			OIDCUsernameClaim: "sub", OIDCSigningAlgs: []string{"RS256"}, TokenSuccessCacheTTL: 10 * time.Second,
+		},
+		Authorization: AuthorizationOptions{
+			Modes: []string{"Node", "RBAC"}, WebhookVersion: "v1beta1",
+			WebhookCacheAuthorizedTTL: 5 * time.Minute, WebhookCacheUnauthorizedTTL: 30 * time.Second,
+		},
+		ServiceAccount: ServiceAccountOptions{Lookup: true, ExtendExpiration: true},
+		Kubelet: KubeletOptions{
+			PreferredAddressTypes: []string{"Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"},
+			Port:                  10250, ReadOnlyPort: 10255, Timeout: 5 * time.Second,
+		},
+
+		ServiceClusterIPRange:     "10.96.0.0/12",
+		ServiceNodePortRange:      utilnet.PortRange{Base: 30000, Size: 2768},
+		EndpointReconcilerType:    "lease",
+		EventTTL:                  time.Hour,
+		AllowPrivileged:           true,
+		IdentityLeaseSeconds:      3600,
+		IdentityLeaseRenewSeconds: 10,
+	}
+	o.Serving.BindPort = 6443
+	o.Serving.ServerCert.CertDirectory = "" // no certificate given: one in memory, nothing is written
+	o.Serving.ServerCert.PairName = ""
+	o.Etcd.DefaultStorageMediaType = "application/vnd.kubernetes.protobuf"
+	o.Features.EnableProfiling = false
+	return o
+}
+
+// Validate finds what cannot work before anything is started.
+func (o *Options) Validate() error {
+	var errs []error
+	errs = append(errs, o.Run.Validate()...)
+	errs = append(errs, o.Serving.Validate()...)
+	errs = append(errs, o.Audit.Validate()...)
+	errs = append(errs, o.Tracing.Validate()...)
+	if len(o.Etcd.StorageConfig.Transport.ServerList) > 0 {
+		errs = append(errs, o.Etcd.Validate()...)
+	}
+	if _, err := o.serviceCIDRs(); err != nil {
+		errs = append(errs, err)
+	}
+	if len(o.ServiceAccount.Issuers) == 0 || o.ServiceAccount.SigningKeyFile == "" {
+		errs = append(errs, errors.New("--service-account-issuer and --service-account-signing-key-file are required"))
+	}
+	if (o.Proxy.ClientCertFile == "") != (o.Proxy.ClientKeyFile == "") {
+		errs = append(errs, errors.New("--proxy-client-cert-file and --proxy-client-key-file go together"))
+	}
+	switch o.EndpointReconcilerType {
+	case "lease", "none":
+	default:
+		errs = append(errs, fmt.Errorf("--endpoint-reconciler-type %q: only lease and none are known", o.EndpointReconcilerType))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,160 @@
+// Package storage is the API server's way to etcd: an embedded member for clusters that bring no etcd of their own, and the
+// factory that says where and how each kind is stored.
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// MemberOptions describes the embedded etcd member. The zero value of every field but DataDir means a cluster of one that
+// nobody but this process can reach.
+type MemberOptions struct {
+	DataDir string
+	Name    string
+	// ListenClientURLs are further client addresses, for tools and for other API servers. The member itself is always reached
+	// by a unix socket in DataDir, which file permissions protect.
+	ListenClientURLs []string
+	// ListenPeerURLs and AdvertisePeerURLs serve the other members of a cluster of several.
+	ListenPeerURLs, AdvertisePeerURLs []string
+	InitialCluster                    string // name=peerURL,…; empty: this member alone
+	Existing                          bool   // join a running cluster
+	// CAFile, CertFile and KeyFile secure the URLs above in both directions.
+	CAFile, CertFile, KeyFile string
+	// UnsafeNoFsync trades durability for speed: for test runs only.
+	UnsafeNoFsync bool
+	QuotaBytes    int64
+}
+
+// NewMemberOptions returns the defaults.
+func NewMemberOptions() MemberOptions {
+	return MemberOptions{DataDir: "/var/lib/keelson/etcd", Name: "default", QuotaBytes: 8 << 30}
+}
+
+// Member is a running embedded etcd member.
+type Member struct {
+	etcd   *embed.Etcd
+	socket string
+}
+
+// maxSocketPath is what the kernel takes for the path of a unix socket.
+const maxSocketPath = 107
+
+// StartMember starts a member and returns once it serves requests.
+func StartMember(ctx context.Context, o MemberOptions) (*Member, error) {
+	cfg, socket, err := memberConfig(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("create etcd data directory: %w", err)
+	}
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the socket of an earlier etcd: %w", err)
+	}
+	etcd, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("start embedded etcd in %s: %w", o.DataDir, err)
+	}
+	select {
+	case <-etcd.Server.ReadyNotify():
+		return &Member{etcd: etcd, socket: socket}, nil
+	case err := <-etcd.Err():
+		etcd.Close()
+		return nil, fmt.Errorf("run embedded etcd: %w", err)
+	case <-etcd.Server.StopNotify():
+		etcd.Close()
+		return nil, errors.New("embedded etcd stopped while it started")
+	case <-ctx.Done():
+		etcd.Close()
+		return nil, fmt.Errorf("start embedded etcd: %w", context.Cause(ctx))
+	}
+}
+
+// Endpoint is the address for the etcd client of this process.
+func (m *Member) Endpoint() string { return "unix://" + m.socket }
+
+// Err reports that the member cannot go on.
+func (m *Member) Err() <-chan error { return m.etcd.Err() }
+
+// Close stops the member. Its clients must be gone: requests that still run would fail.
+func (m *Member) Close() { m.etcd.Close() }
+
+func memberConfig(o MemberOptions) (*embed.Config, string, error) {
+	dir, err := filepath.Abs(o.DataDir)
+	if err != nil {
+		return nil, "", fmt.Errorf("etcd data directory: %w", err)
+	}
+	socket := filepath.Join(dir, "client.sock")
+	if len(socket) > maxSocketPath {
+		return nil, "", fmt.Errorf("etcd data directory %s: the path of its socket is longer than %d bytes", dir, maxSocketPath)
+	}
+	cfg := embed.NewConfig()
+	cfg.Name, cfg.Dir = o.Name, dir
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quietLogger())
+	cfg.UnsafeNoFsync = o.UnsafeNoFsync
+	cfg.QuotaBackendBytes = o.QuotaBytes
+	cfg.EnableGRPCGateway = false
+	// Upstream's cluster manifests poll progress every 5 s; the watch cache asks for it itself.
+	cfg.WatchProgressNotifyInterval = 5 * time.Second
+	cfg.AutoCompactionRetention = "0" // the API server compacts
+	cfg.SnapshotCount = 10000
+	cfg.ListenClientUrls = []url.URL{{Scheme: "unix", Path: socket}}
+	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
+
+	if cfg.ListenPeerUrls, err = parseURLs(o.ListenPeerURLs); err != nil {
+		return nil, "", fmt.Errorf("etcd peer URLs: %w", err)
+	}
+	if advertised, err := parseURLs(o.AdvertisePeerURLs); err != nil {
+		return nil, "", fmt.Errorf("advertised etcd peer URLs: %w", err)
+	} else if len(advertised) > 0 {
+		cfg.AdvertisePeerUrls = advertised
+	}
+	more, err := parseURLs(o.ListenClientURLs)
+	if err != nil {
+		return nil, "", fmt.Errorf("etcd client URLs: %w", err)
+	}
+	cfg.ListenClientUrls = append(cfg.ListenClientUrls, more...)
+	if len(more) > 0 {
+		cfg.AdvertiseClientUrls = more
+	}
+	if cfg.InitialCluster = o.InitialCluster; o.InitialCluster == "" {
+		cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	}
+	if o.Existing {
+		cfg.ClusterState = embed.ClusterStateFlagExisting
+	}
+	if o.CertFile != "" {
+		cfg.ClientTLSInfo.CertFile, cfg.ClientTLSInfo.KeyFile, cfg.ClientTLSInfo.TrustedCAFile = o.CertFile, o.KeyFile, o.CAFile
+		cfg.ClientTLSInfo.ClientCertAuth = true
+		cfg.PeerTLSInfo = cfg.ClientTLSInfo
+	}
+	return cfg, socket, nil
+}
+
+func parseURLs(in []string) ([]url.URL, error) {
+	var out []url.URL
+	for _, s := range in {
+		u, err := url.Parse(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, *u)
+	}
+	return out, nil
+}
+
+// quietLogger writes etcd's warnings and errors to standard error: its information level narrates every step of raft.
+func quietLogger() *zap.Logger {
+	encoder := zapcore.NewConsoleEncoder(zap.NewProductionEncoderConfig())
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), zap.WarnLevel)).Named("etcd")
+}

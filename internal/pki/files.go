@@ -1,0 +1,170 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Server is what a control plane node's certificates must name.
+type Server struct {
+	Name      string   // node name
+	IPs       []net.IP // its addresses, and the first address of each service range
+	DNSNames  []string // further names by which clients reach the API
+	DNSDomain string   // the cluster's domain, for example cluster.local
+}
+
+// EnsureServer writes, where absent, the files that a control plane node needs below dir, under kubeadm's names. Authorities
+// that are there are used, so several servers share them.
+func EnsureServer(dir string, server Server, now time.Time) error {
+	store := &store{dir: dir, now: now}
+	root := store.authority("ca", "kubernetes")
+	frontProxy := store.authority("front-proxy-ca", "front-proxy-ca")
+	etcd := store.authority("etcd/ca", "etcd-ca")
+
+	names := append([]string{
+		server.Name, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+		"kubernetes.default.svc." + server.DNSDomain,
+	}, server.DNSNames...)
+	local := append([]net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, server.IPs...)
+	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	serving := both[:1]
+
+	store.issue(root, "apiserver", Request{CommonName: "kube-apiserver", DNSNames: names, IPs: local, Usages: serving})
+	store.issue(root, "apiserver-kubelet-client",
+		Request{CommonName: "kube-apiserver-kubelet-client", Organizations: []string{"kubeadm:cluster-admins"}})
+	store.issue(frontProxy, "front-proxy-client", Request{CommonName: "front-proxy-client"})
+	store.issue(etcd, "etcd/server", Request{CommonName: server.Name, DNSNames: names[:2], IPs: local, Usages: both})
+	store.issue(etcd, "etcd/peer", Request{CommonName: server.Name, DNSNames: names[:2], IPs: local, Usages: both})
+	store.issue(etcd, "apiserver-etcd-client", Request{CommonName: "kube-apiserver-etcd-client"})
+	store.signingKey("sa")
+	return store.err
+}
+
+// EnsureClient returns the named client key pair below dir, issued by the cluster's authority where it is absent.
+func EnsureClient(dir, name string, request Request, now time.Time) (KeyPair, error) {
+	store := &store{dir: dir, now: now}
+	root := store.authority("ca", "kubernetes")
+	pair := store.issue(root, name, request)
+	return pair, store.err
+}
+
+// Authorities reads the authority of that name below dir.
+func ReadAuthority(dir, name string) (*Authority, error) {
+	pair, err := readPair(filepath.Join(dir, name))
+	if err != nil {
+		return nil, err
+	}
+	return ParseAuthority(pair)
+}
+
+// store makes files below dir and keeps the first error, so that the list of files reads as a list.
+type store struct {
+	dir string
+	now time.Time
+	err error
+}
+
+func (s *store) authority(name, commonName string) *Authority {
+	var made *Authority
+	pair := s.ensure(name, func() (KeyPair, error) {
+		authority, pair, err := NewAuthority(commonName, s.now)
+		made = authority
+		return pair, err
+	})
+	if s.err != nil || made != nil {
+		return made
+	}
+	made, s.err = ParseAuthority(pair)
+	return made
+}
+
+func (s *store) issue(by *Authority, name string, request Request) KeyPair {
+	return s.ensure(name, func() (KeyPair, error) { return by.Issue(request, s.now) })
+}
+
+func (s *store) signingKey(name string) {
+	if s.err != nil {
+		return
+	}
+	path := filepath.Join(s.dir, name)
+	if _, err := os.Stat(path + ".pub"); err == nil {
+		return
+	}
+	key, keyPEM, err := NewKey()
+	if err != nil {
+		s.err = err
+		return
+	}
+	public, err := publicPEM(key)
+	if err != nil {
+		s.err = err
+		return
+	}
+	// The public half goes last: where it is there, both are.
+	s.err = errors.Join(writeFile(path+".key", keyPEM, 0o600), writeFile(path+".pub", public, 0o644))
+}
+
+func publicPEM(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("encode public key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
+}
+
+// ensure returns the pair in files name.crt and name.key; where there is none it makes one and writes the certificate last.
+func (s *store) ensure(name string, generate func() (KeyPair, error)) KeyPair {
+	if s.err != nil {
+		return KeyPair{}
+	}
+	path := filepath.Join(s.dir, name)
+	pair, err := readPair(path)
+	if err == nil {
+		return pair
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		s.err = err
+		return KeyPair{}
+	}
+	pair, s.err = generate()
+	if s.err != nil {
+		return KeyPair{}
+	}
+	s.err = errors.Join(writeFile(path+".key", pair.KeyPEM, 0o600), writeFile(path+".crt", pair.CertPEM, 0o644))
+	return pair
+}
+
+func readPair(path string) (KeyPair, error) {
+	certPEM, err := os.ReadFile(path + ".crt")
+	if err != nil {
+		return KeyPair{}, fmt.Errorf("read certificate: %w", err)
+	}
+	keyPEM, err := os.ReadFile(path + ".key")
+	if err != nil {
+		return KeyPair{}, fmt.Errorf("read key: %w", err)
+	}
+	return KeyPair{CertPEM: certPEM, KeyPEM: keyPEM}, nil
+}
+
+// writeFile replaces path in one step, so that a killed process leaves no half-written key.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("make folder for %s: %w", filepath.Base(path), err)
+	}
+	staged := path + ".new"
+	if err := os.WriteFile(staged, data, mode); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	if err := os.Rename(staged, path); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}

@@ -29,8 +29,14 @@ type Definition[T Object] struct {
 	ShortNames   []string
 	Categories   []string
 	Namespaced   bool
-	KeyPrefix    string // below /registry; empty: [group/]plural as upstream stores it
+	KeyPrefix    string // below /registry; empty: the plural, as upstream stores it
 	HasStatus    bool   // serves /status; updates of the main resource then leave status alone and the reverse
+	// StatusOnCreate keeps the status that a client sends on create (Node); without it, a kind with HasStatus starts with none.
+	StatusOnCreate bool
+	// OrphanDependents is the deletion policy for clients that name none (ReplicationController, Job); else background.
+	OrphanDependents bool
+	// ReturnDeleted makes DELETE answer with the object instead of a Status (Pod, Service, PersistentVolumeClaim, ...).
+	ReturnDeleted bool
 
 	// Default fills absent fields. It runs wherever the object is decoded and must be idempotent.
 	Default func(obj T)
@@ -38,7 +44,8 @@ type Definition[T Object] struct {
 	// set. The generic strategy has already kept status (HasStatus), bumped the generation when the spec changed and set the
 	// system metadata.
 	Prepare func(obj, old T)
-	// PrepareStatus does the same for updates of /status. The generic strategy has already restored spec and metadata.
+	// PrepareStatus does the same for updates of /status. The generic strategy has already restored everything but metadata and
+	// status: upstream lets /status change annotations and mostly labels too, so a kind that does not restores them here.
 	PrepareStatus func(obj, old T)
 	// Validate checks an object on create; on update it is followed by ValidateUpdate. Metadata has been checked already.
 	Validate func(obj T) field.ErrorList
@@ -70,7 +77,8 @@ type Definition[T Object] struct {
 	// AllowUnconditionalUpdate lets PUT without a resourceVersion overwrite; upstream allows it for most kinds.
 	AllowUnconditionalUpdate bool
 	// GenerationOf returns what metadata.generation counts changes of; nil means everything but metadata and status for kinds
-	// with HasStatus, and no generation at all for kinds without.
+	// with HasStatus, and no generation at all for kinds without. A function that returns nil means no generation (Service, Node,
+	// Namespace, PersistentVolume, ...).
 	GenerationOf func(obj T) any
 }
 
@@ -104,6 +112,10 @@ type Resource struct {
 	Namespaced   bool
 	KeyPrefix    string
 	HasStatus    bool
+
+	StatusOnCreate   bool
+	OrphanDependents bool
+	ReturnDeleted    bool
 
 	New                      func() Object
 	Default                  func(obj Object)
@@ -142,6 +154,7 @@ func (d *Definition[T]) Resource() *Resource {
 		GroupVersion: d.GroupVersion, Served: d.Served, Kind: d.Kind, Plural: d.Plural, Singular: d.singular(),
 		ShortNames: d.ShortNames, Categories: d.Categories, Namespaced: d.Namespaced, KeyPrefix: d.KeyPrefix,
 		HasStatus: d.HasStatus, Index: d.Index, ValidateName: d.ValidateName,
+		StatusOnCreate: d.StatusOnCreate, OrphanDependents: d.OrphanDependents, ReturnDeleted: d.ReturnDeleted,
 		AllowCreateOnUpdate: d.AllowCreateOnUpdate, AllowUnconditionalUpdate: d.AllowUnconditionalUpdate,
 
 		New:            func() Object { return reflect.New(elem).Interface().(Object) },

@@ -1,0 +1,57 @@
+// Package cri speaks to the container runtime: it dials it, turns pods into sandbox and container configurations, reads back what
+// runs, and follows the runtime's events. Everything that must survive a restart of the agent is written into labels and
+// annotations here and read back here.
+package cri
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	criclient "k8s.io/cri-client/pkg"
+)
+
+// requestTimeout bounds a runtime request other than image pulls; the client doubles it for sandbox creation.
+const requestTimeout = 2 * time.Minute
+
+// Client is a connection to a runtime.
+type Client struct {
+	Runtime cri.RuntimeService
+	Images  cri.ImageManagerService
+}
+
+// Dial connects to the runtime and image endpoints (unix:// URLs); an empty imageEndpoint means the runtime serves both.
+func Dial(ctx context.Context, endpoint, imageEndpoint string) (*Client, error) {
+	if imageEndpoint == "" {
+		imageEndpoint = endpoint
+	}
+	runtime, err := criclient.NewRemoteRuntimeService(ctx, endpoint, requestTimeout, nil, false)
+	if err != nil {
+		return nil, fmt.Errorf("connect to runtime %s: %w", endpoint, err)
+	}
+	images, err := criclient.NewRemoteImageService(ctx, imageEndpoint, requestTimeout, nil, false)
+	if err != nil {
+		return nil, fmt.Errorf("connect to image service %s: %w", imageEndpoint, err)
+	}
+	return &Client{Runtime: runtime, Images: images}, nil
+}
+
+// CgroupDriver asks the runtime which driver it uses. A runtime that does not say uses cgroupfs.
+func (c *Client) CgroupDriver(ctx context.Context) runtimeapi.CgroupDriver {
+	resp, err := c.Runtime.RuntimeConfig(ctx)
+	if err != nil || resp.GetLinux() == nil {
+		return runtimeapi.CgroupDriver_CGROUPFS
+	}
+	return resp.GetLinux().GetCgroupDriver()
+}
+
+// ContainerIDPrefix precedes IDs in the API: "containerd://<id>".
+func (c *Client) ContainerIDPrefix(ctx context.Context) (string, error) {
+	version, err := c.Runtime.Version(ctx, "v1")
+	if err != nil {
+		return "", fmt.Errorf("runtime version: %w", err)
+	}
+	return version.GetRuntimeName() + "://", nil
+}

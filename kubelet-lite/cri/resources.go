@@ -1,0 +1,149 @@
+package cri
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	minShares = 2
+	maxShares = 262144
+	cfsPeriod = 100000 // microseconds
+	minQuota  = 1000   // the kernel accepts no less
+
+	guaranteedOOMScore = -997
+	bestEffortOOMScore = 1000
+)
+
+// Shares converts CPU milli-units to cgroup v1 shares, which runtimes translate to a weight on v2.
+func Shares(milli int64) int64 {
+	if milli == 0 {
+		return minShares
+	}
+	return min(max(milli*1024/1000, minShares), maxShares)
+}
+
+// Quota converts CPU milli-units to microseconds per period; 0 means no limit.
+func Quota(milli int64) int64 {
+	if milli == 0 {
+		return 0
+	}
+	return max(milli*cfsPeriod/1000, minQuota)
+}
+
+// Resources are the limits of one container's cgroup.
+func (n *Node) Resources(pod *corev1.Pod, c *corev1.Container) *runtimeapi.LinuxContainerResources {
+	out := &runtimeapi.LinuxContainerResources{OomScoreAdj: OOMScoreAdj(pod, c, n.MemoryCapacity)}
+	request, hasRequest := c.Resources.Requests[corev1.ResourceCPU]
+	limit := c.Resources.Limits[corev1.ResourceCPU]
+	if !hasRequest {
+		request = limit
+	}
+	out.CpuShares = Shares(request.MilliValue())
+	if !n.NoCPUQuota {
+		out.CpuPeriod, out.CpuQuota = cfsPeriod, Quota(limit.MilliValue())
+	}
+	out.MemoryLimitInBytes = c.Resources.Limits.Memory().Value()
+	if n.CgroupV2 {
+		out.Unified = map[string]string{"memory.oom.group": "1"}
+		if out.MemoryLimitInBytes > 0 && n.SwapAccounting {
+			out.Unified["memory.swap.max"] = "0"
+		}
+	}
+	for name, q := range c.Resources.Limits {
+		if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
+			out.HugepageLimits = append(out.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: hugepageSize(size), Limit: uint64(q.Value())})
+		}
+	}
+	return out
+}
+
+// hugepageSize turns 2Mi into the 2MB of the kernel's files.
+func hugepageSize(size string) string {
+	return strings.TrimSuffix(size, "i") + "B"
+}
+
+// OOMScoreAdj says who the kernel kills first: the less of its request a burstable container could exceed, the later.
+func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, memoryCapacity int64) int64 {
+	if pod.Spec.Priority != nil && *pod.Spec.Priority >= nodeCriticalPriority {
+		return guaranteedOOMScore
+	}
+	switch QOSClass(pod) {
+	case corev1.PodQOSGuaranteed:
+		return guaranteedOOMScore
+	case corev1.PodQOSBestEffort:
+		return bestEffortOOMScore
+	}
+	score := burstableOOMScore(c, memoryCapacity)
+	if IsSidecar(c) {
+		// A sidecar must not die before the containers that it serves.
+		for i := range pod.Spec.Containers {
+			score = min(score, burstableOOMScore(&pod.Spec.Containers[i], memoryCapacity))
+		}
+	}
+	return score
+}
+
+const nodeCriticalPriority = 2000001000 // system-node-critical
+
+func burstableOOMScore(c *corev1.Container, capacity int64) int64 {
+	if capacity <= 0 {
+		return bestEffortOOMScore - 1
+	}
+	score := 1000 - 1000*c.Resources.Requests.Memory().Value()/capacity
+	return min(max(score, 1000+guaranteedOOMScore), bestEffortOOMScore-1)
+}
+
+// IsSidecar reports whether an init container keeps running beside the others.
+func IsSidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
+// QOSClass is the class that the API server has computed, or is computed here for pods it has not seen.
+func QOSClass(pod *corev1.Pod) corev1.PodQOSClass {
+	if pod.Status.QOSClass != "" {
+		return pod.Status.QOSClass
+	}
+	if pod.Spec.Resources != nil && (len(pod.Spec.Resources.Requests) > 0 || len(pod.Spec.Resources.Limits) > 0) {
+		return qosOf([]corev1.ResourceRequirements{*pod.Spec.Resources})
+	}
+	var all []corev1.ResourceRequirements
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			all = append(all, list[i].Resources)
+		}
+	}
+	return qosOf(all)
+}
+
+func qosOf(all []corev1.ResourceRequirements) corev1.PodQOSClass {
+	guaranteed, bestEffort := true, true
+	for _, r := range all {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			request, limit := quantity(r.Requests, name), quantity(r.Limits, name)
+			if _, set := r.Requests[name]; !set {
+				request = limit
+			}
+			if !request.IsZero() || !limit.IsZero() {
+				bestEffort = false
+			}
+			if limit.IsZero() || request.Cmp(limit) != 0 {
+				guaranteed = false
+			}
+		}
+	}
+	switch {
+	case bestEffort:
+		return corev1.PodQOSBestEffort
+	case guaranteed:
+		return corev1.PodQOSGuaranteed
+	}
+	return corev1.PodQOSBurstable
+}
+
+func quantity(list corev1.ResourceList, name corev1.ResourceName) resource.Quantity {
+	return list[name]
+}

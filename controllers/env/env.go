@@ -1,0 +1,144 @@
+// Package env hands a controller what it works with: the manager, clients, listers over the one shared cache, events and a clock,
+// and a short way to say what wakes it.
+package env
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"keelson.dev/internal/lister"
+)
+
+// conflictDelay is how long a controller waits after a write that lost a race. The cache needs about a millisecond to show the
+// winner, whose event wakes the controller anyway; the delay only bounds the case that it does not.
+const conflictDelay = 20 * time.Millisecond
+
+// Env is what all controllers of a process share.
+type Env struct {
+	Manager   ctrl.Manager
+	Client    client.Client // writes, and reads that go to the API server; cached reads go through Lister
+	Clientset kubernetes.Interface
+	Metadata  metadata.Interface
+	Clock     clock.WithTicker
+
+	mu      sync.Mutex
+	indexed map[reflect.Type]toolscache.SharedIndexInformer
+}
+
+// New wraps a manager.
+func New(mgr ctrl.Manager, clientset kubernetes.Interface, meta metadata.Interface) *Env {
+	return &Env{
+		Manager: mgr, Client: mgr.GetClient(), Clientset: clientset, Metadata: meta, Clock: clock.RealClock{},
+		indexed: map[reflect.Type]toolscache.SharedIndexInformer{},
+	}
+}
+
+// Informer returns the shared informer of obj's type with its indexes. The first caller starts it.
+func (e *Env) Informer(obj client.Object) (toolscache.SharedIndexInformer, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	kind := reflect.TypeOf(obj)
+	if informer, ok := e.indexed[kind]; ok {
+		return informer, nil
+	}
+	cached, err := e.Manager.GetCache().GetInformer(context.Background(), obj, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, fmt.Errorf("informer of %T: %w", obj, err)
+	}
+	informer, ok := cached.(toolscache.SharedIndexInformer)
+	if !ok {
+		return nil, fmt.Errorf("informer of %T is a %T without a store", obj, cached)
+	}
+	if err := informer.AddIndexers(indexersOf(obj)); err != nil {
+		return nil, fmt.Errorf("index %T: %w", obj, err)
+	}
+	e.indexed[kind] = informer
+	return informer, nil
+}
+
+// Known returns the informers that controllers have asked for so far, by Go type.
+func (e *Env) Known() map[reflect.Type]toolscache.SharedIndexInformer {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	known := make(map[reflect.Type]toolscache.SharedIndexInformer, len(e.indexed))
+	for kind, informer := range e.indexed {
+		known[kind] = informer
+	}
+	return known
+}
+
+func indexersOf(obj client.Object) toolscache.Indexers {
+	indexers := toolscache.Indexers{lister.ByController: lister.IndexController}
+	if _, isPod := obj.(*corev1.Pod); isPod {
+		indexers[lister.ByNode] = func(obj any) ([]string, error) { return []string{obj.(*corev1.Pod).Spec.NodeName}, nil }
+	}
+	return indexers
+}
+
+// Lister returns the cached objects of a type.
+func Lister[T client.Object](e *Env, obj T) (lister.Of[T], error) {
+	informer, err := e.Informer(obj)
+	if err != nil {
+		return lister.Of[T]{}, err
+	}
+	return lister.Of[T]{Indexer: informer.GetIndexer()}, nil
+}
+
+// Recorder returns a recorder of core/v1 events for a component, as kubectl describe shows them.
+func (e *Env) Recorder(component string) record.EventRecorder {
+	// Upstream's controllers record core/v1 events, whose counting and aggregation users know.
+	return e.Manager.GetEventRecorderFor(component) //nolint:staticcheck
+}
+
+// Controller starts workers that run r for every object that one of the watches names.
+func (e *Env) Controller(name string, workers int, r reconcile.Func, watches ...Watch) error {
+	c, err := controller.New(name, e.Manager, controller.Options{
+		MaxConcurrentReconciles: workers,
+		Reconciler:              patient(r),
+		SkipNameValidation:      ptr.To(true), // one process may run the manager again after it lost its lease
+	})
+	if err != nil {
+		return fmt.Errorf("controller %s: %w", name, err)
+	}
+	for _, watch := range watches {
+		if watch.object != nil {
+			if _, err := e.Informer(watch.object); err != nil {
+				return err
+			}
+		}
+		if err := c.Watch(watch.source(e.Manager.GetCache())); err != nil {
+			return fmt.Errorf("controller %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// patient turns lost races into a short wait: they are expected, not errors.
+func patient(r reconcile.Func) reconcile.Func {
+	return func(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+		result, err := r(ctx, req)
+		if apierrors.IsConflict(err) {
+			klog.FromContext(ctx).V(4).Info("Lost a race, trying again", "err", err)
+			return ctrl.Result{RequeueAfter: conflictDelay}, nil
+		}
+		return result, err
+	}
+}

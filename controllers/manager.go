@@ -1,0 +1,139 @@
+// Package controllers is the controller manager: one process, one shared cache, and the visible list of all controllers that keep
+// the promises of a cluster.
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"keelson.dev/controllers/env"
+	"keelson.dev/internal/apiclient"
+)
+
+// Config is what the controller manager needs to know of its cluster. Zero values mean upstream's defaults.
+type Config struct {
+	RESTConfig  *rest.Config
+	LeaderElect bool
+
+	ServiceAccountKeyFile  string // private key that signs the tokens of token secrets; empty: no token secrets
+	RootCAFile             string // published in each namespace as ConfigMap kube-root-ca.crt; empty: the CA of RESTConfig
+	ClusterSigningCertFile string // CA that signs certificate signing requests; empty: none are signed
+	ClusterSigningKeyFile  string
+	ClusterSigningDuration time.Duration // longest life of a signed certificate; 0: one year
+
+	ClusterCIDRs         []string // pod ranges, one per IP family, out of which nodes get theirs; empty: nodes get none
+	ServiceCIDRs         []string
+	NodeCIDRMaskSize     int // IPv4; 0: 24
+	NodeCIDRMaskSizeIPv6 int // 0: 64
+
+	NodeMonitorGracePeriod time.Duration // silence of a node until it counts as unreachable; 0: 50 s
+	NodeMonitorPeriod      time.Duration // how often silence is looked for; 0: 5 s
+
+	TerminatedPodGCThreshold int // finished pods kept in the cluster; 0: 12500
+}
+
+// registration is a line of the list: Add wires one controller.
+type registration struct {
+	name string
+	add  func(*env.Env, *Config) error
+}
+
+// list is all controllers, in the order in which they are wired.
+func list() []registration {
+	return []registration{}
+}
+
+// Run runs all controllers until ctx is done, and returns nil then. An error means that they cannot go on; after the loss of the
+// lease nothing is written any more.
+func Run(ctx context.Context, cfg Config) error {
+	applyDefaults(&cfg)
+	logger := klog.FromContext(ctx)
+	ctrllog.SetLogger(logger)
+	restConfig := apiclient.Config(cfg.RESTConfig, "controller-manager")
+	mgr, err := ctrl.NewManager(restConfig, options(ctx, &cfg))
+	if err != nil {
+		return fmt.Errorf("build manager: %w", err)
+	}
+	clientset, err := apiclient.Clientset(restConfig)
+	if err != nil {
+		return err
+	}
+	meta, err := metadata.NewForConfigAndClient(restConfig, mgr.GetHTTPClient())
+	if err != nil {
+		return fmt.Errorf("build metadata client: %w", err)
+	}
+	e := env.New(mgr, clientset, meta)
+	for _, c := range list() {
+		if err := c.add(e, &cfg); err != nil {
+			return fmt.Errorf("add controller %s: %w", c.name, err)
+		}
+	}
+	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("run controllers: %w", err)
+	}
+	return nil
+}
+
+func applyDefaults(cfg *Config) {
+	orDuration := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+	}
+	orInt := func(i *int, value int) {
+		if *i == 0 {
+			*i = value
+		}
+	}
+	orDuration(&cfg.ClusterSigningDuration, 365*24*time.Hour)
+	orDuration(&cfg.NodeMonitorGracePeriod, 50*time.Second)
+	orDuration(&cfg.NodeMonitorPeriod, 5*time.Second)
+	orInt(&cfg.NodeCIDRMaskSize, 24)
+	orInt(&cfg.NodeCIDRMaskSizeIPv6, 64)
+	orInt(&cfg.TerminatedPodGCThreshold, 12500)
+}
+
+func options(ctx context.Context, cfg *Config) ctrl.Options {
+	return ctrl.Options{
+		Scheme:                        scheme.Scheme,
+		Logger:                        klog.FromContext(ctx),
+		BaseContext:                   func() context.Context { return ctx },
+		LeaderElection:                cfg.LeaderElect,
+		LeaderElectionID:              "kube-controller-manager",
+		LeaderElectionNamespace:       "kube-system",
+		LeaderElectionReleaseOnCancel: true,
+		Metrics:                       server.Options{BindAddress: "0"},
+		GracefulShutdownTimeout:       ptr.To(5 * time.Second),
+		Controller:                    config.Controller{SkipNameValidation: ptr.To(true)},
+		Cache: cache.Options{
+			DefaultTransform:             cache.TransformStripManagedFields(),
+			DefaultUnsafeDisableDeepCopy: ptr.To(true), // internal/lister says so too: copy before you change
+			ByObject: map[client.Object]cache.ByObject{
+				// Of all ConfigMaps only the published root certificates matter; others are read live where needed.
+				&corev1.ConfigMap{}: {Field: fields.OneTermEqualSelector("metadata.name", "kube-root-ca.crt")},
+			},
+		},
+		// Reads of this client go to the API server. Cached reads are those of env.Lister.
+		NewClient: func(cfg *rest.Config, opts client.Options) (client.Client, error) {
+			opts.Cache = nil
+			return client.New(cfg, opts)
+		},
+	}
+}
+

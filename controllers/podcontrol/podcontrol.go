@@ -1,0 +1,131 @@
+// Package podcontrol creates and deletes pods on behalf of the controllers that own them, and tells about it in events.
+package podcontrol
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Burst is the most pods that one reconcile creates or deletes: it bounds the goroutines and how long one owner keeps a worker.
+const Burst = 500
+
+// Control creates and deletes pods. The zero Recorder is not allowed; tests pass record.NewFakeRecorder.
+type Control struct {
+	Client   client.Client
+	Recorder record.EventRecorder
+}
+
+// New returns the pod that a template asks for. Its name is generated from the owner's.
+func New(template *corev1.PodTemplateSpec, owner client.Object, kind schema.GroupVersionKind) *corev1.Pod {
+	prefix := owner.GetName() + "-"
+	if len(validation.NameIsDNSSubdomain(prefix, true)) > 0 {
+		prefix = owner.GetName()
+	}
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:       owner.GetNamespace(),
+			GenerateName:    prefix,
+			Labels:          maps.Clone(template.Labels),
+			Annotations:     maps.Clone(template.Annotations),
+			Finalizers:      slices.Clone(template.Finalizers),
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(owner, kind)},
+		},
+		Spec: *template.Spec.DeepCopy(),
+	}
+}
+
+// Create creates the pod and fills it with the answer.
+func (c Control) Create(ctx context.Context, owner client.Object, pod *corev1.Pod) error {
+	if err := c.Client.Create(ctx, pod); err != nil {
+		// While the namespace goes away, nobody reads the event, and it could not be written.
+		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			c.Recorder.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
+		}
+		return err
+	}
+	c.Recorder.Eventf(owner, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
+	return nil
+}
+
+// Delete deletes the pod of that uid. A pod that is gone already is no error.
+func (c Control) Delete(ctx context.Context, owner client.Object, pod *corev1.Pod) error {
+	err := c.Client.Delete(ctx, pod, client.Preconditions{UID: ptr.To(pod.UID)})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	if err != nil {
+		c.Recorder.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+		return fmt.Errorf("delete pod %s: %w", pod.Name, err)
+	}
+	c.Recorder.Eventf(owner, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
+	return nil
+}
+
+// SlowStart calls fn for 0…n-1 in parallel batches that double from one as long as all calls succeed. So a template that the API
+// server rejects costs one request instead of n. It returns how many calls succeeded and the first error.
+func SlowStart(n int, fn func(i int) error) (int, error) {
+	done := 0
+	for batch := 1; done < n; batch *= 2 {
+		size := min(batch, n-done)
+		if err := Parallel(size, func(i int) error { return fn(done + i) }); err != nil {
+			return done + size - countErrors(err), firstOf(err)
+		}
+		done += size
+	}
+	return done, nil
+}
+
+// Parallel calls fn for 0…n-1 at once and returns all errors in an Errors, or nil. The bound of n is the caller's: Burst.
+func Parallel(n int, fn func(i int) error) error {
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		errs  Errors
+	)
+	for i := range n {
+		group.Go(func() {
+			if err := fn(i); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	group.Wait()
+	if len(errs) == 0 {
+		return nil
+	}
+	return errs
+}
+
+// Errors are the errors of parallel calls.
+type Errors []error
+
+func (e Errors) Error() string   { return e[0].Error() }
+func (e Errors) Unwrap() []error { return e }
+
+func countErrors(err error) int {
+	if errs, ok := err.(Errors); ok { //nolint:errorlint // made by Parallel just now
+		return len(errs)
+	}
+	return 1
+}
+
+func firstOf(err error) error {
+	if errs, ok := err.(Errors); ok { //nolint:errorlint // made by Parallel just now
+		return errs[0]
+	}
+	return err
+}

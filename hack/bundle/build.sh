@@ -1,9 +1,9 @@
 #!/bin/sh
-# Builds what a node runs beside Keelson itself, from pinned Go modules, into DIR (default bin/bundle): containerd, its shim, ctr,
+# Builds what a node runs beside Keelson itself, from pinned Go modules, into DIR (default bin): containerd, its shim, ctr,
 # runc, the CNI plugins and CoreDNS. A stamp over the pins makes a second call return at once.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-out=${1:-$here/../../bin/bundle}
+out=${1:-$here/../../bin}
 mkdir -p "$out/cni"
 out=$(cd "$out" && pwd)
 stamp=$(cat "$here"/*/go.mod "$here"/*/go.sum "$here"/coredns/main.go "$0" | sha256sum | cut -d' ' -f1)

@@ -1,0 +1,42 @@
+package images
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// The images that every cluster needs. Their names are those that pods use; the registry of the machine answers for all.
+const (
+	Pause   = "registry.k8s.io/pause:3.10.2"
+	CoreDNS = "registry.keelson.dev/coredns:1.14.7"
+	Demo    = "registry.keelson.dev/demo:1"
+)
+
+// BuildBundled makes the bundled images from the binaries in dir and writes them into its OCI layout dir/images.
+func BuildBundled(dir string) error {
+	specs := []Spec{
+		{
+			Ref: Pause, User: "65535:65535", Entrypoint: []string{"/pause"},
+			Files: map[string]string{"pause": filepath.Join(dir, "pause")},
+		},
+		{
+			Ref: CoreDNS, Entrypoint: []string{"/coredns"}, Ports: []string{"53/udp", "53/tcp"},
+			Files: map[string]string{"coredns": filepath.Join(dir, "coredns")},
+		},
+		{
+			Ref: Demo, User: "65532:65532", Entrypoint: []string{"/demo"}, Ports: []string{"8080/tcp"},
+			Files: map[string]string{"demo": filepath.Join(dir, "demo")},
+		},
+	}
+	target := filepath.Join(dir, "images")
+	if err := os.RemoveAll(target); err != nil {
+		return fmt.Errorf("clear image layout: %w", err)
+	}
+	for _, spec := range specs {
+		if err := AddToLayout(target, spec); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,127 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"keelson.dev/lab/supervisor"
+)
+
+// prepare makes the node's folders, mounts its root and writes what its first process and runc read.
+func (n *Node) prepare(services []supervisor.Service) error {
+	for _, dir := range append([]string{"upper", "work", "rootfs"}, prefixed("state", stateDirs)...) {
+		if err := os.MkdirAll(filepath.Join(n.Dir, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	for dir, mode := range map[string]fs.FileMode{"/tmp": 0o777 | fs.ModeSticky, "/var/lib/keelson": 0o700} {
+		if err := os.Chmod(n.StatePath(dir), mode); err != nil {
+			return err
+		}
+	}
+	if err := n.mountRoot(); err != nil {
+		return err
+	}
+	if err := writeJSON(n.StatePath(servicesFile), services); err != nil {
+		return err
+	}
+	spec, err := n.spec()
+	if err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(n.Dir, "config.json"), spec)
+}
+
+func (n *Node) mountRoot() error {
+	if err := n.unmountRoot(); err != nil {
+		return err
+	}
+	options := fmt.Sprintf("lowerdir=/,upperdir=%s,workdir=%s", filepath.Join(n.Dir, "upper"), filepath.Join(n.Dir, "work"))
+	if err := unix.Mount("overlay", filepath.Join(n.Dir, "rootfs"), "overlay", 0, options); err != nil {
+		return fmt.Errorf("mount overlay of the machine's root: %w", err)
+	}
+	return nil
+}
+
+// unmountRoot is safe to call when nothing is mounted.
+func (n *Node) unmountRoot() error {
+	err := unix.Unmount(filepath.Join(n.Dir, "rootfs"), unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount root: %w", err)
+	}
+	return nil
+}
+
+// unmountBelow detaches every mount below dir, the deepest first.
+func unmountBelow(dir string) error {
+	table, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return fmt.Errorf("read mounts: %w", err)
+	}
+	var points []string
+	for line := range strings.Lines(string(table)) {
+		if fields := strings.Fields(line); len(fields) > 1 && strings.HasPrefix(fields[1], dir+"/") {
+			points = append(points, fields[1])
+		}
+	}
+	slices.Sort(points)
+	for _, point := range slices.Backward(points) {
+		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("unmount %s: %w", point, err)
+		}
+	}
+	return nil
+}
+
+// removeCgroups removes the node's group, and what its pods left below it, from every hierarchy.
+func removeCgroups(group string) error {
+	roots, err := filepath.Glob("/sys/fs/cgroup/*" + group)
+	if err != nil {
+		return err
+	}
+	var all []string
+	for _, root := range append(roots, "/sys/fs/cgroup"+group) {
+		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.IsDir() {
+				all = append(all, path)
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, dir := range slices.Backward(all) {
+		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove cgroup %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+func prefixed(prefix string, paths []string) []string {
+	joined := make([]string, len(paths))
+	for i, path := range paths {
+		joined[i] = filepath.Join(prefix, path)
+	}
+	return joined
+}
+
+func writeJSON(path string, value any) error {
+	data, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
+	}
+	return os.WriteFile(path, data, 0o600)
+}

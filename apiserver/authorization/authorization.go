@@ -1,0 +1,106 @@
+// Package authorization decides what a user may do: members of system:masters everything, then the configured authorizers in
+// order (nodes by what their pods need, RBAC, webhooks) until one has an opinion.
+package authorization
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	"k8s.io/apiserver/pkg/authorization/path"
+	"k8s.io/apiserver/pkg/authorization/union"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/client-go/informers"
+
+	"keelson.dev/apiserver/authorization/node"
+	"keelson.dev/apiserver/authorization/rbac"
+)
+
+// The authorization modes, by the names that --authorization-mode takes.
+const (
+	ModeNode        = "Node"
+	ModeRBAC        = "RBAC"
+	ModeWebhook     = "Webhook"
+	ModeAlwaysAllow = "AlwaysAllow"
+	ModeAlwaysDeny  = "AlwaysDeny"
+)
+
+// Config says which authorizers there are.
+type Config struct {
+	Modes []string // in order; empty means Node, RBAC
+	// Informers is where roles, bindings, pods and volumes come from. Build the factory with Transform.
+	Informers informers.SharedInformerFactory
+	// AlwaysAllowPaths are open to every authenticated or anonymous user.
+	AlwaysAllowPaths []string
+
+	// ConfigFile is an AuthorizationConfiguration, which takes the place of Modes and is reloaded when it changes.
+	ConfigFile string
+	Webhook    WebhookConfig
+
+	APIServerID string
+}
+
+// Authorization is what New returns.
+type Authorization struct {
+	Authorizer authorizer.Authorizer
+	// Rules lists what a user may do, for SelfSubjectRulesReview.
+	Rules authorizer.RuleResolver
+	// Escalation holds the checks that keep users from granting what they do not have, by the resource that is written.
+	Escalation map[schema.GroupResource]rbac.Check
+}
+
+// New builds the authorizers. Nothing waits: until the informers have synced, only system:masters and open paths get through.
+func New(ctx context.Context, cfg Config) (*Authorization, error) {
+	roles, err := rbac.New(cfg.Informers)
+	if err != nil {
+		return nil, fmt.Errorf("set up RBAC: %w", err)
+	}
+	nodes, err := node.New(cfg.Informers)
+	if err != nil {
+		return nil, fmt.Errorf("set up node authorizer: %w", err)
+	}
+	built := map[string]named{
+		ModeNode:        {nodes, nodes},
+		ModeRBAC:        {roles, roles},
+		ModeAlwaysAllow: {authorizerfactory.NewAlwaysAllowAuthorizer(), authorizerfactory.NewAlwaysAllowAuthorizer()},
+		ModeAlwaysDeny:  {authorizerfactory.NewAlwaysDenyAuthorizer(), authorizerfactory.NewAlwaysDenyAuthorizer()},
+	}
+	configured, rules, err := newConfigured(ctx, cfg, built)
+	if err != nil {
+		return nil, err
+	}
+	open, err := path.NewAuthorizer(cfg.AlwaysAllowPaths)
+	if err != nil {
+		return nil, fmt.Errorf("set up open paths: %w", err)
+	}
+	all, err := union.New(
+		union.NamedAuthorizer{AuthorizerName: "system-masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
+		union.NamedAuthorizer{AuthorizerName: "open-paths", Authorizer: open},
+		union.NamedAuthorizer{AuthorizerName: "configured", Authorizer: configured},
+	)
+	if err != nil {
+		return nil, fmt.Errorf("chain authorizers: %w", err)
+	}
+	return &Authorization{Authorizer: all, Rules: rules, Escalation: rbac.Checks(all, roles)}, nil
+}
+
+type named struct {
+	authorizer authorizer.Authorizer
+	rules      authorizer.RuleResolver
+}
+
+// Guard returns checks in the form in which a generic store takes them: one to run before an object is created, one to wrap the
+// update of an object with.
+func Guard(check rbac.Check) (create func(ctx context.Context, obj runtime.Object) error, update func(rest.UpdatedObjectInfo) rest.UpdatedObjectInfo) {
+	create = func(ctx context.Context, obj runtime.Object) error { return check(ctx, obj, nil) }
+	update = func(info rest.UpdatedObjectInfo) rest.UpdatedObjectInfo {
+		return rest.WrapUpdatedObjectInfo(info, func(ctx context.Context, obj, old runtime.Object) (runtime.Object, error) {
+			return obj, check(ctx, obj, old)
+		})
+	}
+	return create, update
+}

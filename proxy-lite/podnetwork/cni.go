@@ -1,0 +1,74 @@
+package podnetwork
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+// confName sorts before what other CNI plugins install, and is the only file we write.
+const confName = "10-keelson.conflist"
+
+// conflist returns the CNI configuration for pods out of these CIDRs: a routed veth pair per pod (docs/adr/0001-pod-network.md),
+// addresses by host-local, and port mappings for hostPort.
+func conflist(cidrs []netip.Prefix, dataDir string, mtu int) ([]byte, error) {
+	type object = map[string]any
+	ranges := []any{}
+	routes := []any{}
+	for _, cidr := range cidrs {
+		ranges = append(ranges, []any{object{"subnet": cidr.String()}})
+		everywhere := "0.0.0.0/0"
+		if cidr.Addr().Is6() {
+			everywhere = "::/0"
+		}
+		routes = append(routes, object{"dst": everywhere})
+	}
+	link := object{
+		"type": "ptp", "ipMasq": false,
+		"ipam": object{"type": "host-local", "dataDir": dataDir, "ranges": ranges, "routes": routes},
+	}
+	if mtu > 0 {
+		link["mtu"] = mtu
+	}
+	ports := object{"type": "portmap", "capabilities": object{"portMappings": true}, "backend": "nftables", "snat": true}
+	text, err := json.MarshalIndent(object{
+		"cniVersion": "1.0.0", "name": "keelson", "plugins": []any{link, ports},
+	}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode CNI configuration: %w", err)
+	}
+	return text, nil
+}
+
+// writeCNI puts the configuration where the runtime watches for it, in one step. Without a pod CIDR there is none yet.
+func (s *syncer) writeCNI(cidrs []netip.Prefix) error {
+	if len(cidrs) == 0 {
+		return nil
+	}
+	text, err := conflist(cidrs, s.config.DataDir, s.config.MTU)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(s.config.ConfDir, confName)
+	if s.written == nil { // after a restart: what is right already stays untouched
+		s.written, _ = os.ReadFile(path)
+	}
+	if bytes.Equal(text, s.written) {
+		return nil
+	}
+	if err := os.MkdirAll(s.config.ConfDir, 0o755); err != nil {
+		return fmt.Errorf("write CNI configuration: %w", err)
+	}
+	staged := filepath.Join(s.config.ConfDir, "."+confName)
+	if err := os.WriteFile(staged, text, 0o644); err != nil {
+		return fmt.Errorf("write CNI configuration: %w", err)
+	}
+	if err := os.Rename(staged, path); err != nil {
+		return fmt.Errorf("write CNI configuration: %w", err)
+	}
+	s.written = text
+	return nil
+}

@@ -1,0 +1,47 @@
+package podnetwork
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func node(name, address string, cidrs ...string) *corev1.Node {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDRs: cidrs}}
+	if address != "" {
+		n.Status.Addresses = []corev1.NodeAddress{
+			{Type: corev1.NodeHostName, Address: name}, {Type: corev1.NodeInternalIP, Address: address},
+		}
+	}
+	return n
+}
+
+func TestFor(t *testing.T) {
+	own := netip.MustParsePrefix("10.244.1.0/24")
+	peer := func(cidr, gateway string) Peer {
+		return Peer{PodCIDR: netip.MustParsePrefix(cidr), Gateway: netip.MustParseAddr(gateway)}
+	}
+	cases := map[string]struct {
+		nodes []*corev1.Node
+		want  Network
+	}{
+		"Alone":         {[]*corev1.Node{node("me", "10.0.0.1", "10.244.1.0/24")}, Network{PodCIDRs: []netip.Prefix{own}}},
+		"NoCIDRYet":     {[]*corev1.Node{node("me", "10.0.0.1"), node("b", "10.0.0.2")}, Network{}},
+		"NoAddressYet":  {[]*corev1.Node{node("b", "", "10.244.2.0/24")}, Network{}},
+		"BrokenCIDR":    {[]*corev1.Node{node("b", "10.0.0.2", "10.244.2")}, Network{}},
+		"SortedByRange": {[]*corev1.Node{node("c", "10.0.0.3", "10.244.3.0/24"), node("me", "10.0.0.1", "10.244.1.0/24"), node("b", "10.0.0.2", "10.244.2.0/24")}, Network{PodCIDRs: []netip.Prefix{own}, Peers: []Peer{peer("10.244.2.0/24", "10.0.0.2"), peer("10.244.3.0/24", "10.0.0.3")}}},
+		"FamilyWithout": {[]*corev1.Node{node("b", "10.0.0.2", "10.244.2.0/24", "fd00:2::/64")}, Network{Peers: []Peer{peer("10.244.2.0/24", "10.0.0.2")}}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			got := For("me", tc.nodes)
+			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+				cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}

@@ -184,9 +184,9 @@ func (r *Reconciler) report(ctx context.Context, set *appsv1.ReplicaSet, status 
 	if equality.Semantic.DeepEqual(set.Status, status) {
 		return nil
 	}
-	changed := *set // only the status differs, and it is a value of its own
+	changed := set.DeepCopy()
 	changed.Status = status
-	if err := r.Kind.UpdateStatus(ctx, &changed); err != nil && !apierrors.IsNotFound(err) {
+	if err := r.Kind.UpdateStatus(ctx, changed); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("update status: %w", err)
 	}
 	return nil

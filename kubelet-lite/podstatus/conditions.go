@@ -1,0 +1,145 @@
+package podstatus
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"keelson.dev/kubelet-lite/podplan"
+)
+
+// Reasons of conditions.
+const (
+	reasonPodCompleted       = "PodCompleted"
+	reasonPodFailed          = "PodFailed"
+	reasonNotReady           = "ContainersNotReady"
+	reasonNotInitialized     = "ContainersNotInitialized"
+	reasonGatesNotReady      = "ReadinessGatesNotReady"
+	incompleteStatusMessage  = "containers with incomplete status: [%s]"
+	unreadyContainersMessage = "containers with unready status: [%s]"
+)
+
+// conditions are the kubelet's own, in the order that kubectl shows, after those that others have set.
+func conditions(in Input, status *corev1.PodStatus, initialized bool) []corev1.PodCondition {
+	containersReady := containersReadyCondition(status)
+	own := []corev1.PodCondition{
+		readyToStartCondition(in),
+		initializedCondition(status, initialized),
+		readyCondition(in.Pod, containersReady),
+		containersReady,
+		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
+	}
+	if stop := in.Observed.Stop; stop != nil && stop.Condition != nil {
+		own = append(own, *stop.Condition)
+	}
+	var out []corev1.PodCondition
+	for _, c := range own {
+		c.ObservedGeneration = in.Pod.Generation
+		c.LastTransitionTime = metav1.NewTime(in.Now).Rfc3339Copy()
+		if old := condition(in.Pod.Status.Conditions, c.Type); old != nil && old.Status == c.Status {
+			c.LastTransitionTime = old.LastTransitionTime
+		}
+		out = append(out, c)
+	}
+	for _, c := range in.Pod.Status.Conditions {
+		if condition(own, c.Type) == nil {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func condition(list []corev1.PodCondition, t corev1.PodConditionType) *corev1.PodCondition {
+	i := slices.IndexFunc(list, func(c corev1.PodCondition) bool { return c.Type == t })
+	if i < 0 {
+		return nil
+	}
+	return &list[i]
+}
+
+func readyToStartCondition(in Input) corev1.PodCondition {
+	c := corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse}
+	if podplan.SandboxUsable(in.Pod, in.Observed.Pod.Sandbox()) {
+		c.Status = corev1.ConditionTrue
+	}
+	return c
+}
+
+func initializedCondition(status *corev1.PodStatus, initialized bool) corev1.PodCondition {
+	c := corev1.PodCondition{Type: corev1.PodInitialized, Status: corev1.ConditionTrue}
+	if status.Phase == corev1.PodSucceeded {
+		c.Reason = reasonPodCompleted
+		return c
+	}
+	if initialized {
+		return c
+	}
+	var incomplete []string
+	for i := range status.InitContainerStatuses {
+		s := &status.InitContainerStatuses[i]
+		started := s.State.Running != nil && s.Started != nil && *s.Started
+		if !s.Ready && !started {
+			incomplete = append(incomplete, s.Name)
+		}
+	}
+	if len(incomplete) > 0 {
+		c.Status, c.Reason, c.Message = corev1.ConditionFalse, reasonNotInitialized, fmt.Sprintf(incompleteStatusMessage, strings.Join(incomplete, " "))
+	}
+	return c
+}
+
+func containersReadyCondition(status *corev1.PodStatus) corev1.PodCondition {
+	c := corev1.PodCondition{Type: corev1.ContainersReady, Status: corev1.ConditionFalse}
+	switch status.Phase {
+	case corev1.PodSucceeded:
+		c.Reason = reasonPodCompleted
+		return c
+	case corev1.PodFailed:
+		c.Reason = reasonPodFailed
+		return c
+	}
+	var unready []string
+	for i := range status.InitContainerStatuses {
+		// A status of an init container that is not ready although it is over or has to be running counts only for sidecars;
+		// they are told apart by Started, which no other init container has while it runs.
+		s := &status.InitContainerStatuses[i]
+		if !s.Ready && s.State.Terminated == nil {
+			unready = append(unready, s.Name)
+		}
+	}
+	for i := range status.ContainerStatuses {
+		if s := &status.ContainerStatuses[i]; !s.Ready {
+			unready = append(unready, s.Name)
+		}
+	}
+	if len(unready) == 0 {
+		c.Status = corev1.ConditionTrue
+		return c
+	}
+	c.Reason, c.Message = reasonNotReady, fmt.Sprintf(unreadyContainersMessage, strings.Join(unready, " "))
+	return c
+}
+
+func readyCondition(pod *corev1.Pod, containersReady corev1.PodCondition) corev1.PodCondition {
+	c := containersReady
+	c.Type = corev1.PodReady
+	if c.Status != corev1.ConditionTrue {
+		return c
+	}
+	var missing []string
+	for _, gate := range pod.Spec.ReadinessGates {
+		switch have := condition(pod.Status.Conditions, gate.ConditionType); {
+		case have == nil:
+			missing = append(missing, fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", gate.ConditionType))
+		case have.Status != corev1.ConditionTrue:
+			missing = append(missing, fmt.Sprintf("the status of pod readiness gate %q is not \"True\", but %v", gate.ConditionType, have.Status))
+		}
+	}
+	if len(missing) > 0 {
+		c.Status, c.Reason, c.Message = corev1.ConditionFalse, reasonGatesNotReady, strings.Join(missing, ", ")
+	}
+	return c
+}

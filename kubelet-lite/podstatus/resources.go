@@ -1,0 +1,52 @@
+package podstatus
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"keelson.dev/kubelet-lite/cri"
+)
+
+// setResources reports what was granted, and for a running container what is in force.
+func (in Input) setResources(status *corev1.ContainerStatus, c *corev1.Container, inst *cri.Container) {
+	allocated, ok := in.Allocated[c.Name]
+	if !ok {
+		allocated = c.Resources
+	}
+	status.AllocatedResources = allocated.Requests.DeepCopy()
+	status.Resources = allocated.DeepCopy()
+	if inst == nil || inst.State != cri.Running || inst.Resources == nil {
+		return
+	}
+	actual := inst.Resources
+	setLimit(status.Resources, corev1.ResourceMemory, actual.MemoryLimitInBytes, func(have *resource.Quantity) int64 { return have.Value() },
+		func(v int64) resource.Quantity { return *resource.NewQuantity(v, resource.BinarySI) })
+	setLimit(status.Resources, corev1.ResourceCPU, actual.CpuQuota, func(have *resource.Quantity) int64 { return cri.Quota(have.MilliValue()) },
+		func(v int64) resource.Quantity {
+			return *resource.NewMilliQuantity(milliFromQuota(actual), resource.DecimalSI)
+		})
+	if request, ok := status.Resources.Requests[corev1.ResourceCPU]; ok && actual.CpuShares > 0 && cri.Shares(request.MilliValue()) != actual.CpuShares {
+		status.Resources.Requests[corev1.ResourceCPU] = *resource.NewMilliQuantity((actual.CpuShares*1000+1023)/1024, resource.DecimalSI)
+	}
+}
+
+// setLimit replaces a limit only if the runtime enforces another one, so that rounding in the kernel's units does not show.
+func setLimit(r *corev1.ResourceRequirements, name corev1.ResourceName, actual int64, encode func(*resource.Quantity) int64, decode func(int64) resource.Quantity) {
+	have, ok := r.Limits[name]
+	switch {
+	case actual <= 0:
+		delete(r.Limits, name)
+	case !ok && r.Limits == nil:
+		r.Limits = corev1.ResourceList{name: decode(actual)}
+	case !ok || encode(&have) != actual:
+		r.Limits[name] = decode(actual)
+	}
+}
+
+func milliFromQuota(r *runtimeapi.LinuxContainerResources) int64 {
+	if r.CpuPeriod <= 0 {
+		return 0
+	}
+	return r.CpuQuota * 1000 / r.CpuPeriod
+}

@@ -1,0 +1,178 @@
+package cluster
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"keelson.dev/internal/kubeconfig"
+	"keelson.dev/internal/pki"
+	"keelson.dev/lab/containerd"
+	"keelson.dev/lab/images"
+	"keelson.dev/lab/node"
+	"keelson.dev/lab/supervisor"
+)
+
+// Paths inside a node.
+const (
+	pkiDir            = "/etc/kubernetes/pki"
+	bootstrapConfig   = "/etc/kubernetes/bootstrap-kubelet.conf"
+	containerdConfig  = "/etc/containerd/config.toml"
+	containerdSocket  = "/run/containerd/containerd.sock"
+	certsDir          = "/etc/containerd/certs.d"
+	cniConfDir        = "/etc/cni/net.d"
+	controlPlaneTaint = "node-role.kubernetes.io/control-plane=:NoSchedule"
+)
+
+// registryPort is where the machine's registry listens on each cluster's gateway address.
+const registryPort = "5000"
+
+func (c *Cluster) registryAddress() string {
+	return net.JoinHostPort(c.network().Gateway().String(), registryPort)
+}
+
+// pki is the folder of the cluster's authorities on the machine; servers hold copies of what they need.
+func (c *Cluster) pkiDir() string { return filepath.Join(c.dir(), "pki") }
+
+// writeServerFiles gives a server node its certificates.
+func (c *Cluster) writeServerFiles(m Member) error {
+	services, err := netip.ParsePrefix(c.ServiceCIDR)
+	if err != nil {
+		return fmt.Errorf("service CIDR: %w", err)
+	}
+	target := c.Node(m).StatePath(pkiDir)
+	for _, name := range []string{"ca", "front-proxy-ca", "etcd/ca"} {
+		for _, half := range []string{".crt", ".key"} {
+			if err := copyFile(filepath.Join(c.pkiDir(), name+half), filepath.Join(target, name+half)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range []string{"sa.key", "sa.pub"} {
+		if err := copyFile(filepath.Join(c.pkiDir(), name), filepath.Join(target, name)); err != nil {
+			return err
+		}
+	}
+	return pki.EnsureServer(target, pki.Server{
+		Name: m.Name, DNSDomain: c.DNSDomain,
+		IPs: []net.IP{m.Address.AsSlice(), services.Masked().Addr().Next().AsSlice()},
+	}, time.Now())
+}
+
+// writeNodeFiles gives any node what its agent and its runtime start from.
+func (c *Cluster) writeNodeFiles(m Member) error {
+	n := c.Node(m)
+	authority := filepath.Join(c.pkiDir(), "ca.crt")
+	if err := copyFile(authority, n.StatePath(pkiDir+"/ca.crt")); err != nil {
+		return err
+	}
+	caPEM, err := os.ReadFile(authority)
+	if err != nil {
+		return fmt.Errorf("read cluster authority: %w", err)
+	}
+	err = kubeconfig.Write(n.StatePath(bootstrapConfig), kubeconfig.Entry{
+		Name: c.Name, User: "kubelet-bootstrap", Server: c.APIServer(), CAPEM: caPEM, Token: c.BootstrapToken,
+	})
+	if err != nil {
+		return err
+	}
+	return containerd.Write(filepath.Join(n.Dir, "state"), containerdConfig, containerd.Config{
+		Root: "/var/lib/containerd", State: "/run/containerd", Socket: containerdSocket, ProgramDir: node.ProgramDir,
+		PauseImage: images.Pause, CNIConfDir: cniConfDir, CertsDir: certsDir, RestrictOOMScore: !containerd.MayLowerOOMScore(),
+	}, containerd.Mirror{URL: "https://" + c.registryAddress(), CAFile: pkiDir + "/ca.crt"})
+}
+
+// services is what a node's first process keeps running, in order.
+func (c *Cluster) services(m Member) []supervisor.Service {
+	list := []supervisor.Service{{
+		Name: "containerd", Log: "/var/log/containerd.log",
+		Args: []string{node.ProgramDir + "/containerd", "--config", containerdConfig, "--log-level", "warn"},
+	}}
+	agent := []string{
+		node.ProgramDir + "/keelson", "agent", "--node-name", m.Name, "--node-ip", m.Address.String(),
+		"--bootstrap-kubeconfig", bootstrapConfig, "--cluster-dns", c.DNSAddress, "--cluster-domain", c.DNSDomain,
+		"--cluster-cidr", c.PodCIDR, "--container-runtime-endpoint", "unix://" + containerdSocket,
+	}
+	if m.Role == Server {
+		list = append(list, supervisor.Service{
+			Name: "server", Log: "/var/log/keelson-server.log",
+			Args: []string{
+				node.ProgramDir + "/keelson", "server", "--node-name", m.Name, "--advertise-address", m.Address.String(),
+				"--cluster-cidr", c.PodCIDR, "--service-cidr", c.ServiceCIDR, "--cluster-domain", c.DNSDomain,
+				"--bootstrap-token-file", bootstrapConfig,
+			},
+		})
+		if len(c.Members) > len(c.servers()) {
+			agent = append(agent, "--register-with-taints", controlPlaneTaint)
+		}
+	}
+	return append(list, supervisor.Service{Name: "agent", Log: "/var/log/keelson-agent.log", Args: agent})
+}
+
+// adminEntry is the kubeconfig entry of the cluster's first administrator.
+func (c *Cluster) adminEntry() (kubeconfig.Entry, error) {
+	pair, err := pki.EnsureClient(c.pkiDir(), "admin",
+		pki.Request{CommonName: "kubernetes-admin", Organizations: []string{"system:masters"}}, time.Now())
+	if err != nil {
+		return kubeconfig.Entry{}, err
+	}
+	caPEM, err := os.ReadFile(filepath.Join(c.pkiDir(), "ca.crt"))
+	if err != nil {
+		return kubeconfig.Entry{}, fmt.Errorf("read cluster authority: %w", err)
+	}
+	return kubeconfig.Entry{
+		Name: c.Name, Server: c.APIServer(), CAPEM: caPEM, CertPEM: pair.CertPEM, KeyPEM: pair.KeyPEM,
+	}, nil
+}
+
+// registryPair is the certificate of the registry on this cluster's network.
+func (c *Cluster) registryPair() error {
+	_, err := pki.EnsureClient(c.pkiDir(), "registry", pki.Request{
+		CommonName: "registry", IPs: []net.IP{c.network().Gateway().AsSlice(), net.IPv4(127, 0, 0, 1)},
+		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, time.Now())
+	return err
+}
+
+// newBootstrapToken makes a token of the form that kubeadm uses: [a-z0-9]{6}.[a-z0-9]{16}.
+func newBootstrapToken() (string, error) {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
+	token := make([]byte, 0, 23)
+	for i := range 23 {
+		if i == 6 {
+			token = append(token, '.')
+			continue
+		}
+		pick, err := rand.Int(rand.Reader, big.NewInt(int64(len(alphabet))))
+		if err != nil {
+			return "", fmt.Errorf("make bootstrap token: %w", err)
+		}
+		token = append(token, alphabet[pick.Int64()])
+	}
+	return string(token), nil
+}
+
+// copyFile copies a file with its mode; the parent folder is made.
+func copyFile(from, to string) error {
+	info, err := os.Stat(from)
+	if err != nil {
+		return fmt.Errorf("copy %s: %w", filepath.Base(from), err)
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return fmt.Errorf("copy %s: %w", filepath.Base(from), err)
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return fmt.Errorf("copy %s: %w", filepath.Base(from), err)
+	}
+	if err := os.WriteFile(to, data, info.Mode().Perm()); err != nil {
+		return fmt.Errorf("copy %s: %w", filepath.Base(from), err)
+	}
+	return nil
+}

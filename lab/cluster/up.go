@@ -1,0 +1,198 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"keelson.dev/internal/kubeconfig"
+	"keelson.dev/internal/pki"
+	"keelson.dev/lab/addons"
+	"keelson.dev/lab/images"
+)
+
+// Options say what a new cluster looks like and what to wait for.
+type Options struct {
+	Name    string
+	Workers int
+	Bundle  string
+	Demo    bool
+	Timeout time.Duration
+	// Kubeconfig is the file that gets the cluster's context; empty leaves the user's files alone.
+	Kubeconfig string
+	// Step is told what is being done.
+	Step func(format string, args ...any)
+}
+
+// Up makes the cluster, or brings back the one of that name as it was, and returns when it serves: every node Ready, DNS
+// answering. It can be run again after it was killed.
+func Up(ctx context.Context, options Options) (*Cluster, error) {
+	ctx, cancel := context.WithTimeout(ctx, options.Timeout)
+	defer cancel()
+	if err := Preflight(options.Bundle); err != nil {
+		return nil, err
+	}
+	c, err := Open(options.Name, options.Bundle)
+	if errors.Is(err, ErrNotFound) {
+		c, err = create(options.Name, options.Bundle)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	if err := c.populate(options.Workers); err != nil {
+		return nil, err
+	}
+	if err := c.start(ctx, options); err != nil {
+		return nil, err
+	}
+	return c, c.settle(ctx, options)
+}
+
+// populate adds the members of a new cluster.
+func (c *Cluster) populate(workers int) error {
+	if len(c.Members) > 0 {
+		return nil
+	}
+	roles := []Role{Server}
+	for range workers {
+		roles = append(roles, Worker)
+	}
+	for _, role := range roles {
+		if _, err := c.addMember(role); err != nil {
+			return err
+		}
+	}
+	return c.save()
+}
+
+// start brings up the machine's part and all nodes.
+func (c *Cluster) start(ctx context.Context, options Options) error {
+	options.Step("network %s on %s", c.Subnet, c.network().Bridge())
+	if err := c.network().Up(ctx); err != nil {
+		return err
+	}
+	server := c.servers()[0]
+	if err := pki.EnsureServer(c.pkiDir(), pki.Server{Name: server.Name, DNSDomain: c.DNSDomain}, time.Now()); err != nil {
+		return err
+	}
+	options.Step("registry on %s", c.registryAddress())
+	if err := c.startRegistry(); err != nil {
+		return err
+	}
+	options.Step("nodes %s", c.memberNames())
+	return c.eachNode(ctx, c.Members, func(ctx context.Context, m Member) error {
+		if m.Off {
+			return nil
+		}
+		return c.startNode(ctx, m)
+	})
+}
+
+func (c *Cluster) startNode(ctx context.Context, m Member) error {
+	if m.Role == Server {
+		if err := c.writeServerFiles(m); err != nil {
+			return fmt.Errorf("node %s: %w", m.Name, err)
+		}
+	}
+	if err := c.writeNodeFiles(m); err != nil {
+		return fmt.Errorf("node %s: %w", m.Name, err)
+	}
+	return c.Node(m).Start(ctx, c.services(m))
+}
+
+// settle waits for the API, applies the addons and waits until the cluster serves.
+func (c *Cluster) settle(ctx context.Context, options Options) error {
+	entry, err := c.adminEntry()
+	if err != nil {
+		return err
+	}
+	if err := kubeconfig.Write(c.KubeconfigPath(), entry); err != nil {
+		return err
+	}
+	if options.Kubeconfig != "" {
+		if err := kubeconfig.Merge(options.Kubeconfig, entry); err != nil {
+			return err
+		}
+	}
+	api, err := c.connect()
+	if err != nil {
+		return err
+	}
+	options.Step("control plane at %s", c.APIServer())
+	if err := api.waitReady(ctx); err != nil {
+		return fmt.Errorf("%w; see %s", err, filepath.Join(c.Node(c.servers()[0]).StatePath("/var/log"), "keelson-server.log"))
+	}
+	replicas := min(2, max(1, len(c.Members)-1))
+	dns := addons.DNS{Domain: c.DNSDomain, DNSAddress: c.DNSAddress, Image: images.CoreDNS, Replicas: replicas}
+	if err := addons.Apply(ctx, api.dynamic, "coredns", dns); err != nil {
+		return err
+	}
+	if options.Demo {
+		if err := addons.Apply(ctx, api.dynamic, "demo", addons.Demo{Image: images.Demo}); err != nil {
+			return err
+		}
+	}
+	options.Step("nodes to be Ready")
+	if err := api.waitNodes(ctx, c.Members); err != nil {
+		return err
+	}
+	options.Step("DNS to answer")
+	if err := c.waitDNS(ctx); err != nil {
+		return err
+	}
+	if options.Demo {
+		options.Step("demo to be available")
+		return api.waitDeployment(ctx, "demo", "demo")
+	}
+	return nil
+}
+
+// KubeconfigPath is the administrator's kubeconfig of this cluster alone.
+func (c *Cluster) KubeconfigPath() string { return filepath.Join(c.dir(), "kubeconfig") }
+
+func (c *Cluster) memberNames() string {
+	names := ""
+	for i, m := range c.Members {
+		if i > 0 {
+			names += ", "
+		}
+		names += m.Name
+	}
+	return names
+}
+
+// Down ends the cluster. With keep its data stays and Up brings it back; otherwise nothing of it is left but the machine's images.
+func (c *Cluster) Down(ctx context.Context, keep bool, kubeconfigPath string) error {
+	err := c.eachNode(ctx, c.Members, func(ctx context.Context, m Member) error {
+		if keep {
+			return c.stopNode(ctx, m)
+		}
+		return c.Node(m).Remove(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.stopRegistry(ctx); err != nil {
+		return err
+	}
+	if err := c.network().Down(ctx); err != nil {
+		return err
+	}
+	if keep {
+		return nil
+	}
+	if kubeconfigPath != "" {
+		if err := kubeconfig.Remove(kubeconfigPath, c.Name); err != nil {
+			return err
+		}
+	}
+	removeEmptyCgroups(c.Name)
+	if err := os.RemoveAll(c.dir()); err != nil {
+		return fmt.Errorf("remove cluster %s: %w", c.Name, err)
+	}
+	return nil
+}

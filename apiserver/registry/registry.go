@@ -35,6 +35,8 @@ type Config struct {
 type Kind struct {
 	*genericregistry.Store
 	Row *resource.Resource
+	// Guard, if set, may refuse a write of the main resource by who sends it; old is nil on create.
+	Guard func(ctx context.Context, obj, old runtime.Object) error
 
 	scheme *runtime.Scheme
 	main   *strategy
@@ -89,19 +91,7 @@ func (k *Kind) Storages() map[string]rest.Storage {
 }
 
 // Main is the storage of the resource itself with the names that discovery publishes.
-func (k *Kind) Main() *Main { return &Main{Store: k.Store, row: k.Row} }
-
-// Main adds the names of a row to a store.
-type Main struct {
-	*genericregistry.Store
-	row *resource.Resource
-}
-
-// ShortNames implements rest.ShortNamesProvider.
-func (m *Main) ShortNames() []string { return m.row.ShortNames }
-
-// Categories implements rest.CategoriesProvider.
-func (m *Main) Categories() []string { return m.row.Categories }
+func (k *Kind) Main() *Main { return &Main{Store: k.Store, row: k.Row, guard: k.Guard} }
 
 func listFunc(row *resource.Resource, scheme *runtime.Scheme) (func() runtime.Object, error) {
 	list, err := scheme.New(row.GroupVersion.WithKind(row.Kind + "List"))

@@ -23,7 +23,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	o.addEmbeddedFlags(fs)
 	o.Authentication.addFlags(fs)
 	o.Authorization.addFlags(fs)
-	o.Admission.addFlags(fs)
+	o.Admission.AddFlags(fs)
 	o.ServiceAccount.addFlags(fs)
 	o.Kubelet.addFlags(fs)
 	o.Proxy.addFlags(fs)
@@ -92,12 +92,6 @@ func (a *AuthorizationOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&a.WebhookVersion, "authorization-webhook-version", a.WebhookVersion, "Version of SubjectAccessReview sent to the webhook.")
 	fs.DurationVar(&a.WebhookCacheAuthorizedTTL, "authorization-webhook-cache-authorized-ttl", a.WebhookCacheAuthorizedTTL, "How long grants are kept.")
 	fs.DurationVar(&a.WebhookCacheUnauthorizedTTL, "authorization-webhook-cache-unauthorized-ttl", a.WebhookCacheUnauthorizedTTL, "How long denials are kept.")
-}
-
-func (a *AdmissionOptions) addFlags(fs *pflag.FlagSet) {
-	fs.StringSliceVar(&a.Enable, "enable-admission-plugins", a.Enable, "Admission plugins to run besides the default ones.")
-	fs.StringSliceVar(&a.Disable, "disable-admission-plugins", a.Disable, "Default admission plugins not to run.")
-	fs.StringVar(&a.ConfigFile, "admission-control-config-file", a.ConfigFile, "AdmissionConfiguration file.")
 }
 
 func (s *ServiceAccountOptions) addFlags(fs *pflag.FlagSet) {

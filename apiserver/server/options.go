@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/client-go/rest"
 
+	"keelson.dev/apiserver/admission"
 	"keelson.dev/apiserver/storage"
 )
 
@@ -31,7 +32,7 @@ type Options struct {
 
 	Authentication AuthenticationOptions
 	Authorization  AuthorizationOptions
-	Admission      AdmissionOptions
+	Admission      *genericoptions.AdmissionOptions
 	ServiceAccount ServiceAccountOptions
 	Kubelet        KubeletOptions
 	Proxy          ProxyOptions
@@ -96,12 +97,6 @@ type AuthorizationOptions struct {
 	WebhookCacheUnauthorizedTTL time.Duration
 }
 
-// AdmissionOptions changes the default list of admission plugins.
-type AdmissionOptions struct {
-	Enable, Disable []string
-	ConfigFile      string
-}
-
 // ServiceAccountOptions is about the tokens that this server issues and accepts.
 type ServiceAccountOptions struct {
 	Issuers          []string
@@ -132,14 +127,15 @@ type ProxyOptions struct {
 // NewOptions returns the defaults: those of kube-apiserver but for the embedded etcd and RBAC.
 func NewOptions() *Options {
 	o := &Options{
-		Run:      genericoptions.NewServerRunOptions(),
-		Serving:  genericoptions.NewSecureServingOptions(),
-		Audit:    genericoptions.NewAuditOptions(),
-		Features: genericoptions.NewFeatureOptions(),
-		Tracing:  genericoptions.NewTracingOptions(),
-		APIs:     genericoptions.NewAPIEnablementOptions(),
-		Etcd:     genericoptions.NewEtcdOptions(storagebackend.NewDefaultConfig("/registry", nil)),
-		Embedded: storage.NewMemberOptions(),
+		Run:       genericoptions.NewServerRunOptions(),
+		Serving:   genericoptions.NewSecureServingOptions(),
+		Audit:     genericoptions.NewAuditOptions(),
+		Features:  genericoptions.NewFeatureOptions(),
+		Tracing:   genericoptions.NewTracingOptions(),
+		APIs:      genericoptions.NewAPIEnablementOptions(),
+		Etcd:      genericoptions.NewEtcdOptions(storagebackend.NewDefaultConfig("/registry", nil)),
+		Admission: admission.NewOptions(),
+		Embedded:  storage.NewMemberOptions(),
 
 		Authentication: AuthenticationOptions{
 			Anonymous: true, BootstrapTokens: true, WebhookCacheTTL: 2 * time.Minute, WebhookVersion: "v1beta1",

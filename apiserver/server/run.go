@@ -3,8 +3,102 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"strings"
+
+	utilnet "k8s.io/utils/net"
+
+	"keelson.dev/apiserver/storage"
 )
+
+// Run starts the server and returns when ctx is done and everything has drained, or when it cannot go on.
+func Run(ctx context.Context, o *Options) error {
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+
+	etcd := startEtcd(ctx, o)
+	defer etcd.close()
+	cfg, err := newConfig(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := etcd.ready(stop); err != nil {
+		return err
+	}
+	aggregator, err := cfg.newChain()
+	if err != nil {
+		return err
+	}
+	prepared, err := aggregator.PrepareRun()
+	if err != nil {
+		return fmt.Errorf("prepare the server: %w", err)
+	}
+	if err := prepared.Run(ctx); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return failure(ctx)
+}
+
+// failure is why ctx was ended from inside, nil if it came from outside.
+func failure(ctx context.Context) error {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	return nil
+}
+
+// etcdMember is the embedded etcd while it starts and runs; nil where etcd runs elsewhere.
+type etcdMember struct {
+	started chan struct{}
+	member  *storage.Member
+	err     error
+}
+
+// startEtcd starts the embedded member in the background: building the server's configuration takes as long.
+func startEtcd(ctx context.Context, o *Options) *etcdMember {
+	if len(o.Etcd.StorageConfig.Transport.ServerList) > 0 {
+		return nil
+	}
+	e := &etcdMember{started: make(chan struct{})}
+	o.Etcd.StorageConfig.Transport.ServerList = []string{storage.Endpoint(o.Embedded)}
+	go func() {
+		defer close(e.started)
+		e.member, e.err = storage.StartMember(ctx, o.Embedded)
+	}()
+	return e
+}
+
+// ready waits for the member, and from then on stops the server when the member fails.
+func (e *etcdMember) ready(stop context.CancelCauseFunc) error {
+	if e == nil {
+		return nil
+	}
+	<-e.started
+	if e.err != nil {
+		return e.err
+	}
+	go func() {
+		if err, ok := <-e.member.Err(); ok {
+			stop(fmt.Errorf("run embedded etcd: %w", err))
+		}
+	}()
+	return nil
+}
+
+// close ends the member once the server has drained.
+func (e *etcdMember) close() {
+	if e == nil {
+		return
+	}
+	<-e.started
+	if e.member != nil {
+		e.member.Close()
+	}
+}
 
 var errMissing = errors.New("no network given")
 
@@ -22,10 +116,11 @@ func splitList(s string) []string {
 	return strings.Split(s, ",")
 }
 
-// Run starts the server and returns when ctx is done and everything has drained, or when it cannot go on.
-func Run(ctx context.Context, o *Options) error {
-	if err := o.Validate(); err != nil {
-		return err
+// firstServiceIP is the address of the service kubernetes.
+func firstServiceIP(cidr *net.IPNet) (net.IP, error) {
+	ip, err := utilnet.GetIndexedIP(cidr, 1)
+	if err != nil {
+		return nil, fmt.Errorf("service network %s: %w", cidr, err)
 	}
-	return errors.New("not assembled yet")
+	return ip, nil
 }

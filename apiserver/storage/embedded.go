@@ -42,9 +42,10 @@ func NewMemberOptions() MemberOptions {
 
 // Member is a running embedded etcd member.
 type Member struct {
-	etcd   *embed.Etcd
-	socket string
+	etcd *embed.Etcd
 }
+
+const socketName = "client.sock"
 
 // maxSocketPath is what the kernel takes for the path of a unix socket.
 const maxSocketPath = 107
@@ -67,7 +68,7 @@ func StartMember(ctx context.Context, o MemberOptions) (*Member, error) {
 	}
 	select {
 	case <-etcd.Server.ReadyNotify():
-		return &Member{etcd: etcd, socket: socket}, nil
+		return &Member{etcd: etcd}, nil
 	case err := <-etcd.Err():
 		etcd.Close()
 		return nil, fmt.Errorf("run embedded etcd: %w", err)
@@ -80,8 +81,14 @@ func StartMember(ctx context.Context, o MemberOptions) (*Member, error) {
 	}
 }
 
-// Endpoint is the address for the etcd client of this process.
-func (m *Member) Endpoint() string { return "unix://" + m.socket }
+// Endpoint is the address at which the member of these options serves this process.
+func Endpoint(o MemberOptions) string {
+	dir, err := filepath.Abs(o.DataDir)
+	if err != nil { // StartMember reports it
+		dir = o.DataDir
+	}
+	return "unix://" + filepath.Join(dir, socketName)
+}
 
 // Err reports that the member cannot go on.
 func (m *Member) Err() <-chan error { return m.etcd.Err() }
@@ -94,7 +101,7 @@ func memberConfig(o MemberOptions) (*embed.Config, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("etcd data directory: %w", err)
 	}
-	socket := filepath.Join(dir, "client.sock")
+	socket := filepath.Join(dir, socketName)
 	if len(socket) > maxSocketPath {
 		return nil, "", fmt.Errorf("etcd data directory %s: the path of its socket is longer than %d bytes", dir, maxSocketPath)
 	}

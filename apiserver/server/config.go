@@ -1,0 +1,199 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/sets"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	"k8s.io/apiserver/pkg/util/proxy"
+	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
+
+	"keelson.dev/apis"
+	"keelson.dev/apis/resource"
+	"keelson.dev/apiserver/admission"
+	"keelson.dev/apiserver/authorization"
+	"keelson.dev/apiserver/storage"
+	"keelson.dev/internal/apiclient"
+)
+
+// config is everything that the three servers of the chain are built from.
+type config struct {
+	options *Options
+	cidrs   []*net.IPNet
+
+	scheme  *runtime.Scheme
+	codecs  serializer.CodecFactory
+	rows    []*resource.Resource
+	openAPI openAPI
+
+	generic   *genericapiserver.Config
+	factory   *serverstorage.DefaultStorageFactory
+	client    kubernetes.Interface
+	informers informers.SharedInformerFactory
+	resolver  aggregatorapiserver.ServiceResolver
+	authInfo  webhook.AuthenticationInfoResolverWrapper
+	security  *security
+}
+
+// newConfig reads the options. Storage is described by it, not yet opened: etcd may still be starting.
+func newConfig(ctx context.Context, o *Options) (*config, error) {
+	c := &config{options: o, scheme: apis.NewScheme(), rows: apis.All(), openAPI: newOpenAPI()}
+	c.codecs = apis.NewCodecs(c.scheme)
+	var err error
+	if c.cidrs, err = o.serviceCIDRs(); err != nil {
+		return nil, err
+	}
+	if err := c.applyServing(); err != nil {
+		return nil, err
+	}
+	if err := c.applyClients(); err != nil {
+		return nil, err
+	}
+	if err := c.applyStorage(); err != nil {
+		return nil, err
+	}
+	if c.security, err = newSecurity(ctx, c); err != nil {
+		return nil, err
+	}
+	if err := c.applyAdmission(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// applyServing makes the generic configuration and opens the listener.
+func (c *config) applyServing() error {
+	o := c.options
+	c.generic = genericapiserver.NewConfig(c.codecs)
+	if o.Listener != nil {
+		o.Serving.Listener = o.Listener
+	}
+	if err := o.Run.DefaultAdvertiseAddress(o.Serving); err != nil {
+		return fmt.Errorf("find the address to advertise: %w", err)
+	}
+	if err := o.Run.ApplyTo(c.generic); err != nil {
+		return fmt.Errorf("apply server options: %w", err)
+	}
+	c.generic.EffectiveVersion = effectiveVersion{c.generic.EffectiveVersion}
+	if err := c.ensureServingCertificate(); err != nil {
+		return err
+	}
+	if err := o.Serving.WithLoopback().ApplyToConfig(c.generic); err != nil {
+		return fmt.Errorf("apply serving options: %w", err)
+	}
+	if err := o.Audit.ApplyTo(c.generic); err != nil {
+		return fmt.Errorf("apply audit options: %w", err)
+	}
+	if err := o.Tracing.ApplyTo(nil, c.generic); err != nil {
+		return fmt.Errorf("apply tracing options: %w", err)
+	}
+	c.openAPI.apply(c.generic)
+	c.generic.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
+		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	return nil
+}
+
+// ensureServingCertificate makes a self-signed certificate in memory when none is given.
+func (c *config) ensureServingCertificate() error {
+	first, err := firstServiceIP(c.cidrs[0])
+	if err != nil {
+		return err
+	}
+	names := []string{"kubernetes.default.svc", "kubernetes.default", "kubernetes", "localhost"}
+	public := c.options.Run.AdvertiseAddress.String()
+	if err := c.options.Serving.MaybeDefaultWithSelfSignedCerts(public, names, []net.IP{first, net.IPv4(127, 0, 0, 1)}); err != nil {
+		return fmt.Errorf("make a serving certificate: %w", err)
+	}
+	return nil
+}
+
+// applyClients makes the client for this server's own use, its informers, and what depends on them.
+func (c *config) applyClients() error {
+	loopback := apiclient.Config(c.generic.LoopbackClientConfig, "apiserver")
+	loopback.DisableCompression = true
+	c.generic.LoopbackClientConfig = loopback
+	var err error
+	if c.client, err = apiclient.Clientset(loopback); err != nil {
+		return err
+	}
+	c.informers = informers.NewSharedInformerFactoryWithOptions(c.client, 0, informers.WithTransform(authorization.Transform))
+	if err := c.options.Features.ApplyTo(c.generic, c.client, c.informers); err != nil {
+		return fmt.Errorf("apply feature options: %w", err)
+	}
+	if c.resolver, err = c.newServiceResolver(); err != nil {
+		return err
+	}
+	c.authInfo = webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, loopback, c.generic.TracerProvider)
+	return nil
+}
+
+func (c *config) newServiceResolver() (aggregatorapiserver.ServiceResolver, error) {
+	services := c.informers.Core().V1().Services().Lister()
+	resolver := aggregatorapiserver.NewClusterIPServiceResolver(services)
+	if c.options.Proxy.EndpointRouting {
+		slices, err := proxy.NewEndpointSliceIndexerGetter(c.informers.Discovery().V1().EndpointSlices())
+		if err != nil {
+			return nil, fmt.Errorf("index endpoint slices: %w", err)
+		}
+		resolver = aggregatorapiserver.NewEndpointServiceResolver(services, slices)
+	}
+	return aggregatorapiserver.NewLoopbackServiceResolver(resolver, loopbackURL(c.generic.LoopbackClientConfig.Host)), nil
+}
+
+// applyStorage describes the storage of every kind and which versions are served.
+func (c *config) applyStorage() error {
+	o := c.options
+	enabled := serverstorage.NewResourceConfig()
+	for _, group := range apis.Groups() {
+		for _, version := range group.Versions {
+			enabled.EnableVersions(version.GroupVersion)
+		}
+	}
+	if err := o.APIs.ApplyTo(c.generic, enabled, c.scheme); err != nil {
+		return fmt.Errorf("apply --runtime-config: %w", err)
+	}
+	o.Etcd.StorageConfig.StorageObjectCountTracker = c.generic.StorageObjectCountTracker
+	c.factory = storage.NewFactory(c.rows, c.scheme, c.codecs, o.Etcd.StorageConfig, c.generic.MergedResourceConfig)
+	if err := storage.SetOverrides(c.factory, o.Etcd.EtcdServersOverrides); err != nil {
+		return err
+	}
+	if err := o.Etcd.ApplyWithStorageFactoryTo(c.factory, c.generic); err != nil {
+		return fmt.Errorf("apply etcd options: %w", err)
+	}
+	return nil
+}
+
+// applyAdmission builds the admission chain; its plugins wait for the informers when the first write comes.
+func (c *config) applyAdmission() error {
+	dynamicClient, err := dynamic.NewForConfig(c.generic.LoopbackClientConfig)
+	if err != nil {
+		return fmt.Errorf("build dynamic client: %w", err)
+	}
+	initializers := admission.Initializers(admission.InitializerConfig{
+		ServiceResolver: c.resolver,
+		AuthInfo:        c.authInfo,
+		Schemas:         &lazySchemas{openAPI: c.openAPI, discovery: c.client.Discovery()},
+		Excluded:        admission.DefaultExcluded(),
+	})
+	err = c.options.Admission.ApplyTo(c.generic, c.informers, c.client, dynamicClient, c.generic.FeatureGate, c.generic.EffectiveVersion, initializers...)
+	if err != nil {
+		return fmt.Errorf("build the admission chain: %w", err)
+	}
+	return nil
+}
+
+// enabled tells whether a group version is served.
+func (c *config) enabled(gv schema.GroupVersion) bool {
+	return c.generic.MergedResourceConfig.ExplicitGroupVersionConfigs[gv]
+}

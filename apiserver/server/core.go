@@ -1,0 +1,110 @@
+package server
+
+import (
+	"fmt"
+	"slices"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/rest"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+
+	"keelson.dev/apis"
+	"keelson.dev/apiserver/registry"
+	"keelson.dev/apiserver/reviews"
+)
+
+// storages is what is served: by group version, by resource or resource/subresource.
+type storages map[schema.GroupVersion]map[string]rest.Storage
+
+func (s storages) add(gv schema.GroupVersion, more map[string]rest.Storage) {
+	if s[gv] == nil {
+		s[gv] = map[string]rest.Storage{}
+	}
+	for name, storage := range more {
+		s[gv][name] = storage
+	}
+}
+
+// kinds are the stores of all rows.
+type kinds map[schema.GroupResource]*registry.Kind
+
+// newCore builds the server of the built-in kinds.
+func (c *config) newCore(delegate genericapiserver.DelegationTarget) (*genericapiserver.GenericAPIServer, error) {
+	server, err := c.generic.Complete(c.informers).New("kube-apiserver", delegate)
+	if err != nil {
+		return nil, fmt.Errorf("build the core server: %w", err)
+	}
+	kinds, err := c.newKinds()
+	if err != nil {
+		return nil, err
+	}
+	served := storages{}
+	if err := c.hang(kinds, served, server); err != nil {
+		return nil, err
+	}
+	for _, kind := range kinds {
+		for _, gv := range apis.ServedVersions(kind.Row) {
+			if c.enabled(gv) {
+				served.add(gv, kind.Storages())
+			}
+		}
+	}
+	served.add(authenticationv1.SchemeGroupVersion, reviews.Authentication(c.generic.Authentication.Authenticator, c.security.audiences))
+	served.add(authorizationv1.SchemeGroupVersion, reviews.Authorization(c.generic.Authorization.Authorizer, c.generic.RuleResolver))
+	return server, c.install(server, served)
+}
+
+func (c *config) newKinds() (kinds, error) {
+	all := kinds{}
+	for _, row := range c.rows {
+		if !slices.ContainsFunc(apis.ServedVersions(row), c.enabled) {
+			continue
+		}
+		kind, err := registry.New(row, registry.Config{
+			Scheme: c.scheme, Options: c.generic.RESTOptionsGetter, EventTTL: c.options.EventTTL,
+		})
+		if err != nil {
+			return nil, err
+		}
+		if check, ok := c.security.authorization.Escalation[row.GroupResource()]; ok {
+			kind.Guard = check
+		}
+		all[row.GroupResource()] = kind
+	}
+	return all, nil
+}
+
+// install serves the groups in the order of apis.Groups.
+func (c *config) install(server *genericapiserver.GenericAPIServer, served storages) error {
+	var groups []*genericapiserver.APIGroupInfo
+	for _, group := range apis.Groups() {
+		name := group.Versions[0].Group
+		info := genericapiserver.NewDefaultAPIGroupInfo(name, c.scheme, metav1.ParameterCodec, c.codecs)
+		info.PrioritizedVersions = nil
+		for _, version := range group.Versions {
+			if len(served[version.GroupVersion]) == 0 || !c.enabled(version.GroupVersion) {
+				continue
+			}
+			info.PrioritizedVersions = append(info.PrioritizedVersions, version.GroupVersion)
+			info.VersionedResourcesStorageMap[version.Version] = served[version.GroupVersion]
+		}
+		if len(info.PrioritizedVersions) == 0 {
+			continue
+		}
+		if name == corev1.GroupName {
+			if err := server.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, &info); err != nil {
+				return fmt.Errorf("install the core group: %w", err)
+			}
+			continue
+		}
+		groups = append(groups, &info)
+	}
+	if err := server.InstallAPIGroups(groups...); err != nil {
+		return fmt.Errorf("install API groups: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,75 @@
+package server
+
+import (
+	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/cel/openapi/resolver"
+	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/util/openapi"
+	"k8s.io/client-go/discovery"
+	"k8s.io/kube-openapi/pkg/common"
+	"k8s.io/kube-openapi/pkg/spec3"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"keelson.dev/apis"
+	generated "keelson.dev/apis/generated/openapi"
+)
+
+// openAPI is what the configurations of all three servers share.
+type openAPI struct {
+	scheme      *runtime.Scheme
+	namer       *openapinamer.DefinitionNamer
+	definitions common.GetOpenAPIDefinitions
+}
+
+func newOpenAPI() openAPI {
+	scheme := apis.NewOpenAPIScheme()
+	return openAPI{
+		scheme:      scheme,
+		namer:       openapinamer.NewDefinitionNamer(scheme),
+		definitions: openapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(generated.GetOpenAPIDefinitions),
+	}
+}
+
+func (o openAPI) apply(c *genericapiserver.Config) {
+	c.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(o.definitions, o.namer)
+	c.OpenAPIConfig.Info.Title = "Kubernetes"
+	c.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(o.definitions, o.namer)
+	c.OpenAPIV3Config.Info.Title = "Kubernetes"
+}
+
+// lazySchemas types CEL expressions. The definitions of all built-in kinds are large and most clusters have no policy that needs
+// them: they are built at the first question.
+type lazySchemas struct {
+	openAPI   openAPI
+	discovery discovery.DiscoveryInterface
+
+	once  sync.Once
+	built resolver.SchemaResolver
+}
+
+// ResolveSchema implements resolver.SchemaResolver.
+func (l *lazySchemas) ResolveSchema(gvk schema.GroupVersionKind) (*spec.Schema, error) {
+	l.once.Do(func() {
+		l.built = resolver.NewDefinitionsSchemaResolver(l.openAPI.definitions, l.openAPI.scheme).
+			Combine(&resolver.ClientDiscoveryResolver{Discovery: l.discovery})
+	})
+	return l.built.ResolveSchema(gvk)
+}
+
+// securitySchemes says in OpenAPI v3 what definitions say in v2.
+func securitySchemes(definitions *spec.SecurityDefinitions) spec3.SecuritySchemes {
+	schemes := spec3.SecuritySchemes{}
+	if definitions == nil {
+		return schemes
+	}
+	for name, d := range *definitions {
+		schemes[name] = &spec3.SecurityScheme{SecuritySchemeProps: spec3.SecuritySchemeProps{
+			Type: d.Type, Name: d.Name, In: d.In, Description: d.Description,
+		}}
+	}
+	return schemes
+}

@@ -1,0 +1,150 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"k8s.io/apiserver/pkg/apis/apiserver"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
+	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+
+	"keelson.dev/apiserver/authentication"
+	"keelson.dev/apiserver/authorization"
+	"keelson.dev/apiserver/tokens"
+	"keelson.dev/internal/satoken"
+)
+
+// security is who may do what: the authenticator, the authorizer and the keys of service account tokens.
+type security struct {
+	audiences     authenticator.Audiences
+	keys          *satoken.KeySet
+	signer        *satoken.Signer
+	clientCA      dynamiccertificates.CAContentProvider
+	requestHeader *authenticatorfactory.RequestHeaderConfig
+	authorization *authorization.Authorization
+}
+
+func newSecurity(ctx context.Context, c *config) (*security, error) {
+	s := &security{}
+	if err := s.readKeys(c.options); err != nil {
+		return nil, err
+	}
+	if err := s.readAuthorities(c); err != nil {
+		return nil, err
+	}
+	if err := s.authenticate(ctx, c); err != nil {
+		return nil, err
+	}
+	return s, s.authorize(ctx, c)
+}
+
+func (s *security) readKeys(o *Options) error {
+	var err error
+	if s.signer, err = satoken.ReadSigner(o.ServiceAccount.SigningKeyFile); err != nil {
+		return fmt.Errorf("--service-account-signing-key-file: %w", err)
+	}
+	files := o.ServiceAccount.KeyFiles
+	if len(files) == 0 {
+		s.keys, err = satoken.NewKeySet(s.signer.Public())
+	} else {
+		s.keys, err = satoken.ReadKeySet(files...)
+	}
+	if err != nil {
+		return fmt.Errorf("--service-account-key-file: %w", err)
+	}
+	s.audiences = o.Authentication.APIAudiences
+	if len(s.audiences) == 0 {
+		s.audiences = o.ServiceAccount.Issuers
+	}
+	return nil
+}
+
+func (s *security) readAuthorities(c *config) error {
+	a := c.options.Authentication
+	if a.ClientCAFile != "" {
+		ca, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca-bundle", a.ClientCAFile)
+		if err != nil {
+			return fmt.Errorf("--client-ca-file: %w", err)
+		}
+		s.clientCA = ca
+		if err := c.generic.Authentication.ApplyClientCert(ca, c.generic.SecureServing); err != nil {
+			return fmt.Errorf("--client-ca-file: %w", err)
+		}
+	}
+	if a.RequestHeaderCAFile == "" {
+		return nil
+	}
+	ca, err := dynamiccertificates.NewDynamicCAContentFromFile("request-header", a.RequestHeaderCAFile)
+	if err != nil {
+		return fmt.Errorf("--requestheader-client-ca-file: %w", err)
+	}
+	s.requestHeader = &authenticatorfactory.RequestHeaderConfig{
+		CAContentProvider:   ca,
+		UsernameHeaders:     headerrequest.StaticStringSlice(orDefault(a.RequestHeaderNames, "X-Remote-User")),
+		UIDHeaders:          headerrequest.StaticStringSlice(orDefault(a.RequestHeaderUIDs, "X-Remote-Uid")),
+		GroupHeaders:        headerrequest.StaticStringSlice(orDefault(a.RequestHeaderGroups, "X-Remote-Group")),
+		ExtraHeaderPrefixes: headerrequest.StaticStringSlice(orDefault(a.RequestHeaderExtra, "X-Remote-Extra-")),
+		AllowedClientNames:  headerrequest.StaticStringSlice(a.RequestHeaderAllowedCNs),
+	}
+	if err := c.generic.Authentication.ApplyClientCert(ca, c.generic.SecureServing); err != nil {
+		return fmt.Errorf("--requestheader-client-ca-file: %w", err)
+	}
+	c.generic.Authentication.RequestHeaderConfig = s.requestHeader
+	return nil
+}
+
+func orDefault(values []string, fallback string) []string {
+	if len(values) == 0 {
+		return []string{fallback}
+	}
+	return values
+}
+
+func (s *security) authenticate(ctx context.Context, c *config) error {
+	a := c.options.Authentication
+	cfg := authentication.Config{
+		ClientCA: s.clientCA, RequestHeader: s.requestHeader, APIAudiences: s.audiences,
+		ServiceAccountIssuers: c.options.ServiceAccount.Issuers, ServiceAccountKeys: s.keys,
+		TokenAuthFile: a.TokenAuthFile, ConfigFile: a.ConfigFile,
+		WebhookConfigFile: a.WebhookConfigFile, WebhookVersion: a.WebhookVersion, WebhookCacheTTL: a.WebhookCacheTTL,
+		APIServerID: c.generic.APIServerID,
+		// RBAC opens no more than the health and version endpoints to system:anonymous, and what an administrator grants it.
+		Anonymous: &apiserver.AnonymousAuthConfig{Enabled: a.Anonymous},
+	}
+	if c.options.ServiceAccount.Lookup {
+		cfg.Objects = tokens.NewObjects(c.client, c.informers)
+	}
+	if a.BootstrapTokens {
+		cfg.BootstrapTokens = c.client
+	}
+	if a.OIDCIssuerURL != "" && a.ConfigFile != "" {
+		return errors.New("--oidc-issuer-url and --authentication-config exclude each other")
+	}
+	auth, definitions, err := authentication.New(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("set up authentication: %w", err)
+	}
+	c.generic.Authentication.Authenticator = auth
+	c.generic.Authentication.APIAudiences = s.audiences
+	c.generic.OpenAPIConfig.SecurityDefinitions = definitions
+	c.generic.OpenAPIV3Config.SecuritySchemes = securitySchemes(definitions)
+	return nil
+}
+
+func (s *security) authorize(ctx context.Context, c *config) error {
+	a := c.options.Authorization
+	auth, err := authorization.New(ctx, authorization.Config{
+		Modes: a.Modes, Informers: c.informers, ConfigFile: a.ConfigFile, APIServerID: c.generic.APIServerID,
+		AlwaysAllowPaths: []string{"/healthz", "/livez", "/readyz"},
+	})
+	if err != nil {
+		return fmt.Errorf("set up authorization: %w", err)
+	}
+	s.authorization = auth
+	c.generic.Authorization.Authorizer = auth.Authorizer
+	c.generic.RuleResolver = auth.Rules
+	return nil
+}

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/podplan"
 )
 
@@ -24,7 +25,7 @@ const (
 
 // conditions are the kubelet's own, in the order that kubectl shows, after those that others have set.
 func conditions(in Input, status *corev1.PodStatus, initialized bool) []corev1.PodCondition {
-	containersReady := containersReadyCondition(status)
+	containersReady := containersReadyCondition(in.Pod, status)
 	own := []corev1.PodCondition{
 		readyToStartCondition(in),
 		initializedCondition(status, initialized),
@@ -91,7 +92,7 @@ func initializedCondition(status *corev1.PodStatus, initialized bool) corev1.Pod
 	return c
 }
 
-func containersReadyCondition(status *corev1.PodStatus) corev1.PodCondition {
+func containersReadyCondition(pod *corev1.Pod, status *corev1.PodStatus) corev1.PodCondition {
 	c := corev1.PodCondition{Type: corev1.ContainersReady, Status: corev1.ConditionFalse}
 	switch status.Phase {
 	case corev1.PodSucceeded:
@@ -102,11 +103,8 @@ func containersReadyCondition(status *corev1.PodStatus) corev1.PodCondition {
 		return c
 	}
 	var unready []string
-	for i := range status.InitContainerStatuses {
-		// A status of an init container that is not ready although it is over or has to be running counts only for sidecars;
-		// they are told apart by Started, which no other init container has while it runs.
-		s := &status.InitContainerStatuses[i]
-		if !s.Ready && s.State.Terminated == nil {
+	for i := range pod.Spec.InitContainers {
+		if s := &status.InitContainerStatuses[i]; cri.IsSidecar(&pod.Spec.InitContainers[i]) && !s.Ready {
 			unready = append(unready, s.Name)
 		}
 	}

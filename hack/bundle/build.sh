@@ -22,7 +22,7 @@ build containerd github.com/containerd/containerd/v2/cmd/containerd \
 	"-X github.com/containerd/containerd/v2/version.Version=$(go list -m -f '{{.Version}}' github.com/containerd/containerd/v2)" $minimal
 build containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 build ctr github.com/containerd/containerd/v2/cmd/ctr "" $minimal
-for plugin in main/bridge main/ptp ipam/host-local meta/portmap; do
+for plugin in main/ptp ipam/host-local meta/portmap; do
 	build "cni/${plugin#*/}" "github.com/containernetworking/plugins/plugins/$plugin"
 done
 step runc

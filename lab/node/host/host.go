@@ -17,8 +17,6 @@ var sysctls = []struct{ name, value string }{
 	{"net/ipv4/ip_forward", "1"},
 	{"net/ipv6/conf/all/forwarding", "1"},
 	{"net/ipv4/conf/all/rp_filter", "0"},
-	{"net/bridge/bridge-nf-call-iptables", "1"},
-	{"net/bridge/bridge-nf-call-ip6tables", "1"},
 	{"vm/overcommit_memory", "1"},
 	{"kernel/panic", "10"},
 }

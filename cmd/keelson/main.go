@@ -1,0 +1,78 @@
+// Command keelson is everything in one binary: it makes clusters on this machine, runs their servers and agents, and carries a
+// kubectl. Each subcommand stands in a file of its own; what it does stands in the package that it calls.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"keelson.dev/lab/cluster"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	if err := root().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "keelson:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // stop has been called
+	}
+}
+
+func root() *cobra.Command {
+	name := cluster.DefaultName
+	command := &cobra.Command{
+		Use:           "keelson",
+		Short:         "Kubernetes, rebuilt small: a whole cluster on one machine",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	command.PersistentFlags().StringVar(&name, "name", name, "the cluster that is meant")
+	command.AddCommand(
+		upCommand(&name), downCommand(&name), statusCommand(&name), nodeCommand(&name), imageCommand(&name), kubectlCommand(&name),
+		serverCommand(), agentCommand(), registryCommand(&name),
+	)
+	return command
+}
+
+// bundleDir is the folder of this binary: the programs that nodes run lie beside it.
+func bundleDir() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find own folder: %w", err)
+	}
+	self, err = filepath.EvalSymlinks(self)
+	if err != nil {
+		return "", fmt.Errorf("find own folder: %w", err)
+	}
+	return filepath.Dir(self), nil
+}
+
+// withCluster opens the named cluster, locked, for f.
+func withCluster(name string, f func(*cluster.Cluster) error) error {
+	return opened(name, cluster.Open, f)
+}
+
+// viewCluster opens the named cluster for reading.
+func viewCluster(name string, f func(*cluster.Cluster) error) error {
+	return opened(name, cluster.View, f)
+}
+
+func opened(name string, open func(name, bundle string) (*cluster.Cluster, error), f func(*cluster.Cluster) error) error {
+	bundle, err := bundleDir()
+	if err != nil {
+		return err
+	}
+	c, err := open(name, bundle)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return f(c)
+}

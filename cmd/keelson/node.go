@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"keelson.dev/lab/cluster"
+	"keelson.dev/lab/node"
+)
+
+func nodeCommand(name *string) *cobra.Command {
+	command := &cobra.Command{Use: "node", Short: "Add, remove, kill, freeze and enter nodes"}
+	command.AddCommand(
+		nodeListCommand(name),
+		nodeAddCommand(name),
+		onNode(name, "rm NODE", "End a node and remove all that it had", (*cluster.Cluster).RemoveNode),
+		onNode(name, "kill NODE", "Cut a node's power", (*cluster.Cluster).KillNode),
+		onNode(name, "start NODE", "Switch a killed node on again", (*cluster.Cluster).StartNode),
+		onNode(name, "freeze NODE", "Stop every process of a node where it is", lab((*node.Node).Freeze)),
+		onNode(name, "thaw NODE", "Let a frozen node go on", lab((*node.Node).Thaw)),
+		nodeExecCommand(name),
+	)
+	return command
+}
+
+// lab lifts an action of a lab node to one of the cluster.
+func lab(action func(*node.Node, context.Context) error) func(*cluster.Cluster, context.Context, string) error {
+	return func(c *cluster.Cluster, ctx context.Context, name string) error {
+		m, err := c.Member(name)
+		if err != nil {
+			return err
+		}
+		return action(c.Node(*m), ctx)
+	}
+}
+
+func onNode(name *string, use, short string, action func(*cluster.Cluster, context.Context, string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(command *cobra.Command, args []string) error {
+			return withCluster(*name, func(c *cluster.Cluster) error { return action(c, command.Context(), args[0]) })
+		},
+	}
+}
+
+func nodeAddCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "add", Short: "Add a worker and wait until it is Ready", Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			return withCluster(*name, func(c *cluster.Cluster) error {
+				m, err := c.AddNode(command.Context())
+				if err == nil {
+					fmt.Printf("node %s is Ready\n", m.Name)
+				}
+				return err
+			})
+		},
+	}
+}
+
+func nodeExecCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "exec NODE COMMAND [ARG...]", Short: "Run a program inside a node", Args: cobra.MinimumNArgs(2),
+		DisableFlagsInUseLine: true,
+		RunE: func(command *cobra.Command, args []string) error {
+			return viewCluster(*name, func(c *cluster.Cluster) error {
+				m, err := c.Member(args[0])
+				if err != nil {
+					return err
+				}
+				return c.Node(*m).Exec(command.Context(), args[1:])
+			})
+		},
+	}
+}
+
+func nodeListCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "ls", Short: "List nodes", Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			return viewCluster(*name, func(c *cluster.Cluster) error { return printNodes(command.Context(), c) })
+		},
+	}
+}
+
+func printNodes(ctx context.Context, c *cluster.Cluster) error {
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(table, "NODE\tROLE\tADDRESS\tPOWER")
+	for _, m := range c.Members {
+		status, err := c.Node(m).Status(ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", m.Name, m.Role, m.Address, status)
+	}
+	return table.Flush()
+}

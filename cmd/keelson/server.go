@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"keelson.dev/apiserver/server"
+	"keelson.dev/controllers"
+	"keelson.dev/internal/apiclient"
+	"keelson.dev/internal/bootstraptoken"
+	"keelson.dev/internal/kubeconfig"
+	"keelson.dev/internal/pki"
+	"keelson.dev/scheduler"
+)
+
+// serverOptions is what differs between servers.
+type serverOptions struct {
+	nodeName           string
+	address            string
+	dataDir            string
+	configDir          string // of PKI and kubeconfigs
+	clusterCIDR        string
+	serviceCIDR        string
+	domain             string
+	bootstrapTokenFile string
+	extra              []string // further flags of the API server
+}
+
+func serverCommand() *cobra.Command {
+	o := serverOptions{dataDir: "/var/lib/keelson", configDir: "/etc/kubernetes"}
+	command := &cobra.Command{
+		Use:   "server",
+		Short: "Run a control plane: API server with etcd, controllers and scheduler in one process",
+		Args:  cobra.NoArgs,
+		RunE:  func(command *cobra.Command, _ []string) error { return o.run(command.Context()) },
+	}
+	flags := command.Flags()
+	hostname, _ := os.Hostname()
+	flags.StringVar(&o.nodeName, "node-name", hostname, "name of this node")
+	flags.StringVar(&o.address, "advertise-address", "", "address under which nodes and clients reach this server")
+	flags.StringVar(&o.dataDir, "data-dir", o.dataDir, "folder of the database")
+	flags.StringVar(&o.configDir, "config-dir", o.configDir, "folder of certificates and kubeconfigs; what is absent is made")
+	flags.StringVar(&o.clusterCIDR, "cluster-cidr", "10.244.0.0/16", "range of pod addresses; each node gets a part")
+	flags.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/12", "range of service addresses")
+	flags.StringVar(&o.domain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
+	flags.StringVar(&o.bootstrapTokenFile, "bootstrap-token-file", "", "kubeconfig whose token lets nodes join")
+	flags.StringArrayVar(&o.extra, "apiserver-arg", nil, "further flag of the API server, as --flag=value; may be repeated")
+	if err := command.MarkFlagRequired("advertise-address"); err != nil {
+		panic(err) // the flag stands above
+	}
+	return command
+}
+
+// run starts the API server, and the other components once it is ready. Where one part cannot go on, all end: the supervisor starts
+// the process again.
+func (o *serverOptions) run(ctx context.Context) error {
+	if err := o.ensureFiles(); err != nil {
+		return err
+	}
+	options, err := o.apiserver()
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	options.Ready = func(loopback *rest.Config) {
+		group.Go(func() error { return o.admitNodes(ctx, loopback) })
+		group.Go(func() error { return o.runControllers(ctx) })
+		group.Go(func() error { return o.runScheduler(ctx) })
+	}
+	group.Go(func() error {
+		if err := server.Run(ctx, options); err != nil {
+			return err
+		}
+		if ctx.Err() == nil {
+			return errors.New("API server ended")
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+func (o *serverOptions) pki(name string) string { return filepath.Join(o.configDir, "pki", name) }
+
+// ensureFiles makes the certificates and the components' kubeconfigs that are absent.
+func (o *serverOptions) ensureFiles() error {
+	services, err := netip.ParsePrefix(o.serviceCIDR)
+	if err != nil {
+		return fmt.Errorf("--service-cidr: %w", err)
+	}
+	address, err := netip.ParseAddr(o.address)
+	if err != nil {
+		return fmt.Errorf("--advertise-address: %w", err)
+	}
+	err = pki.EnsureServer(filepath.Join(o.configDir, "pki"), pki.Server{
+		Name: o.nodeName, DNSDomain: o.domain,
+		IPs: []net.IP{address.AsSlice(), services.Masked().Addr().Next().AsSlice()},
+	}, time.Now())
+	if err != nil {
+		return err
+	}
+	caPEM, err := os.ReadFile(o.pki("ca.crt"))
+	if err != nil {
+		return fmt.Errorf("read cluster authority: %w", err)
+	}
+	users := map[string]pki.Request{
+		"admin":              {CommonName: "kubernetes-admin", Organizations: []string{"kubeadm:cluster-admins"}},
+		"controller-manager": {CommonName: "system:kube-controller-manager"},
+		"scheduler":          {CommonName: "system:kube-scheduler"},
+	}
+	for name, request := range users {
+		pair, err := pki.EnsureClient(filepath.Join(o.configDir, "pki"), name, request, time.Now())
+		if err != nil {
+			return err
+		}
+		err = kubeconfig.Write(o.kubeconfig(name), kubeconfig.Entry{
+			Name: "kubernetes", User: request.CommonName, Server: "https://" + net.JoinHostPort(o.address, "6443"),
+			CAPEM: caPEM, CertPEM: pair.CertPEM, KeyPEM: pair.KeyPEM,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *serverOptions) kubeconfig(name string) string { return filepath.Join(o.configDir, name+".conf") }
+
+// apiserver is the API server's configuration, as flags, since people know it by those.
+func (o *serverOptions) apiserver() (*server.Options, error) {
+	options := server.NewOptions()
+	flags := pflag.NewFlagSet("apiserver", pflag.ContinueOnError)
+	options.AddFlags(flags)
+	err := flags.Parse(append([]string{
+		"--advertise-address=" + o.address,
+		"--secure-port=6443",
+		"--data-dir=" + o.dataDir,
+		"--service-cluster-ip-range=" + o.serviceCIDR,
+		"--authorization-mode=Node,RBAC",
+		"--enable-bootstrap-token-auth=true",
+		"--allow-privileged=true",
+		"--client-ca-file=" + o.pki("ca.crt"),
+		"--tls-cert-file=" + o.pki("apiserver.crt"),
+		"--tls-private-key-file=" + o.pki("apiserver.key"),
+		"--kubelet-certificate-authority=" + o.pki("ca.crt"),
+		"--kubelet-client-certificate=" + o.pki("apiserver-kubelet-client.crt"),
+		"--kubelet-client-key=" + o.pki("apiserver-kubelet-client.key"),
+		"--kubelet-preferred-address-types=InternalIP,Hostname",
+		"--service-account-issuer=https://kubernetes.default.svc." + o.domain,
+		"--service-account-key-file=" + o.pki("sa.pub"),
+		"--service-account-signing-key-file=" + o.pki("sa.key"),
+		"--requestheader-client-ca-file=" + o.pki("front-proxy-ca.crt"),
+		"--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file=" + o.pki("front-proxy-client.crt"),
+		"--proxy-client-key-file=" + o.pki("front-proxy-client.key"),
+	}, o.extra...))
+	if err != nil {
+		return nil, fmt.Errorf("API server flags: %w", err)
+	}
+	return options, nil
+}
+
+// admitNodes stores the token by which nodes may ask for their certificates.
+func (o *serverOptions) admitNodes(ctx context.Context, loopback *rest.Config) error {
+	if o.bootstrapTokenFile == "" {
+		return nil
+	}
+	bootstrap, err := clientcmd.BuildConfigFromFlags("", o.bootstrapTokenFile)
+	if err != nil {
+		return fmt.Errorf("read bootstrap token: %w", err)
+	}
+	client, err := apiclient.Clientset(apiclient.Config(loopback, "server"))
+	if err != nil {
+		return err
+	}
+	return bootstraptoken.Ensure(ctx, client, bootstrap.BearerToken)
+}
+
+func (o *serverOptions) runControllers(ctx context.Context) error {
+	config, err := apiclient.FromKubeconfig(o.kubeconfig("controller-manager"), "controller-manager")
+	if err != nil {
+		return err
+	}
+	return controllers.Run(ctx, controllers.Config{
+		RESTConfig: config, ServiceAccountKeyFile: o.pki("sa.key"), RootCAFile: o.pki("ca.crt"),
+		ClusterSigningCertFile: o.pki("ca.crt"), ClusterSigningKeyFile: o.pki("ca.key"),
+		ClusterCIDRs: []string{o.clusterCIDR}, ServiceCIDRs: []string{o.serviceCIDR},
+	})
+}
+
+func (o *serverOptions) runScheduler(ctx context.Context) error {
+	config, err := apiclient.FromKubeconfig(o.kubeconfig("scheduler"), "scheduler")
+	if err != nil {
+		return err
+	}
+	return scheduler.Run(ctx, scheduler.Config{RESTConfig: config})
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"keelson.dev/internal/kubeconfig"
+	"keelson.dev/lab/cluster"
+)
+
+func upCommand(name *string) *cobra.Command {
+	options := cluster.Options{Workers: 2, Timeout: 3 * time.Minute, Kubeconfig: kubeconfig.UserPath()}
+	command := &cobra.Command{
+		Use:   "up",
+		Short: "Make a cluster, or bring one back as it was",
+		Args:  cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			bundle, err := bundleDir()
+			if err != nil {
+				return err
+			}
+			started := time.Now()
+			options.Name, options.Bundle = *name, bundle
+			options.Step = func(format string, args ...any) {
+				fmt.Fprintf(os.Stderr, "%6.2fs  %s\n", time.Since(started).Seconds(), fmt.Sprintf(format, args...))
+			}
+			c, err := cluster.Up(command.Context(), options)
+			if err != nil {
+				return err
+			}
+			options.Step("cluster %s is up: kubectl --context %s get nodes", c.Name, c.Name)
+			return nil
+		},
+	}
+	flags := command.Flags()
+	flags.IntVar(&options.Workers, "workers", options.Workers, "worker nodes of a new cluster; 0 lets pods run on the server")
+	flags.BoolVar(&options.Demo, "demo", false, "run the demo application")
+	flags.DurationVar(&options.Timeout, "timeout", options.Timeout, "how long to wait until the cluster serves")
+	flags.StringVar(&options.Kubeconfig, "kubeconfig", options.Kubeconfig, "file that gets the cluster's context; empty for none")
+	return command
+}
+
+func downCommand(name *string) *cobra.Command {
+	var keep bool
+	path := kubeconfig.UserPath()
+	command := &cobra.Command{
+		Use:   "down",
+		Short: "End a cluster and remove all that it had",
+		Args:  cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			err := withCluster(*name, func(c *cluster.Cluster) error {
+				return c.Down(command.Context(), keep, path)
+			})
+			if errors.Is(err, cluster.ErrNotFound) {
+				fmt.Fprintln(os.Stderr, err)
+				return nil
+			}
+			return err
+		},
+	}
+	command.Flags().BoolVar(&keep, "keep", false, "keep the data: keelson up brings the same cluster back")
+	command.Flags().StringVar(&path, "kubeconfig", path, "file that the cluster's context is removed from")
+	return command
+}

@@ -3,8 +3,6 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -105,14 +103,4 @@ func (c *Cluster) StartNode(ctx context.Context, name string) error {
 		return err
 	}
 	return c.startNode(ctx, *m)
-}
-
-// removeEmptyCgroups removes the cluster's own groups once its nodes' are gone. One that is in use stays.
-func removeEmptyCgroups(name string) {
-	for _, group := range []string{"keelson/" + name, "keelson"} {
-		matches, _ := filepath.Glob("/sys/fs/cgroup/*/" + group)
-		for _, dir := range append(matches, "/sys/fs/cgroup/"+group) {
-			_ = os.Remove(dir) // not empty: another cluster's
-		}
-	}
 }

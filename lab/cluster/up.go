@@ -190,7 +190,6 @@ func (c *Cluster) Down(ctx context.Context, keep bool, kubeconfigPath string) er
 			return err
 		}
 	}
-	removeEmptyCgroups(c.Name)
 	if err := os.RemoveAll(c.dir()); err != nil {
 		return fmt.Errorf("remove cluster %s: %w", c.Name, err)
 	}

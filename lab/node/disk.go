@@ -107,6 +107,11 @@ func removeCgroups(group string) error {
 			return fmt.Errorf("remove cgroup %s: %w", dir, err)
 		}
 	}
+	for _, root := range append(roots, "/sys/fs/cgroup"+group) {
+		for _, above := range []string{filepath.Dir(root), filepath.Dir(filepath.Dir(root))} {
+			_ = os.Remove(above) // goes with its last node
+		}
+	}
 	return nil
 }
 

@@ -169,6 +169,24 @@ type Instance struct {
 	Resources *runtimeapi.LinuxContainerResources
 }
 
+// UserMapping returns the ID mapping of the pod's user namespace, or nil if it has none.
+func (n *Node) UserMapping(pod *corev1.Pod) ([]*runtimeapi.IDMapping, error) {
+	namespaces, err := n.namespaces(pod)
+	if err != nil {
+		return nil, err
+	}
+	return namespaces.GetUsernsOptions().GetUids(), nil
+}
+
+// FQDN is the name under which a pod with a subdomain is found, or empty.
+func (n *Node) FQDN(pod *corev1.Pod, hostname string) string {
+	if pod.Spec.Subdomain == "" || pod.Spec.HostnameOverride != nil {
+		return ""
+	}
+	hostname, _, _ = strings.Cut(hostname, ".")
+	return fmt.Sprintf("%s.%s.%s.svc.%s", hostname, pod.Spec.Subdomain, pod.Namespace, n.ClusterDomain)
+}
+
 // ContainerConfig describes one container instance. Its errors are the user's to fix: reason CreateContainerConfigError.
 func (n *Node) ContainerConfig(pod *corev1.Pod, c *corev1.Container, in Instance) (*runtimeapi.ContainerConfig, error) {
 	security, err := n.containerSecurity(pod, c, in.ImageUser, in.TargetID)
@@ -178,11 +196,6 @@ func (n *Node) ContainerConfig(pod *corev1.Pod, c *corev1.Container, in Instance
 	resources := in.Resources
 	if resources == nil {
 		resources = n.Resources(pod, c)
-	}
-	if u := security.NamespaceOptions.UsernsOptions; u != nil {
-		for _, m := range in.Mounts {
-			m.UidMappings, m.GidMappings = u.Uids, u.Gids
-		}
 	}
 	return &runtimeapi.ContainerConfig{
 		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(in.Attempt)},

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	criclient "k8s.io/cri-client/pkg"
@@ -20,6 +22,9 @@ const requestTimeout = 2 * time.Minute
 type Client struct {
 	Runtime cri.RuntimeService
 	Images  cri.ImageManagerService
+	// The plain clients of the same endpoints, for streaming and statistics.
+	RuntimeClient runtimeapi.RuntimeServiceClient
+	ImageClient   runtimeapi.ImageServiceClient
 }
 
 // Dial connects to the runtime and image endpoints (unix:// URLs); an empty imageEndpoint means the runtime serves both.
@@ -35,7 +40,30 @@ func Dial(ctx context.Context, endpoint, imageEndpoint string) (*Client, error) 
 	if err != nil {
 		return nil, fmt.Errorf("connect to image service %s: %w", imageEndpoint, err)
 	}
-	return &Client{Runtime: runtime, Images: images}, nil
+	runtimeConn, err := plain(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	imageConn := runtimeConn
+	if imageEndpoint != endpoint {
+		if imageConn, err = plain(imageEndpoint); err != nil {
+			return nil, err
+		}
+	}
+	return &Client{Runtime: runtime, Images: images,
+		RuntimeClient: runtimeapi.NewRuntimeServiceClient(runtimeConn), ImageClient: runtimeapi.NewImageServiceClient(imageConn)}, nil
+}
+
+// maxMessage is the most that a runtime may answer: listings of a full node exceed gRPC's default of 4 MiB.
+const maxMessage = 16 << 20
+
+func plain(endpoint string) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
+	}
+	return conn, nil
 }
 
 // CgroupDriver asks the runtime which driver it uses. A runtime that does not say uses cgroupfs.

@@ -4,8 +4,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"keelson.dev/kubelet-lite/cgroups"
 )
 
 const (
@@ -102,48 +103,5 @@ func IsSidecar(c *corev1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
-// QOSClass is the class that the API server has computed, or is computed here for pods it has not seen.
-func QOSClass(pod *corev1.Pod) corev1.PodQOSClass {
-	if pod.Status.QOSClass != "" {
-		return pod.Status.QOSClass
-	}
-	if pod.Spec.Resources != nil && (len(pod.Spec.Resources.Requests) > 0 || len(pod.Spec.Resources.Limits) > 0) {
-		return qosOf([]corev1.ResourceRequirements{*pod.Spec.Resources})
-	}
-	var all []corev1.ResourceRequirements
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			all = append(all, list[i].Resources)
-		}
-	}
-	return qosOf(all)
-}
-
-func qosOf(all []corev1.ResourceRequirements) corev1.PodQOSClass {
-	guaranteed, bestEffort := true, true
-	for _, r := range all {
-		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			request, limit := quantity(r.Requests, name), quantity(r.Limits, name)
-			if _, set := r.Requests[name]; !set {
-				request = limit
-			}
-			if !request.IsZero() || !limit.IsZero() {
-				bestEffort = false
-			}
-			if limit.IsZero() || request.Cmp(limit) != 0 {
-				guaranteed = false
-			}
-		}
-	}
-	switch {
-	case bestEffort:
-		return corev1.PodQOSBestEffort
-	case guaranteed:
-		return corev1.PodQOSGuaranteed
-	}
-	return corev1.PodQOSBurstable
-}
-
-func quantity(list corev1.ResourceList, name corev1.ResourceName) resource.Quantity {
-	return list[name]
-}
+// QOSClass is the pod's class of service.
+func QOSClass(pod *corev1.Pod) corev1.PodQOSClass { return cgroups.QoS(pod) }

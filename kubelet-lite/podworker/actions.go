@@ -1,0 +1,332 @@
+package podworker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+
+	"keelson.dev/kubelet-lite/cri"
+	"keelson.dev/kubelet-lite/images"
+	"keelson.dev/kubelet-lite/podplan"
+)
+
+// action is a step under way.
+type action struct {
+	podplan.Action
+	cancel  context.CancelFunc
+	release chan struct{} // Kill: the container's turn has come
+	hooked  bool          // Kill: preStop has been started
+}
+
+// failure is an error with the reason that a waiting container shows.
+type failure struct {
+	reason string
+	err    error
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// execute starts one action, or changes one that is under way: a kill may be hastened.
+func (w *worker) execute(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, planned podplan.Action) {
+	hooked := false
+	if old := w.inFlight[planned.Key]; old != nil {
+		if planned.Grace >= old.Grace {
+			old.Wait = false
+			close(old.release)
+			return
+		}
+		old.cancel()
+		hooked = old.hooked
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	a := &action{Action: planned, cancel: cancel, release: make(chan struct{}), hooked: hooked}
+	if !a.Wait {
+		close(a.release)
+	}
+	w.inFlight[a.Key] = a
+	run := w.handlerOf(a, pod, seen)
+	w.m.wg.Go(func() {
+		defer cancel()
+		apply, err := run(ctx)
+		w.finish(ctx, a, apply, err)
+	})
+}
+
+// finish hands the outcome to the worker. What was replaced by a later action of the same key no longer counts.
+func (w *worker) finish(ctx context.Context, a *action, apply func(), err error) {
+	outcome := func() {
+		if w.inFlight[a.Key] != a {
+			return
+		}
+		delete(w.inFlight, a.Key)
+		w.mu.Lock()
+		w.stale = true
+		w.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Info("Action did not succeed", "action", a.Kind, "container", a.Container, "err", err)
+			w.setBack(a.Key, err)
+		} else {
+			delete(w.setbacks, a.Key)
+		}
+		if apply != nil {
+			apply()
+		}
+	}
+	select {
+	case w.done <- outcome:
+	case <-w.m.ctx.Done():
+	}
+}
+
+func (w *worker) setBack(key podplan.Key, err error) {
+	count := w.setbacks[key].Count
+	s := podplan.Setback{Message: err.Error(), Count: count + 1, RetryAt: w.m.cfg.Clock.Now().Add(min(setbackStart<<min(count, 10), setbackMax))}
+	var f *failure
+	if errors.As(err, &f) {
+		s.Reason = f.reason
+	}
+	w.setbacks[key] = s
+}
+
+// dropStarts ends what only serves a start.
+func (w *worker) dropStarts() {
+	for key, a := range w.inFlight {
+		switch key.Kind {
+		case podplan.Pull, podplan.SetUpVolumes, podplan.Start:
+			a.cancel()
+		}
+	}
+}
+
+// step does an action. The function that it returns is called by the worker to record what was achieved.
+type step func(ctx context.Context) (apply func(), err error)
+
+func (w *worker) handlerOf(a *action, pod *corev1.Pod, seen *cri.Pod) step {
+	switch a.Kind {
+	case podplan.SetUpVolumes:
+		return func(ctx context.Context) (func(), error) { return w.setUpVolumes(ctx, pod) }
+	case podplan.CreateSandbox:
+		return func(ctx context.Context) (func(), error) {
+			return w.createSandbox(context.WithoutCancel(ctx), pod, a.Action)
+		}
+	case podplan.StopSandbox:
+		return func(ctx context.Context) (func(), error) {
+			return nil, ignoreGone(w.m.cfg.Runtime.Runtime.StopPodSandbox(context.WithoutCancel(ctx), a.Target))
+		}
+	case podplan.RemoveSandbox:
+		return func(ctx context.Context) (func(), error) {
+			return nil, ignoreGone(w.m.cfg.Runtime.Runtime.RemovePodSandbox(context.WithoutCancel(ctx), a.Target))
+		}
+	case podplan.RemoveContainer:
+		return func(ctx context.Context) (func(), error) { return nil, w.removeContainer(ctx, pod, seen, a.Target) }
+	case podplan.Pull:
+		return func(ctx context.Context) (func(), error) { return w.pull(ctx, pod, a.Container) }
+	case podplan.Start:
+		image := w.images[a.Container]
+		return func(ctx context.Context) (func(), error) { return w.start(ctx, pod, seen, a.Action, image) }
+	case podplan.Kill:
+		return func(ctx context.Context) (func(), error) { return nil, w.kill(ctx, pod, seen, a) }
+	case podplan.Resize:
+		return func(ctx context.Context) (func(), error) { return nil, w.resize(ctx, pod, seen, a.Action) }
+	}
+	return func(context.Context) (func(), error) { return nil, fmt.Errorf("unknown action %q", a.Kind) }
+}
+
+func ignoreGone(err error) error {
+	if cri.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func (w *worker) setUpVolumes(ctx context.Context, pod *corev1.Pod) (func(), error) {
+	if err := w.m.cfg.Volumes.SetUp(ctx, pod); err != nil {
+		if ctx.Err() == nil {
+			for _, e := range unjoin(err) {
+				w.event(pod, "", corev1.EventTypeWarning, "FailedMount", "%v", e)
+			}
+		}
+		return nil, err
+	}
+	return func() { w.volumes = true }, nil
+}
+
+func unjoin(err error) []error {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, a podplan.Action) (func(), error) {
+	runtime := w.m.cfg.Runtime.Runtime
+	for _, id := range a.Sandboxes {
+		if err := ignoreGone(runtime.StopPodSandbox(ctx, id)); err != nil {
+			return nil, fmt.Errorf("stop old sandbox: %w", err)
+		}
+	}
+	if len(a.Sandboxes) > 0 {
+		w.event(pod, "", corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+	}
+	for _, id := range a.Containers {
+		if err := ignoreGone(runtime.RemoveContainer(ctx, id)); err != nil {
+			return nil, fmt.Errorf("remove old init container: %w", err)
+		}
+	}
+	handler, err := w.runSandbox(ctx, pod, a)
+	if err != nil {
+		w.event(pod, "", corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
+		return nil, err
+	}
+	return func() { w.handler = handler }, nil
+}
+
+func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, a podplan.Action) (handler string, err error) {
+	if handler, err = w.m.cfg.RuntimeHandler(ctx, pod); err != nil {
+		return "", err
+	}
+	if err := w.m.cfg.Cgroups.EnsurePod(pod); err != nil {
+		return "", err
+	}
+	config, err := w.m.cfg.Node.SandboxConfig(pod, uint32(a.Attempt))
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
+		return "", fmt.Errorf("make log directory: %w", err)
+	}
+	_, err = w.m.cfg.Runtime.Runtime.RunPodSandbox(ctx, config, handler)
+	return handler, err
+}
+
+func (w *worker) pull(ctx context.Context, pod *corev1.Pod, name string) (func(), error) {
+	c := container(pod, name)
+	image, err := w.m.cfg.Images.Ensure(ctx, pod, c, w.handler)
+	known := podplan.Image{Name: c.Image}
+	var why *images.Error
+	switch {
+	case err == nil:
+		known.Ref, known.User = image.Ref, image.User
+	case errors.As(err, &why):
+		known.Reason, known.Message, known.RetryAt = why.Reason, why.Message, why.RetryAt
+	default:
+		return nil, err
+	}
+	return func() { w.images[name] = known }, nil
+}
+
+// container finds a container of any kind by name.
+func container(pod *corev1.Pod, name string) *corev1.Container {
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		if e := &pod.Spec.EphemeralContainers[i]; e.Name == name {
+			c := corev1.Container(e.EphemeralContainerCommon)
+			return &c
+		}
+	}
+	return nil
+}
+
+func (w *worker) removeContainer(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, id string) error {
+	if err := ignoreGone(w.m.cfg.Runtime.Runtime.RemoveContainer(context.WithoutCancel(ctx), id)); err != nil {
+		return err
+	}
+	for _, c := range seen.Containers {
+		if c.ID == id && c.LogPath != "" {
+			os.Remove(w.legacyLog(pod, c.Name, id)) // best effort, as the links are a courtesy
+			if rotated, err := filepath.Glob(c.LogPath + "*"); err == nil {
+				for _, path := range rotated {
+					os.Remove(path)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// release hands back what a stopped pod still holds: volumes and cgroups.
+func (w *worker) release(ctx context.Context, pod *corev1.Pod) {
+	key := podplan.Key{Kind: "Release"}
+	if w.inFlight[key] != nil || w.setbacks[key].RetryAt.After(w.m.cfg.Clock.Now()) {
+		return
+	}
+	w.m.cfg.Probes.Remove(pod.UID)
+	a := &action{Action: podplan.Action{Key: key}, cancel: func() {}}
+	w.inFlight[key] = a
+	w.m.wg.Go(func() {
+		err := errors.Join(w.m.cfg.Volumes.TearDown(ctx, pod.UID), w.m.cfg.Cgroups.RemovePod(pod.UID))
+		apply := func() {
+			if err != nil {
+				w.later(w.setbacks[key].RetryAt)
+				return
+			}
+			w.mu.Lock()
+			w.released = true
+			w.mu.Unlock()
+			w.m.cfg.Stopped(pod)
+		}
+		w.finish(ctx, a, apply, err)
+	})
+}
+
+// later wakes the worker at a time that no plan knows of.
+func (w *worker) later(t time.Time) {
+	delay := max(t.Sub(w.m.cfg.Clock.Now()), setbackStart)
+	w.m.wg.Go(func() {
+		select {
+		case <-w.m.cfg.Clock.After(delay):
+			w.update(func() {})
+		case <-w.m.ctx.Done():
+		}
+	})
+}
+
+// purge removes the last traces of a pod that is gone from its source. It reports whether all are gone.
+func (w *worker) purge(ctx context.Context, pod *corev1.Pod, seen *cri.Pod) bool {
+	key := podplan.Key{Kind: "Purge"}
+	if w.purged || w.inFlight[key] != nil {
+		return w.purged
+	}
+	a := &action{Action: podplan.Action{Key: key}, cancel: func() {}}
+	w.inFlight[key] = a
+	w.m.wg.Go(func() {
+		err := w.purgeNow(context.WithoutCancel(ctx), pod, seen)
+		apply := func() {
+			if w.purged = err == nil; !w.purged {
+				w.later(w.setbacks[key].RetryAt)
+			}
+		}
+		w.finish(ctx, a, apply, err)
+	})
+	return false
+}
+
+func (w *worker) purgeNow(ctx context.Context, pod *corev1.Pod, seen *cri.Pod) error {
+	var errs []error
+	for _, c := range seen.Containers {
+		errs = append(errs, w.removeContainer(ctx, pod, seen, c.ID))
+	}
+	for _, s := range seen.Sandboxes {
+		errs = append(errs, ignoreGone(w.m.cfg.Runtime.Runtime.RemovePodSandbox(ctx, s.ID)))
+	}
+	errs = append(errs, os.RemoveAll(cri.PodLogDir(w.m.cfg.Node.PodLogsRoot, pod)))
+	return errors.Join(errs...)
+}
+
+func (w *worker) event(pod *corev1.Pod, container, kind, reason, format string, args ...any) {
+	w.m.cfg.Recorder.Event(cri.ContainerReference(pod, container), kind, reason, fmt.Sprintf(format, args...))
+}

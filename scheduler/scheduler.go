@@ -1,12 +1,38 @@
 // Package scheduler gives every pending pod a node. It watches pods and nodes, decides one pod at a time against a snapshot of
 // the cluster, and binds in the background; the plugins that decide live under plugins/.
+//
+//	queue.Pop -> decide: prefilter, filter (postfilter), score -> assume, reserve, permit -> [goroutine] prebind, bind, postbind
+//	    ^------------- fail: the condition, an event, and back into the queue ------------'
 package scheduler
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/klog/v2"
+	configv1 "k8s.io/kube-scheduler/config/v1"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"keelson.dev/internal/apiclient"
+	"keelson.dev/scheduler/cache"
+	"keelson.dev/scheduler/profile"
+	"keelson.dev/scheduler/queue"
 )
 
 // Config says how a scheduler runs.
@@ -15,11 +41,205 @@ type Config struct {
 	RESTConfig *rest.Config
 	// LeaderElect makes the scheduler wait for the Lease kube-system/kube-scheduler before it works.
 	LeaderElect bool
+	// Identity is the name in the Lease. A name that stays the same over a restart lets the restarted scheduler go on at once;
+	// it must be unique among those that run. Empty means the host name and a random part.
+	Identity string
 	// ConfigFile is a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1). Empty means the defaults.
 	ConfigFile string
+	// Plugins are further plugins that the configuration may enable.
+	Plugins []profile.Plugin
 }
+
+// Leases are renewed and taken over as upstream's components do.
+const (
+	leaseName     = "kube-scheduler"
+	leaseDuration = 15 * time.Second
+	renewDeadline = 10 * time.Second
+	retryPeriod   = 2 * time.Second
+)
+
+// defaultParallelism is how many goroutines filter nodes, as upstream has it.
+const defaultParallelism = 16
+
+// maxBindings bounds the pods that are being bound: each may wait for volumes, and each holds a goroutine.
+const maxBindings = 1024
 
 // Run schedules until ctx ends. It returns nil when ctx is cancelled and an error when it cannot go on, such as a lost lease.
 func Run(ctx context.Context, cfg Config) error {
-	return errors.New("scheduler: not built yet")
+	conf, err := loadConfig(cfg.ConfigFile)
+	if err != nil {
+		return err
+	}
+	restConfig := apiclient.Config(cfg.RESTConfig, "scheduler")
+	client, err := apiclient.Clientset(restConfig)
+	if err != nil {
+		return err
+	}
+	s, err := newScheduler(ctx, client, restConfig, conf, cfg.Plugins)
+	if err != nil {
+		return err
+	}
+	if !cfg.LeaderElect {
+		return s.run(ctx, func(ctx context.Context) error { s.loop(ctx); return nil })
+	}
+	return s.run(ctx, func(ctx context.Context) error { return lead(ctx, client, cfg.Identity, s.loop) })
+}
+
+// lead runs work while this process holds the lease.
+func lead(ctx context.Context, client kubernetes.Interface, identity string, work func(context.Context)) error {
+	if identity == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("read host name: %w", err)
+		}
+		identity = host + "_" + string(uuid.NewUUID())
+	}
+	done := make(chan struct{})
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Name: leaseName,
+		Lock: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: leaseName},
+			Client:     client.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
+		},
+		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
+		ReleaseOnCancel: true,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(ctx context.Context) { defer close(done); work(ctx) },
+			OnStoppedLeading: func() {},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("build leader elector: %w", err)
+	}
+	elector.Run(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	<-done
+	return errors.New("the lease kube-system/kube-scheduler is lost")
+}
+
+// Scheduler is a running scheduler.
+type Scheduler struct {
+	client    kubernetes.Interface
+	informers informers.SharedInformerFactory
+	pods      corelisters.PodLister
+	cache     *cache.Cache
+	snapshot  *cache.Snapshot
+	queue     *queue.Queue
+	profiles  map[string]*profile.Profile
+	recorder  events.EventRecorderLogger
+	events    events.EventBroadcaster
+	status    *statusWriter
+	workers   fwk.Parallelizer
+	extenders []fwk.Extender
+
+	bindings  chan struct{}
+	inBinding sync.WaitGroup
+	// nextStart is where the next scan of the nodes begins, so that scans that stop early share the nodes evenly.
+	nextStart int
+}
+
+func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *rest.Config, conf *configv1.KubeSchedulerConfiguration, extra []profile.Plugin) (*Scheduler, error) {
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
+	parallelism := defaultParallelism
+	if conf.Parallelism != nil {
+		parallelism = int(*conf.Parallelism)
+	}
+	s := &Scheduler{
+		client:    client,
+		informers: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
+		cache:     cache.New(),
+		snapshot:  cache.NewSnapshot(),
+		profiles:  map[string]*profile.Profile{},
+		recorder:  broadcaster.NewRecorder(scheme.Scheme, "default-scheduler"),
+		events:    broadcaster,
+		status:    newStatusWriter(client),
+		workers:   profile.Workers{Parallelism: parallelism},
+		bindings:  make(chan struct{}, maxBindings),
+	}
+	s.pods = s.podInformer().Lister()
+	shared := &profile.Shared{
+		Client: client, RESTConfig: restConfig, Informers: s.informers, Recorder: s.recorder, Snapshot: s.snapshot, Workers: s.workers,
+	}
+	specs, err := profileSpecs(conf, extra)
+	if err != nil {
+		return nil, err
+	}
+	qc := queue.Config{
+		PreEnqueue: map[string][]fwk.PreEnqueuePlugin{},
+		Hints:      map[string][]queue.Hint{},
+	}
+	if conf.PodInitialBackoffSeconds != nil {
+		qc.InitialBackoff = time.Duration(*conf.PodInitialBackoffSeconds) * time.Second
+	}
+	if conf.PodMaxBackoffSeconds != nil {
+		qc.MaxBackoff = time.Duration(*conf.PodMaxBackoffSeconds) * time.Second
+	}
+	for _, spec := range specs {
+		p, err := profile.New(ctx, spec.name, spec.plugins, shared)
+		if err != nil {
+			return nil, err
+		}
+		p.PercentageOfNodesToScore = spec.percentage
+		s.profiles[spec.name] = p
+		qc.Less = p.Less()
+		qc.PreEnqueue[spec.name] = p.PreEnqueuePlugins()
+		if qc.Hints[spec.name], err = p.Hints(ctx); err != nil {
+			return nil, err
+		}
+	}
+	s.queue = queue.New(qc)
+	shared.Queue = s.queue
+	return s, s.watch(ctx, qc.Hints)
+}
+
+// run starts what works in the background, waits for the caches, does the work, and drains.
+func (s *Scheduler) run(ctx context.Context, work func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := s.events.StartRecordingToSinkWithContext(ctx); err != nil {
+		return fmt.Errorf("start event recorder: %w", err)
+	}
+	defer s.events.Shutdown()
+
+	var background sync.WaitGroup
+	background.Go(func() { s.queue.Run(ctx) })
+	background.Go(func() { s.status.run(ctx) })
+	s.informers.StartWithContext(ctx)
+	defer s.informers.Shutdown()
+	for kind, synced := range s.informers.WaitForCacheSync(ctx.Done()) {
+		if !synced && ctx.Err() == nil {
+			return fmt.Errorf("the cache of %v did not sync", kind)
+		}
+	}
+	err := work(ctx)
+	cancel()
+	s.inBinding.Wait()
+	background.Wait()
+	return err
+}
+
+// loop schedules until ctx ends.
+func (s *Scheduler) loop(ctx context.Context) {
+	klog.FromContext(ctx).Info("Scheduling", "profiles", len(s.profiles))
+	stop := context.AfterFunc(ctx, s.queue.Close)
+	defer stop()
+	for s.scheduleOne(ctx) {
+	}
+}
+
+// trim drops what no plugin reads from objects before they are cached.
+func trim(obj any) (any, error) {
+	if m, err := meta.Accessor(obj); err == nil {
+		m.SetManagedFields(nil)
+	}
+	return obj, nil
+}
+
+// responsible says whether one of the profiles schedules the pod.
+func (s *Scheduler) responsible(pod *corev1.Pod) bool {
+	_, ok := s.profiles[pod.Spec.SchedulerName]
+	return ok
 }

@@ -1,0 +1,85 @@
+package scheduler
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"keelson.dev/scheduler/profile"
+	"keelson.dev/scheduler/queue"
+)
+
+// place counts the pod on its node, reserves what it needs there, and binds it in the background.
+func (s *Scheduler) place(ctx context.Context, prof *profile.Profile, state *profile.State, p *queue.Pod, node string) {
+	pod := p.Pod().DeepCopy()
+	pod.Spec.NodeName = node
+	if err := s.cache.Assume(p.PodInfo.WithPod(pod), node); err != nil {
+		s.fail(ctx, p, &failure{status: fwk.AsStatus(err), diagnosis: profile.NewDiagnosis(), message: err.Error()})
+		return
+	}
+	s.queue.Nominator.DeleteNominatedPodIfExists(pod)
+	if status := prof.RunReservePluginsReserve(ctx, state, pod, node); !status.IsSuccess() {
+		s.unplace(ctx, prof, state, p, pod, node, status)
+		return
+	}
+	permit := prof.RunPermit(ctx, state, pod, node)
+	if !permit.IsSuccess() && !permit.IsWait() {
+		s.unplace(ctx, prof, state, p, pod, node, permit)
+		return
+	}
+	s.bindings <- struct{}{}
+	s.inBinding.Go(func() {
+		defer func() { <-s.bindings }()
+		if status := s.bind(ctx, prof, state, pod, node); !status.IsSuccess() {
+			s.unplace(ctx, prof, state, p, pod, node, status)
+			return
+		}
+		s.queue.Done(pod.UID)
+	})
+}
+
+// bind waits for permission, prepares and binds.
+func (s *Scheduler) bind(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod, node string) *fwk.Status {
+	if status := prof.WaitOnPermit(ctx, pod); !status.IsSuccess() {
+		return status
+	}
+	bindCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	prof.AddPodInPreBind(pod.UID, cancel)
+	defer prof.RemovePodInPreBind(pod.UID)
+	if status := prof.RunPreBind(bindCtx, state, pod, node); !status.IsSuccess() {
+		return status
+	}
+	if !prof.GetPodInPreBind(pod.UID).MarkPrebound() {
+		return fwk.AsStatus(context.Cause(bindCtx))
+	}
+	if handled, status := s.extenderBind(pod, node); handled {
+		if !status.IsSuccess() {
+			return status
+		}
+	} else if status := prof.RunBind(ctx, state, pod, node); !status.IsSuccess() {
+		return status
+	}
+	s.recorder.WithLogger(klog.FromContext(ctx)).Eventf(pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding",
+		"Successfully assigned %v/%v to %v", pod.Namespace, pod.Name, node)
+	prof.RunPostBind(ctx, state, pod, node)
+	return nil
+}
+
+// unplace takes back what place did, after a plugin refused or the binding failed.
+func (s *Scheduler) unplace(ctx context.Context, prof *profile.Profile, state *profile.State, p *queue.Pod, pod *corev1.Pod, node string, status *fwk.Status) {
+	prof.RunReservePluginsUnreserve(ctx, state, pod, node)
+	s.cache.Forget(pod)
+	// Others may take the room; the pod itself is still in flight and does not react to this.
+	s.queue.Happened(ctx, fwk.ClusterEvent{Resource: fwk.AssignedPod, ActionType: fwk.Delete}, pod, nil)
+	d := profile.NewDiagnosis()
+	message := status.Message()
+	if status.IsRejected() {
+		d.Blame(status)
+		d.NodeStatus[node] = status
+		message = explain(d, len(d.NodeStatus))
+	}
+	s.fail(ctx, p, &failure{status: status, diagnosis: d, message: message})
+}

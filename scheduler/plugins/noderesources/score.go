@@ -1,0 +1,204 @@
+package noderesources
+
+import (
+	"context"
+	"math"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	configv1 "k8s.io/kube-scheduler/config/v1"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"keelson.dev/scheduler/nodeinfo"
+)
+
+// usage is one resource on one node if the pod were there.
+type usage struct{ requested, allocatable, weight int64 }
+
+func (u usage) fraction() float64 { return min(1, float64(u.requested)/float64(u.allocatable)) }
+
+// formula turns the usages of a node into a score in [0, fwk.MaxScore].
+type formula func([]usage) int64
+
+// scorer implements the score part of a plugin.
+type scorer struct {
+	resources []configv1.ResourceSpec
+	formula   formula
+	// actual counts what containers request; otherwise CPU and memory are counted with the defaults for containers without.
+	actual bool
+}
+
+func newScorer(resources []configv1.ResourceSpec, f formula) scorer {
+	if len(resources) == 0 {
+		resources = []configv1.ResourceSpec{{Name: string(corev1.ResourceCPU)}, {Name: string(corev1.ResourceMemory)}}
+	}
+	return scorer{resources: resources, formula: f}
+}
+
+type podUsage []int64 // what the pod requests of each of the scorer's resources
+
+// Clone implements fwk.StateData.
+func (p podUsage) Clone() fwk.StateData { return p }
+
+func (s *scorer) key() fwk.StateKey {
+	if s.actual {
+		return "PreScore" + BalancedName
+	}
+	return "PreScore" + FitName
+}
+
+// PreScore implements fwk.PreScorePlugin.
+func (s *scorer) PreScore(_ context.Context, state fwk.CycleState, pod *corev1.Pod, _ []fwk.NodeInfo) *fwk.Status {
+	use := s.usageOf(pod)
+	if s.actual && allZero(use) {
+		return fwk.NewStatus(fwk.Skip) // the pod changes no balance
+	}
+	state.Write(s.key(), use)
+	return nil
+}
+
+func allZero(values []int64) bool {
+	for _, v := range values {
+		if v != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *scorer) usageOf(pod *corev1.Pod) podUsage {
+	list := nodeinfo.PodRequests(pod)
+	requests := nodeinfo.NewResource(list)
+	if !s.actual {
+		requests.MilliCPU, requests.Memory = nodeinfo.NonZeroRequests(pod, list)
+	}
+	use := make(podUsage, len(s.resources))
+	for i, spec := range s.resources {
+		use[i] = requests.Of(corev1.ResourceName(spec.Name))
+	}
+	return use
+}
+
+// Score implements fwk.ScorePlugin.
+func (s *scorer) Score(_ context.Context, state fwk.CycleState, pod *corev1.Pod, node fwk.NodeInfo) (int64, *fwk.Status) {
+	use, err := state.Read(s.key())
+	if err != nil {
+		use = s.usageOf(pod) // a caller that runs scores alone
+	}
+	usages := make([]usage, 0, len(s.resources))
+	for i, spec := range s.resources {
+		name := corev1.ResourceName(spec.Name)
+		mine := use.(podUsage)[i]
+		u := usage{allocatable: nodeinfo.OfInterface(node.GetAllocatable(), name), weight: max(spec.Weight, 1)}
+		if u.allocatable == 0 || (mine == 0 && scalar(name)) {
+			continue
+		}
+		requested := node.GetRequested()
+		if !s.actual && (name == corev1.ResourceCPU || name == corev1.ResourceMemory) {
+			requested = node.GetNonZeroRequested()
+		}
+		u.requested = nodeinfo.OfInterface(requested, name) + mine
+		usages = append(usages, u)
+	}
+	return s.formula(usages), nil
+}
+
+// ScoreExtensions implements fwk.ScorePlugin.
+func (*scorer) ScoreExtensions() fwk.ScoreExtensions { return nil }
+
+func scalar(name corev1.ResourceName) bool {
+	return strings.Contains(string(name), "/") || strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
+}
+
+func weightedMean(usages []usage, score func(usage) int64) int64 {
+	var sum, weights int64
+	for _, u := range usages {
+		sum += score(u) * u.weight
+		weights += u.weight
+	}
+	if weights == 0 {
+		return 0
+	}
+	return sum / weights
+}
+
+func leastAllocated(usages []usage) int64 {
+	return weightedMean(usages, func(u usage) int64 {
+		return max(0, (u.allocatable-u.requested)*fwk.MaxScore/u.allocatable)
+	})
+}
+
+func mostAllocated(usages []usage) int64 {
+	return weightedMean(usages, func(u usage) int64 {
+		return min(u.requested, u.allocatable) * fwk.MaxScore / u.allocatable
+	})
+}
+
+// capacityRatio scores by a curve through points of utilization (in %) and score (0 to 10).
+func capacityRatio(shape []configv1.UtilizationShapePoint) formula {
+	const shapeMax = 10
+	at := func(utilization int64) int64 {
+		prev := shape[0]
+		for _, point := range shape {
+			if utilization <= int64(point.Utilization) {
+				if point == prev {
+					return int64(point.Score) * fwk.MaxScore / shapeMax
+				}
+				run, rise := int64(point.Utilization-prev.Utilization), int64(point.Score-prev.Score)
+				return (int64(prev.Score) + rise*(utilization-int64(prev.Utilization))/run) * fwk.MaxScore / shapeMax
+			}
+			prev = point
+		}
+		return int64(prev.Score) * fwk.MaxScore / shapeMax
+	}
+	return func(usages []usage) int64 {
+		return weightedMean(usages, func(u usage) int64 {
+			if u.requested > u.allocatable {
+				return at(100)
+			}
+			return at(u.requested * 100 / u.allocatable)
+		})
+	}
+}
+
+// BalancedName is the name of the plugin that keeps a node's resources in proportion.
+const BalancedName = "NodeResourcesBalancedAllocation"
+
+// Balanced prefers nodes on which CPU and memory would be used to a similar degree, so that neither strands the other.
+type Balanced struct{ scorer }
+
+// NewBalanced makes the plugin.
+func NewBalanced(_ context.Context, args runtime.Object, _ fwk.Handle) (fwk.Plugin, error) {
+	var resources []configv1.ResourceSpec
+	if a, ok := args.(*configv1.NodeResourcesBalancedAllocationArgs); ok {
+		resources = a.Resources
+	}
+	b := &Balanced{newScorer(resources, balance)}
+	b.actual = true
+	return b, nil
+}
+
+// Name implements fwk.Plugin.
+func (*Balanced) Name() string { return BalancedName }
+
+// EventsToRegister implements fwk.EnqueueExtensions: it refuses no pod.
+func (*Balanced) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {
+	return nil, nil
+}
+
+// balance is 1 minus the standard deviation of the used fractions.
+func balance(usages []usage) int64 {
+	if len(usages) == 0 {
+		return fwk.MaxScore
+	}
+	var mean float64
+	for _, u := range usages {
+		mean += u.fraction() / float64(len(usages))
+	}
+	var variance float64
+	for _, u := range usages {
+		variance += (u.fraction() - mean) * (u.fraction() - mean) / float64(len(usages))
+	}
+	return int64((1 - math.Sqrt(variance)) * float64(fwk.MaxScore))
+}

@@ -8,6 +8,7 @@ need libc6-dev
 need libseccomp-dev
 need pkg-config
 need nftables
+need busybox-static
 need iproute2
 [ -z "$want" ] && exit 0
 command -v apt-get >/dev/null || { echo "please install:$want" >&2; exit 1; }

@@ -11,6 +11,7 @@ const (
 	Pause   = "registry.k8s.io/pause:3.10.2"
 	CoreDNS = "registry.keelson.dev/coredns:1.14.7"
 	Demo    = "registry.keelson.dev/demo:1"
+	Toolbox = "registry.keelson.dev/toolbox:1"
 )
 
 // BuildBundled makes the bundled images from the binaries in dir and writes them into its OCI layout dir/images.
@@ -27,6 +28,10 @@ func BuildBundled(dir string) error {
 		{
 			Ref: Demo, User: "65532:65532", Entrypoint: []string{"/demo"}, Ports: []string{"8080/tcp"},
 			Files: map[string]string{"demo": filepath.Join(dir, "demo")},
+		},
+		{ // a shell and its friends, to look around with, and a client for HTTP
+			Ref: Toolbox, Cmd: []string{"/bin/sh"}, Env: []string{"PATH=/bin"},
+			Files: map[string]string{"/": filepath.Join(dir, "toolbox"), "bin/demo": filepath.Join(dir, "demo")},
 		},
 	}
 	target := filepath.Join(dir, "images")

@@ -118,7 +118,9 @@ func collect(tree map[string]string, target, source string) error {
 		if err != nil {
 			return err
 		}
-		tree[filepath.Join(target, below)] = path
+		if inside := filepath.Join(target, below); inside != "." {
+			tree[inside] = path
+		}
 		return nil
 	})
 }

@@ -1,0 +1,9 @@
+#!/bin/bash
+# Runs the unit tests, and then, unless told "unit", the end-to-end tests on a cluster of their own.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+echo "test: unit tests"
+go test -p 2 ./... 2>&1 | { grep -v 'no test files' || true; }
+[ "${1:-}" = unit ] && exit 0
+echo "test: end to end"
+go test -count=1 -timeout 30m -tags e2e ./lab/e2e/...

@@ -5,7 +5,6 @@ import (
 	"net"
 
 	"github.com/spf13/pflag"
-	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	cliflag "k8s.io/component-base/cli/flag"
 	utilnet "k8s.io/utils/net"
 )
@@ -19,7 +18,6 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	o.Tracing.AddFlags(fs)
 	o.APIs.AddFlags(fs)
 	o.Etcd.AddFlags(fs)
-	utilfeature.DefaultMutableFeatureGate.AddFlag(fs)
 	o.addEmbeddedFlags(fs)
 	o.Authentication.addFlags(fs)
 	o.Authorization.addFlags(fs)

@@ -1,10 +1,85 @@
 package server
 
 import (
+	"context"
+	"fmt"
+	"net"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/utils/clock"
+
+	"keelson.dev/apiserver/services"
 )
 
-// hang adds to the stores what rows cannot say, and serves the subresources that are no plain part of an object.
+// hang adds to the stores what rows cannot say, serves the subresources that are no plain part of an object, and starts what
+// keeps them.
 func (c *config) hang(kinds kinds, served storages, server *genericapiserver.GenericAPIServer) error {
-	return nil
+	kubernetes, allocator, err := c.newServices(kinds, server)
+	if err != nil {
+		return err
+	}
+	hooks := c.bootHooks()
+	hooks = append(hooks,
+		hook{"start-service-ip-repair-controllers", allocator.Repair},
+		hook{"bootstrap-controller", kubernetes.Run},
+	)
+	if err := addHooks(server, hooks); err != nil {
+		return err
+	}
+	return server.AddPreShutdownHook("stop-kube-apiserver-endpoints", func() error {
+		return kubernetes.Stop(context.Background())
+	})
+}
+
+// newServices sets up the allocation of addresses and ports, and what keeps the service default/kubernetes.
+func (c *config) newServices(kinds kinds, server *genericapiserver.GenericAPIServer) (*services.Kubernetes, *services.Allocator, error) {
+	ranges, err := c.rawStorage(server, schema.GroupResource{Resource: "servicenodeportallocations"})
+	if err != nil {
+		return nil, nil, err
+	}
+	allocator := services.New(services.Config{
+		Services:  kinds[corev1.Resource("services")],
+		Addresses: kinds[networkingv1.Resource("ipaddresses")],
+		CIDRs:     kinds[networkingv1.Resource("servicecidrs")],
+		Ranges:    services.NewRanges(ranges),
+		Default:   c.cidrs, NodePorts: c.options.ServiceNodePortRange, Clock: clock.RealClock{},
+	})
+	_, port, err := c.generic.SecureServing.HostPort()
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the serving port: %w", err)
+	}
+	kubernetes := &services.Kubernetes{
+		Client: c.client, NodePort: c.options.KubernetesServiceNodePort,
+		Address: c.options.Run.AdvertiseAddress, Port: port, CIDRs: c.cidrs,
+	}
+	first, err := firstServiceIP(c.cidrs[0])
+	if err != nil {
+		return nil, nil, err
+	}
+	kubernetes.ServiceIPs = []net.IP{first}
+	if c.options.EndpointReconcilerType == "lease" {
+		if kubernetes.Leases, err = c.rawStorage(server, schema.GroupResource{Resource: "apiServerIPInfo"}); err != nil {
+			return nil, nil, err
+		}
+	}
+	return kubernetes, allocator, nil
+}
+
+// rawStorage opens the store for what is no API resource: no watch cache, no REST.
+func (c *config) rawStorage(server *genericapiserver.GenericAPIServer, gr schema.GroupResource) (storage.Interface, error) {
+	cfg, err := c.factory.NewConfig(gr, nil)
+	if err != nil {
+		return nil, fmt.Errorf("storage of %s: %w", gr, err)
+	}
+	opened, destroy, err := generic.NewRawStorage(cfg, nil, nil, "")
+	if err != nil {
+		return nil, fmt.Errorf("storage of %s: %w", gr, err)
+	}
+	server.RegisterDestroyFunc(destroy)
+	return opened, nil
 }

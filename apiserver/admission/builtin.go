@@ -1,0 +1,119 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/initializer"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// dependencies are what a plugin of ours is built from.
+type dependencies struct {
+	client     kubernetes.Interface
+	factory    informers.SharedInformerFactory
+	authorizer authorizer.UnconditionalAuthorizer
+}
+
+// hooks is what a plugin does. A nil hook does nothing.
+type hooks struct {
+	admit    func(ctx context.Context, a admission.Attributes) error // may change the object
+	validate func(ctx context.Context, a admission.Attributes) error
+	synced   []cache.InformerSynced // what must have been read before the hooks can judge
+}
+
+// own is a line of the chain that is written here: for which operations on which resources, and how its hooks are built.
+func own(name string, operations []admission.Operation, build func(dependencies) hooks, resources ...schema.GroupResource) plugin {
+	return plugin{name: name, register: func(plugins *admission.Plugins) {
+		plugins.Register(name, func(io.Reader) (admission.Interface, error) {
+			return &builtin{Handler: admission.NewHandler(operations...), build: build, resources: resources}, nil
+		})
+	}}
+}
+
+// builtin turns hooks into a plugin of the library.
+type builtin struct {
+	*admission.Handler
+	dependencies
+	hooks
+	build     func(dependencies) hooks
+	resources []schema.GroupResource
+}
+
+var (
+	_ admission.MutationInterface                  = &builtin{}
+	_ admission.ValidationInterface                = &builtin{}
+	_ initializer.WantsExternalKubeClientSet       = &builtin{}
+	_ initializer.WantsExternalKubeInformerFactory = &builtin{}
+	_ initializer.WantsUnconditionalAuthorizer     = &builtin{}
+)
+
+func (b *builtin) SetExternalKubeClientSet(client kubernetes.Interface) { b.client = client }
+
+func (b *builtin) SetExternalKubeInformerFactory(factory informers.SharedInformerFactory) {
+	b.factory = factory
+}
+
+func (b *builtin) SetUnconditionalAuthorizer(auth authorizer.UnconditionalAuthorizer) {
+	b.authorizer = auth
+}
+
+// ValidateInitialization builds the hooks: all dependencies are there, and the informers have not started yet.
+func (b *builtin) ValidateInitialization() error {
+	if b.client == nil || b.factory == nil || b.authorizer == nil {
+		return errors.New("missing client, informers or authorizer")
+	}
+	b.hooks = b.build(b.dependencies)
+	synced := b.synced
+	b.SetReadyFunc(func() bool {
+		return !slices.ContainsFunc(synced, func(has cache.InformerSynced) bool { return !has() })
+	})
+	return nil
+}
+
+// Admit runs the hook that may change the object.
+func (b *builtin) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	return b.run(ctx, a, b.hooks.admit)
+}
+
+// Validate runs the hook that only judges.
+func (b *builtin) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	return b.run(ctx, a, b.hooks.validate)
+}
+
+func (b *builtin) run(ctx context.Context, a admission.Attributes, hook func(context.Context, admission.Attributes) error) error {
+	if hook == nil || !slices.Contains(b.resources, a.GetResource().GroupResource()) {
+		return nil
+	}
+	if !b.WaitForReady() {
+		return admission.NewForbidden(a, errors.New("not yet ready to handle request"))
+	}
+	return hook(ctx, a)
+}
+
+// mainResource tells whether a request is about the object itself.
+func mainResource(a admission.Attributes) bool { return a.GetSubresource() == "" }
+
+// objectOf returns the new object as its type. Admission sees only what the registry has decoded, so a mismatch is an error of ours.
+func objectOf[T any](a admission.Attributes) (T, error) {
+	obj, ok := a.GetObject().(T)
+	if !ok {
+		return obj, admission.NewForbidden(a, errors.New("unexpected object type"))
+	}
+	return obj, nil
+}
+
+func oldOf[T any](a admission.Attributes) (T, error) {
+	obj, ok := a.GetOldObject().(T)
+	if !ok {
+		return obj, admission.NewForbidden(a, errors.New("unexpected type of the old object"))
+	}
+	return obj, nil
+}

@@ -1,0 +1,167 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/storage/names"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
+
+	"keelson.dev/apiserver/authorization/node"
+)
+
+const (
+	defaultAccount    = "default"
+	tokenMountPath    = "/var/run/secrets/kubernetes.io/serviceaccount"
+	tokenVolumePrefix = "kube-api-access-"
+	tokenSeconds      = 3607 // odd on purpose: tokens.projectedLifetimeSeconds recognizes it
+	rootCAConfigMap   = "kube-root-ca.crt"
+
+	// accountWait bounds the wait for a default account: its controller makes it just after the namespace.
+	accountWait  = 2 * time.Second
+	accountRetry = 100 * time.Millisecond
+)
+
+// serviceAccount gives each pod an account, a token of it, and its image pull secrets.
+func serviceAccount(d dependencies) hooks {
+	informer := d.factory.Core().V1().ServiceAccounts()
+	lister := informer.Lister()
+	get := func(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
+		if account, err := lister.ServiceAccounts(namespace).Get(name); err == nil {
+			return account, nil
+		}
+		account, err := d.client.CoreV1().ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) || name != defaultAccount {
+			return account, err
+		}
+		// Whoever makes a namespace and a pod in it at once should not have to know about the controller in between. The cache is
+		// fed by a watch, so looking into it again is cheap.
+		found := err
+		_ = wait.PollUntilContextTimeout(ctx, accountRetry, accountWait, false, func(context.Context) (bool, error) {
+			account, found = lister.ServiceAccounts(namespace).Get(name)
+			return found == nil, nil
+		})
+		return account, found
+	}
+	return hooks{
+		synced: []cache.InformerSynced{informer.Informer().HasSynced},
+		admit: func(ctx context.Context, a admission.Attributes) error {
+			pod, ok := a.GetObject().(*corev1.Pod)
+			if !ok || a.GetOperation() != admission.Create || !mainResource(a) || isMirror(pod) {
+				return nil
+			}
+			if pod.Spec.ServiceAccountName == "" {
+				pod.Spec.ServiceAccountName = defaultAccount
+			}
+			account, err := get(ctx, a.GetNamespace(), pod.Spec.ServiceAccountName)
+			if err != nil {
+				return admission.NewForbidden(a, fmt.Errorf("error looking up service account %s/%s: %w", a.GetNamespace(), pod.Spec.ServiceAccountName, err))
+			}
+			if automounts(pod, account) {
+				mountToken(pod, names.SimpleNameGenerator)
+			}
+			if len(pod.Spec.ImagePullSecrets) == 0 {
+				pod.Spec.ImagePullSecrets = slices.Clone(account.ImagePullSecrets)
+			}
+			return nil
+		},
+		validate: func(ctx context.Context, a admission.Attributes) error {
+			pod, ok := a.GetObject().(*corev1.Pod)
+			if !ok || a.GetOperation() != admission.Create || !mainResource(a) {
+				return nil
+			}
+			if isMirror(pod) {
+				return checkMirror(a, pod)
+			}
+			if _, err := get(ctx, a.GetNamespace(), pod.Spec.ServiceAccountName); err != nil {
+				return admission.NewForbidden(a, fmt.Errorf("error looking up service account %s/%s: %w", a.GetNamespace(), pod.Spec.ServiceAccountName, err))
+			}
+			return nil
+		},
+	}
+}
+
+func isMirror(pod *corev1.Pod) bool {
+	_, ok := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	return ok
+}
+
+// checkMirror refuses mirror pods that refer to anything: a static pod's manifest is not authorized by anyone.
+func checkMirror(a admission.Attributes, pod *corev1.Pod) error {
+	if pod.Spec.ServiceAccountName != "" {
+		return admission.NewForbidden(a, errors.New("a mirror pod may not reference service accounts"))
+	}
+	unmarked := pod.DeepCopy()
+	delete(unmarked.Annotations, corev1.MirrorPodAnnotationKey)
+	if slices.ContainsFunc(node.References(unmarked), func(r node.Reference) bool { return r.Resource == "secrets" }) {
+		return admission.NewForbidden(a, errors.New("a mirror pod may not reference secrets"))
+	}
+	for _, volume := range pod.Spec.Volumes {
+		if volume.Projected != nil && slices.ContainsFunc(volume.Projected.Sources, func(p corev1.VolumeProjection) bool { return p.ServiceAccountToken != nil }) {
+			return admission.NewForbidden(a, errors.New("a mirror pod may not use ServiceAccountToken volume projections"))
+		}
+	}
+	return nil
+}
+
+// automounts lets the pod decide, then the account; without a word from either the token is mounted.
+func automounts(pod *corev1.Pod, account *corev1.ServiceAccount) bool {
+	if mount := pod.Spec.AutomountServiceAccountToken; mount != nil {
+		return *mount
+	}
+	return ptr.Deref(account.AutomountServiceAccountToken, true)
+}
+
+// mountToken mounts the account's token, the cluster's CA and the namespace into every container that has nothing at that path.
+func mountToken(pod *corev1.Pod, random names.NameGenerator) {
+	name, exists := "", false
+	for _, volume := range pod.Spec.Volumes {
+		if strings.HasPrefix(volume.Name, tokenVolumePrefix) {
+			name, exists = volume.Name, true
+			break
+		}
+	}
+	if !exists {
+		name = random.GenerateName(tokenVolumePrefix)
+	}
+	mounted := false
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			if slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == tokenMountPath }) {
+				continue
+			}
+			c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: name, ReadOnly: true, MountPath: tokenMountPath})
+			mounted = true
+		}
+	}
+	if mounted && !exists {
+		pod.Spec.Volumes = append(pod.Spec.Volumes, tokenVolume(name))
+	}
+}
+
+func tokenVolume(name string) corev1.Volume {
+	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		DefaultMode: ptr.To(corev1.ProjectedVolumeSourceDefaultMode),
+		Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: ptr.To[int64](tokenSeconds)}},
+			{ConfigMap: &corev1.ConfigMapProjection{
+				LocalObjectReference: corev1.LocalObjectReference{Name: rootCAConfigMap},
+				Items:                []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
+			}},
+			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{
+				{Path: "namespace", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.namespace"}},
+			}}},
+		},
+	}}}
+}

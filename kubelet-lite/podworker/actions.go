@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,7 +22,7 @@ type action struct {
 	podplan.Action
 	cancel  context.CancelFunc
 	release chan struct{} // Kill: the container's turn has come
-	hooked  bool          // Kill: preStop has been started
+	hooked  atomic.Bool   // Kill: preStop has been started
 }
 
 // failure is an error with the reason that a waiting container shows.
@@ -43,10 +44,11 @@ func (w *worker) execute(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, pl
 			return
 		}
 		old.cancel()
-		hooked = old.hooked
+		hooked = old.hooked.Load()
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &action{Action: planned, cancel: cancel, release: make(chan struct{}), hooked: hooked}
+	a := &action{Action: planned, cancel: cancel, release: make(chan struct{})}
+	a.hooked.Store(hooked)
 	if !a.Wait {
 		close(a.release)
 	}
@@ -61,6 +63,7 @@ func (w *worker) execute(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, pl
 
 // finish hands the outcome to the worker. What was replaced by a later action of the same key no longer counts.
 func (w *worker) finish(ctx context.Context, a *action, apply func(), err error) {
+	cancelled := ctx.Err() != nil
 	outcome := func() {
 		if w.inFlight[a.Key] != a {
 			return
@@ -69,7 +72,7 @@ func (w *worker) finish(ctx context.Context, a *action, apply func(), err error)
 		w.mu.Lock()
 		w.stale = true
 		w.mu.Unlock()
-		if err != nil && ctx.Err() == nil {
+		if err != nil && !cancelled {
 			klog.FromContext(ctx).Info("Action did not succeed", "action", a.Kind, "container", a.Container, "err", err)
 			w.setBack(a.Key, err)
 		} else {

@@ -17,8 +17,7 @@ const minStopSeconds = 2
 func (w *worker) kill(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, a *action) error {
 	clk := w.m.cfg.Clock
 	deadline := clk.Now().Add(time.Duration(a.Grace) * time.Second)
-	if !a.hooked {
-		a.hooked = true
+	if !a.hooked.Swap(true) {
 		w.event(pod, a.Container, corev1.EventTypeNormal, "Killing", "%s", a.Message)
 		if a.Grace > 0 {
 			w.preStop(ctx, pod, seen, a, deadline)

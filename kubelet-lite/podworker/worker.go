@@ -42,6 +42,7 @@ type worker struct {
 	last      *corev1.PodStatus // last reported
 	restored  bool
 	purged    bool
+	synced    *corev1.Pod // the spec that the volumes know
 }
 
 func newWorker(m *Manager, pod *corev1.Pod) *worker {
@@ -100,6 +101,7 @@ func (w *worker) sync(ctx context.Context) (again time.Time, over bool) {
 		return now.Add(observeRetry), false
 	}
 	w.restore(pod, seen)
+	w.refresh(ctx, pod)
 	observed := w.observed(seen, stop)
 	plan := podplan.For(pod, observed, now)
 	if plan.Terminating {
@@ -201,6 +203,25 @@ func (w *worker) observed(seen *cri.Pod, stop *podplan.Stop) podplan.Observed {
 		}
 	}
 	return o
+}
+
+// refresh brings a changed spec to the volumes, whose contents may show labels and annotations, and which new ephemeral containers
+// may use.
+func (w *worker) refresh(ctx context.Context, pod *corev1.Pod) {
+	if w.synced == nil {
+		w.synced = pod
+	}
+	old := w.synced
+	if old.ResourceVersion == pod.ResourceVersion && old.Generation == pod.Generation {
+		return
+	}
+	w.synced = pod
+	if len(old.Spec.EphemeralContainers) != len(pod.Spec.EphemeralContainers) {
+		w.volumes = false
+	}
+	if w.volumes && !(maps.Equal(old.Labels, pod.Labels) && maps.Equal(old.Annotations, pod.Annotations)) {
+		w.m.cfg.Volumes.Refresh(ctx, pod)
+	}
 }
 
 func (w *worker) flight() map[podplan.Key]podplan.InFlight {

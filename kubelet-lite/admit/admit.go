@@ -1,0 +1,167 @@
+// Package admit decides whether a pod that was bound to this node may run on it. It is pure. The scheduler has asked the same, but
+// with older knowledge, and static pods never met it.
+package admit
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/klog/v2"
+)
+
+// Rejection is why a pod fails.
+type Rejection struct{ Reason, Message string }
+
+// Input is what the decision rests on.
+type Input struct {
+	Pod      *corev1.Pod
+	Static   bool
+	Node     *corev1.Node
+	Active   []*corev1.Pod // the others that hold resources of the node
+	AppArmor bool          // the kernel enforces it
+	// UnsafeSysctls are allowed beyond the safe ones; a trailing * matches any rest.
+	UnsafeSysctls []string
+	ShuttingDown  bool
+}
+
+// Check returns nil if the pod may run.
+func Check(in Input) *Rejection {
+	for _, check := range []func(Input) *Rejection{shutdown, sysctls, appArmor, fits, affinity, ports, taints} {
+		if r := check(in); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+func shutdown(in Input) *Rejection {
+	if in.ShuttingDown {
+		return &Rejection{"NodeShutdown", "Pod was rejected as the node is shutting down."}
+	}
+	return nil
+}
+
+// fits checks the resources in a fixed order, so that one pod always gets one reason.
+func fits(in Input) *Rejection {
+	if len(in.Active)+1 > int(in.Node.Status.Allocatable.Pods().Value()) {
+		return insufficient(corev1.ResourcePods, 1, int64(len(in.Active)), in.Node.Status.Allocatable.Pods().Value())
+	}
+	requests := resourcehelper.PodRequests(in.Pod, resourcehelper.PodResourcesOptions{})
+	used := corev1.ResourceList{}
+	for _, p := range in.Active {
+		for name, q := range resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{UseStatusResources: true}) {
+			sum := used[name]
+			sum.Add(q)
+			used[name] = sum
+		}
+	}
+	names := make([]corev1.ResourceName, 0, len(requests))
+	for name := range requests {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		want, have, capacity := requests[name], used[name], in.Node.Status.Allocatable[name]
+		total := have.DeepCopy()
+		total.Add(want)
+		if want.IsZero() || total.Cmp(capacity) <= 0 {
+			continue
+		}
+		if _, offered := in.Node.Status.Allocatable[name]; !offered && isExtended(name) {
+			continue // a device plugin that has not registered again yet must not fail the pods that use it
+		}
+		if name == corev1.ResourceCPU {
+			return insufficient(name, want.MilliValue(), have.MilliValue(), capacity.MilliValue())
+		}
+		return insufficient(name, want.Value(), have.Value(), capacity.Value())
+	}
+	return nil
+}
+
+func isExtended(name corev1.ResourceName) bool {
+	return strings.Contains(string(name), "/") && !strings.Contains(string(name), "kubernetes.io/")
+}
+
+func insufficient(name corev1.ResourceName, requested, used, capacity int64) *Rejection {
+	return &Rejection{"OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}
+}
+
+func affinity(in Input) *Rejection {
+	if in.Static {
+		return nil
+	}
+	if ok, err := nodeaffinity.GetRequiredNodeAffinity(in.Pod).Match(in.Node); !ok || err != nil {
+		return &Rejection{"NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
+	}
+	return nil
+}
+
+func ports(in Input) *Rejection {
+	taken := map[string]bool{}
+	for _, p := range in.Active {
+		for _, port := range hostPorts(p) {
+			taken[key(port)] = true
+			taken[wildcard(port)] = taken[wildcard(port)] || port.HostIP == "" || port.HostIP == "0.0.0.0"
+			taken["any/"+wildcard(port)] = true
+		}
+	}
+	for _, port := range hostPorts(in.Pod) {
+		everywhere := port.HostIP == "" || port.HostIP == "0.0.0.0"
+		if taken[key(port)] || taken[wildcard(port)] || everywhere && taken["any/"+wildcard(port)] {
+			return &Rejection{"NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
+		}
+	}
+	return nil
+}
+
+func key(p corev1.ContainerPort) string {
+	return fmt.Sprintf("%s/%s/%d", p.HostIP, p.Protocol, p.HostPort)
+}
+func wildcard(p corev1.ContainerPort) string { return fmt.Sprintf("*/%s/%d", p.Protocol, p.HostPort) }
+
+func hostPorts(pod *corev1.Pod) []corev1.ContainerPort {
+	var out []corev1.ContainerPort
+	for i := range pod.Spec.Containers {
+		for _, p := range pod.Spec.Containers[i].Ports {
+			if p.HostPort > 0 {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
+// taints: only NoExecute ones drive out what is already bound. Static pods belong to the node and tolerate all.
+func taints(in Input) *Rejection {
+	if in.Static {
+		return nil
+	}
+	taint, found := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), in.Node.Spec.Taints, in.Pod.Spec.Tolerations,
+		func(t *corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute }, true)
+	if found {
+		return &Rejection{"TaintToleration", fmt.Sprintf("Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate: {%s: %s}", taint.Key, taint.Value)}
+	}
+	return nil
+}
+
+func appArmor(in Input) *Rejection {
+	if in.AppArmor {
+		return nil
+	}
+	confined := func(p *corev1.AppArmorProfile) bool {
+		return p != nil && p.Type != corev1.AppArmorProfileTypeUnconfined
+	}
+	found := in.Pod.Spec.SecurityContext != nil && confined(in.Pod.Spec.SecurityContext.AppArmorProfile)
+	for _, c := range slices.Concat(in.Pod.Spec.InitContainers, in.Pod.Spec.Containers) {
+		found = found || c.SecurityContext != nil && confined(c.SecurityContext.AppArmorProfile)
+	}
+	if found {
+		return &Rejection{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}
+	}
+	return nil
+}

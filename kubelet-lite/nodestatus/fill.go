@@ -1,0 +1,139 @@
+package nodestatus
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// fill writes everything that the node says about itself into its status.
+func (m *Manager) fill(ctx context.Context, node *corev1.Node) {
+	s := &node.Status
+	s.Addresses = m.cfg.Addresses
+	s.Capacity, s.Allocatable = m.resources()
+	s.NodeInfo = m.cfg.Info
+	s.DaemonEndpoints.KubeletEndpoint.Port = m.cfg.KubeletPort
+	s.VolumesInUse = m.cfg.InUse()
+	if images := m.images(ctx); images != nil {
+		s.Images = images
+	}
+	status, err := m.cfg.Runtime.Runtime.Status(ctx, false)
+	if err == nil {
+		m.runtimeFeatures(s, status)
+	}
+	m.pressureConditions(s)
+	m.readyCondition(s, status, err)
+}
+
+func (m *Manager) resources() (capacity, allocatable corev1.ResourceList) {
+	capacity, allocatable = maps.Clone(m.cfg.Capacity), maps.Clone(m.cfg.Allocatable)
+	moreCapacity, moreAllocatable := m.cfg.Extra()
+	maps.Copy(capacity, moreCapacity)
+	maps.Copy(allocatable, moreAllocatable)
+	return capacity, allocatable
+}
+
+// images lists the largest images; nil if the runtime does not say.
+func (m *Manager) images(ctx context.Context) []corev1.ContainerImage {
+	list, err := m.cfg.Runtime.Images.ListImages(ctx, nil)
+	if err != nil {
+		return nil
+	}
+	sort.Slice(list, func(i, j int) bool {
+		if list[i].Size != list[j].Size {
+			return list[i].Size > list[j].Size
+		}
+		return list[i].Id < list[j].Id
+	})
+	out := []corev1.ContainerImage{}
+	for _, i := range list[:min(len(list), maxImages)] {
+		names := append(slices.Clone(i.RepoDigests), i.RepoTags...)
+		if len(names) == 0 {
+			continue
+		}
+		out = append(out, corev1.ContainerImage{Names: names, SizeBytes: int64(i.Size)})
+	}
+	return out
+}
+
+func (m *Manager) runtimeFeatures(s *corev1.NodeStatus, status *runtimeapi.StatusResponse) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.RuntimeHandlers = nil
+	for _, h := range status.RuntimeHandlers {
+		features := &corev1.NodeRuntimeHandlerFeatures{}
+		if f := h.Features; f != nil {
+			features.RecursiveReadOnlyMounts, features.UserNamespaces = &f.RecursiveReadOnlyMounts, &f.UserNamespaces
+			m.handlers[h.Name] = f.RecursiveReadOnlyMounts
+		}
+		s.RuntimeHandlers = append(s.RuntimeHandlers, corev1.NodeRuntimeHandler{Name: h.Name, Features: features})
+	}
+	sort.Slice(s.RuntimeHandlers, func(i, j int) bool { return s.RuntimeHandlers[i].Name < s.RuntimeHandlers[j].Name })
+	if f := status.Features; f != nil {
+		s.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: &f.SupplementalGroupsPolicy}
+	}
+}
+
+// calm are the conditions that hold while nothing is wrong.
+var calm = []corev1.NodeCondition{
+	{Type: corev1.NodeMemoryPressure, Reason: "KubeletHasSufficientMemory", Message: "kubelet has sufficient memory available"},
+	{Type: corev1.NodeDiskPressure, Reason: "KubeletHasNoDiskPressure", Message: "kubelet has no disk pressure"},
+	{Type: corev1.NodePIDPressure, Reason: "KubeletHasSufficientPID", Message: "kubelet has sufficient PID available"},
+}
+
+func (m *Manager) pressureConditions(s *corev1.NodeStatus) {
+	pressure := m.cfg.Pressure()
+	for _, c := range calm {
+		c.Status = corev1.ConditionFalse
+		if p, ok := pressure[c.Type]; ok {
+			c.Status, c.Reason, c.Message = corev1.ConditionTrue, p.Reason, p.Message
+		}
+		m.setCondition(s, c)
+	}
+}
+
+func (m *Manager) readyCondition(s *corev1.NodeStatus, status *runtimeapi.StatusResponse, err error) {
+	var troubles []string
+	if err != nil {
+		troubles = append(troubles, fmt.Sprintf("container runtime is down: %v", err))
+	}
+	for _, c := range status.GetStatus().GetConditions() {
+		switch {
+		case c.Status:
+		case c.Type == runtimeapi.RuntimeReady:
+			troubles = append(troubles, fmt.Sprintf("container runtime not ready: RuntimeReady=false reason:%s message:%s", c.Reason, c.Message))
+		case c.Type == runtimeapi.NetworkReady:
+			troubles = append(troubles, fmt.Sprintf("container runtime network not ready: NetworkReady=false reason:%s message:%s", c.Reason, c.Message))
+		}
+	}
+	if m.cfg.ShuttingDown() {
+		troubles = append(troubles, "node is shutting down")
+	}
+	c := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
+	if len(troubles) > 0 {
+		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "KubeletNotReady", strings.Join(troubles, ", ")
+	}
+	m.setCondition(s, c)
+}
+
+func (m *Manager) setCondition(s *corev1.NodeStatus, c corev1.NodeCondition) {
+	now := metav1.NewTime(m.cfg.Clock.Now()).Rfc3339Copy()
+	c.LastHeartbeatTime, c.LastTransitionTime = now, now
+	for i := range s.Conditions {
+		if old := &s.Conditions[i]; old.Type == c.Type {
+			if old.Status == c.Status {
+				c.LastTransitionTime = old.LastTransitionTime
+			}
+			*old = c
+			return
+		}
+	}
+	s.Conditions = append(s.Conditions, c)
+}

@@ -28,7 +28,8 @@ type Authenticator struct {
 	Keys    *satoken.KeySet
 	// Audiences are this API server's own; a token without any audience is meant for them.
 	Audiences authenticator.Audiences
-	Objects   Objects
+	// Objects finds what tokens are bound to; nil accepts tokens whose objects are gone (--service-account-lookup=false).
+	Objects Objects
 	Clock     clock.PassiveClock
 }
 
@@ -94,6 +95,10 @@ func (a *Authenticator) checkBound(ctx context.Context, claims satoken.Claims) (
 	info := &serviceaccount.ServiceAccountInfo{
 		Namespace: binding.Namespace, Name: binding.ServiceAccount.Name, UID: binding.ServiceAccount.UID,
 	}
+	if a.Objects == nil {
+		tell(binding, info)
+		return info, nil
+	}
 	sa, err := a.Objects.ServiceAccount(ctx, binding.Namespace, binding.ServiceAccount.Name)
 	if err != nil {
 		return nil, err
@@ -132,21 +137,28 @@ func (a *Authenticator) checkBindings(ctx context.Context, binding *satoken.Bind
 		if err := alive("Pod", pod, ref.UID, now); err != nil {
 			return err
 		}
+	}
+	if ref := binding.Node; ref != nil && binding.Pod == nil {
+		node, err := a.Objects.Node(ctx, ref.Name)
+		if err != nil {
+			return errors.New("service account token has been invalidated")
+		}
+		if err := alive("Node", node, ref.UID, now); err != nil {
+			return err
+		}
+	}
+	tell(binding, info)
+	return nil
+}
+
+// tell passes on which pod on which node a token is for: it stands in the user's extra fields.
+func tell(binding *satoken.Binding, info *serviceaccount.ServiceAccountInfo) {
+	if ref := binding.Pod; ref != nil {
 		info.PodName, info.PodUID = ref.Name, ref.UID
 	}
 	if ref := binding.Node; ref != nil {
-		if binding.Pod == nil {
-			node, err := a.Objects.Node(ctx, ref.Name)
-			if err != nil {
-				return errors.New("service account token has been invalidated")
-			}
-			if err := alive("Node", node, ref.UID, now); err != nil {
-				return err
-			}
-		}
 		info.NodeName, info.NodeUID = ref.Name, ref.UID
 	}
-	return nil
 }
 
 // checkLegacy checks a token that is kept in a secret: it is valid while that secret holds it.
@@ -166,6 +178,10 @@ func (a *Authenticator) checkLegacy(ctx context.Context, claims satoken.Claims) 
 	case claims.Subject != satoken.Subject(namespace, name):
 		return nil, errors.New("sub claim is invalid")
 	}
+	info := &serviceaccount.ServiceAccountInfo{Namespace: namespace, Name: name, UID: uid}
+	if a.Objects == nil {
+		return info, nil
+	}
 	secret, err := a.Objects.Secret(ctx, namespace, claims.LegacySecretName)
 	if err != nil || secret.DeletionTimestamp != nil {
 		return nil, errors.New("token has been invalidated")
@@ -183,7 +199,7 @@ func (a *Authenticator) checkLegacy(ctx context.Context, claims satoken.Claims) 
 	if !serviceaccount.IsServiceAccountToken(secret, sa) {
 		return nil, errors.New("token has been invalidated")
 	}
-	return &serviceaccount.ServiceAccountInfo{Namespace: namespace, Name: name, UID: uid}, nil
+	return info, nil
 }
 
 // noteStale leaves a trace of a client that has not reloaded its token for longer than it asked to keep it.

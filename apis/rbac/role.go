@@ -1,13 +1,30 @@
 package rbac
 
 import (
+	"time"
+
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/apis/resource"
 )
 
+// role is a set of rights within a namespace.
 var role = resource.Definition[*rbacv1.Role]{
 	GroupVersion: rbacv1.SchemeGroupVersion, Kind: "Role", Plural: "roles",
-	Namespaced:          true,
-	AllowCreateOnUpdate: true, AllowUnconditionalUpdate: true,
+	Namespaced: true, AllowCreateOnUpdate: true, AllowUnconditionalUpdate: true,
+	ValidateName: validateName,
+	Validate:     func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) },
+	Columns:      roleColumns[*rbacv1.Role](),
+}
+
+// roleColumns prints the moment of creation, not the age.
+func roleColumns[T resource.Object]() []resource.Column[T] {
+	return []resource.Column[T]{
+		resource.NameColumn[T](),
+		{
+			Name: "Created At", Type: "date", Description: "The time of creation",
+			Get: func(obj T) any { return obj.GetCreationTimestamp().UTC().Format(time.RFC3339) },
+		},
+	}
 }

@@ -91,4 +91,3 @@ func MatchLabelKeys(keys []string, selector *metav1.LabelSelector, path *field.P
 	}
 	return errs
 }
-

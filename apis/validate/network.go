@@ -16,7 +16,9 @@ func IP(value string, path *field.Path) field.ErrorList {
 }
 
 // StrictIP checks an address of a newer field: only the canonical form passes.
-func StrictIP(value string, path *field.Path) field.ErrorList { return validation.IsValidIP(path, value) }
+func StrictIP(value string, path *field.Path) field.ErrorList {
+	return validation.IsValidIP(path, value)
+}
 
 // CIDR checks a block of addresses of a field that has existed for long.
 func CIDR(value string, path *field.Path) field.ErrorList {

@@ -134,7 +134,9 @@ func ResourceList(list corev1.ResourceList, path *field.Path, name func(corev1.R
 }
 
 // SortedNames lists the keys in order, so that the same object gives the same errors every time.
-func SortedNames(list corev1.ResourceList) []corev1.ResourceName { return slices.Sorted(maps.Keys(list)) }
+func SortedNames(list corev1.ResourceList) []corev1.ResourceName {
+	return slices.Sorted(maps.Keys(list))
+}
 
 // ResourceRequirements checks what a container (or, with its own rule for names, a pod) asks for. Claims must be among podClaims.
 func ResourceRequirements(requirements *corev1.ResourceRequirements, podClaims sets.Set[string], path *field.Path,

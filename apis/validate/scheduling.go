@@ -1,7 +1,6 @@
 package validate
 
 import (
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -100,7 +99,7 @@ func nodeFieldRequirement(requirement *corev1.NodeSelectorRequirement, path *fie
 	return errs
 }
 
-// Tolerations checks a pod's (or runtime class's) tolerations.
+// Tolerations checks a pod's (or runtime class's) tolerations. The numeric operators are alpha in 1.37 and not served.
 func Tolerations(tolerations []corev1.Toleration, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range tolerations {
@@ -130,10 +129,6 @@ func toleration(t *corev1.Toleration, path *field.Path) field.ErrorList {
 	case corev1.TolerationOpExists:
 		if t.Value != "" {
 			errs = append(errs, field.Invalid(path.Child("operator"), *t, "value must be empty when `operator` is 'Exists'"))
-		}
-	case corev1.TolerationOpLt, corev1.TolerationOpGt:
-		if _, err := strconv.ParseInt(t.Value, 10, 64); err != nil {
-			errs = append(errs, field.Invalid(path.Child("value"), t.Value, "must be a valid integer for numeric comparison operators"))
 		}
 	default:
 		errs = append(errs, OneOf(t.Operator, path.Child("operator"), corev1.TolerationOpEqual, corev1.TolerationOpExists)...)

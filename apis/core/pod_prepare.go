@@ -1,0 +1,134 @@
+package core
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// visitContainers calls f for every container of any sort, with the name of the list it stands in.
+func visitContainers(spec *corev1.PodSpec, f func(list string, index int, c *corev1.Container)) {
+	for i := range spec.InitContainers {
+		f("initContainers", i, &spec.InitContainers[i])
+	}
+	for i := range spec.Containers {
+		f("containers", i, &spec.Containers[i])
+	}
+	for i := range spec.EphemeralContainers {
+		// The common part has the same fields in the same order, by contract of the API.
+		f("ephemeralContainers", i, (*corev1.Container)(&spec.EphemeralContainers[i].EphemeralContainerCommon))
+	}
+}
+
+// PreparePodTemplate drops from a template what this version does not serve.
+func PreparePodTemplate(template *corev1.PodTemplateSpec) { dropAlphaFields(&template.Spec) }
+
+// dropAlphaFields clears the fields whose feature gates are alpha, so off, in 1.37: what is not acted on is not stored.
+func dropAlphaFields(spec *corev1.PodSpec) {
+	spec.SchedulingGroup = nil
+	spec.EvictionResponders = nil
+	visitContainers(spec, func(_ string, _ int, c *corev1.Container) {
+		for i := range c.VolumeMounts {
+			c.VolumeMounts[i].BindMountOptions = nil
+		}
+		for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+			if probe != nil && probe.GRPC != nil {
+				probe.GRPC.Mode = nil
+			}
+			if probe != nil && probe.HTTPGet != nil {
+				probe.HTTPGet.Protocol = nil
+			}
+		}
+	})
+	for i := range spec.Volumes {
+		dropAlphaVolumeFields(&spec.Volumes[i])
+	}
+}
+
+func dropAlphaVolumeFields(v *corev1.Volume) {
+	if v.EmptyDir != nil {
+		v.EmptyDir.Mode = nil
+	}
+	if v.Secret != nil {
+		v.Secret.DefaultUser = nil
+		dropUsers(v.Secret.Items)
+	}
+	if v.ConfigMap != nil {
+		v.ConfigMap.DefaultUser = nil
+		dropUsers(v.ConfigMap.Items)
+	}
+	if v.DownwardAPI != nil {
+		v.DownwardAPI.DefaultUser = nil
+		dropFileUsers(v.DownwardAPI.Items)
+	}
+	if v.Projected == nil {
+		return
+	}
+	v.Projected.DefaultUser = nil
+	for i := range v.Projected.Sources {
+		source := &v.Projected.Sources[i]
+		if source.Secret != nil {
+			dropUsers(source.Secret.Items)
+		}
+		if source.ConfigMap != nil {
+			dropUsers(source.ConfigMap.Items)
+		}
+		if source.DownwardAPI != nil {
+			dropFileUsers(source.DownwardAPI.Items)
+		}
+		if source.ServiceAccountToken != nil {
+			source.ServiceAccountToken.User = nil
+		}
+		if source.ClusterTrustBundle != nil {
+			source.ClusterTrustBundle.User = nil
+		}
+		if source.PodCertificate != nil {
+			source.PodCertificate.User = nil
+		}
+	}
+}
+
+func dropUsers(items []corev1.KeyToPath) {
+	for i := range items {
+		items[i].User = nil
+	}
+}
+
+func dropFileUsers(items []corev1.DownwardAPIVolumeFile) {
+	for i := range items {
+		items[i].User = nil
+	}
+}
+
+// appArmorFromAnnotations fills the profile of containers that still name it by the deprecated annotation.
+func appArmorFromAnnotations(p *corev1.Pod) {
+	visitContainers(&p.Spec, func(_ string, _ int, c *corev1.Container) {
+		value, ok := p.Annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]
+		if !ok || c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
+			return
+		}
+		profile := appArmorProfile(value)
+		if profile == nil {
+			return
+		}
+		if c.SecurityContext == nil {
+			c.SecurityContext = &corev1.SecurityContext{}
+		}
+		c.SecurityContext.AppArmorProfile = profile
+	})
+}
+
+func appArmorProfile(annotation string) *corev1.AppArmorProfile {
+	switch {
+	case annotation == corev1.DeprecatedAppArmorBetaProfileNameUnconfined:
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
+	case annotation == corev1.DeprecatedAppArmorBetaProfileRuntimeDefault:
+		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
+	case strings.HasPrefix(annotation, corev1.DeprecatedAppArmorBetaProfileNamePrefix):
+		name := strings.TrimPrefix(annotation, corev1.DeprecatedAppArmorBetaProfileNamePrefix)
+		if name != "" {
+			return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,279 @@
+package core
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/diff"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"keelson.dev/apis/validate"
+)
+
+const (
+	mirrorPodAnnotation    = corev1.MirrorPodAnnotationKey
+	podDeletionCost        = corev1.PodDeletionCost
+	appArmorAnnotationBase = corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix
+)
+
+var specPath = field.NewPath("spec")
+
+// ValidatePod checks a new pod.
+func ValidatePod(p *corev1.Pod) field.ErrorList {
+	errs := validatePodMetadataAndSpec(p)
+	if len(p.Spec.EphemeralContainers) > 0 {
+		errs = append(errs, field.Forbidden(specPath.Child("ephemeralContainers"), "cannot be set on create"))
+	}
+	return errs
+}
+
+func validatePodMetadataAndSpec(p *corev1.Pod) field.ErrorList {
+	errs := validatePodAnnotations(p.Annotations, &p.Spec, field.NewPath("metadata", "annotations"))
+	errs = append(errs, ValidatePodSpec(&p.Spec, specPath)...)
+	for i := range p.Spec.Volumes {
+		if p.Spec.Volumes[i].Ephemeral == nil || p.Name == "" {
+			continue
+		}
+		claim := p.Name + "-" + p.Spec.Volumes[i].Name
+		for _, message := range apivalidation.NameIsDNSSubdomain(claim, false) {
+			errs = append(errs, field.Invalid(specPath.Child("volumes").Index(i).Child("name"), p.Spec.Volumes[i].Name,
+				fmt.Sprintf("PVC name %q: %v", claim, message)))
+		}
+	}
+	return errs
+}
+
+// validatePodAnnotations checks the annotations that mean something for a pod.
+func validatePodAnnotations(annotations map[string]string, spec *corev1.PodSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if value, ok := annotations[mirrorPodAnnotation]; ok && spec.NodeName == "" {
+		errs = append(errs, field.Invalid(path.Key(mirrorPodAnnotation), value, "must set spec.nodeName if mirror pod annotation is set"))
+	}
+	if value, ok := annotations[podDeletionCost]; ok && !isDeletionCost(value) {
+		errs = append(errs, field.Invalid(path.Key(podDeletionCost), value, "must be a 32bit integer"))
+	}
+	names := sets.New(containerNames(spec)...)
+	for _, key := range sortedKeys(annotations) {
+		container, ok := strings.CutPrefix(key, appArmorAnnotationBase)
+		if !ok {
+			continue
+		}
+		if !names.Has(container) {
+			errs = append(errs, field.Invalid(path.Key(key), container, "container not found"))
+		}
+		if value := annotations[key]; value != "" && appArmorProfile(value) == nil {
+			errs = append(errs, field.Invalid(path.Key(key), value, fmt.Sprintf("invalid AppArmor profile name: %q", value)))
+		}
+	}
+	return errs
+}
+
+// isDeletionCost tells whether the value is a number as one would write it: no plus sign, no leading zeros.
+func isDeletionCost(value string) bool {
+	if len(value) > 0 && (value[0] == '+' || value[0] == '0' && len(value) > 1) {
+		return false
+	}
+	_, err := strconv.ParseInt(value, 10, 32)
+	return err == nil
+}
+
+// updatableFields are what an update of a running pod may change, as the error names them.
+var updatableFields = strings.Join([]string{
+	"`spec.containers[*].image`", "`spec.initContainers[*].image`", "`spec.activeDeadlineSeconds`",
+	"`spec.tolerations` (only additions to existing tolerations)",
+	"`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
+}, ",")
+
+// ValidatePodUpdate checks an update of the main resource: a pod is what it was created as, but for a few fields.
+func ValidatePodUpdate(p, old *corev1.Pod) field.ErrorList {
+	errs := validatePodAnnotationsUpdate(p, old)
+	if !validate.Equal(p.Spec, old.Spec) || !validate.Equal(p.Annotations, old.Annotations) {
+		errs = append(errs, validatePodMetadataAndSpec(p)...)
+	}
+	counts := len(errs)
+	if len(p.Spec.Containers) != len(old.Spec.Containers) {
+		errs = append(errs, field.Forbidden(specPath.Child("containers"), "pod updates may not add or remove containers"))
+	}
+	if len(p.Spec.InitContainers) != len(old.Spec.InitContainers) {
+		errs = append(errs, field.Forbidden(specPath.Child("initContainers"), "pod updates may not add or remove containers"))
+	}
+	if len(errs) > counts {
+		return errs // the difference that follows would only say the same at length
+	}
+	errs = append(errs, validateDeadlineUpdate(p.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds)...)
+	errs = append(errs, validateGatesUpdate(p.Spec.SchedulingGates, old.Spec.SchedulingGates)...)
+	errs = append(errs, validateTolerationsUpdate(p.Spec.Tolerations, old.Spec.Tolerations)...)
+
+	masked := p.Spec.DeepCopy()
+	for i := range masked.Containers {
+		masked.Containers[i].Image = old.Spec.Containers[i].Image
+	}
+	for i := range masked.InitContainers {
+		masked.InitContainers[i].Image = old.Spec.InitContainers[i].Image
+	}
+	masked.ActiveDeadlineSeconds = old.Spec.ActiveDeadlineSeconds
+	masked.SchedulingGates = old.Spec.SchedulingGates
+	masked.Tolerations = old.Spec.Tolerations
+	if grace := old.Spec.TerminationGracePeriodSeconds; grace != nil && *grace < 0 &&
+		masked.TerminationGracePeriodSeconds != nil && *masked.TerminationGracePeriodSeconds == 1 {
+		masked.TerminationGracePeriodSeconds = grace
+	}
+	if len(old.Spec.SchedulingGates) > 0 {
+		errs = append(errs, validateGatedUpdate(masked, &old.Spec)...)
+	}
+	if !validate.Equal(*masked, old.Spec) {
+		errs = append(errs, field.Forbidden(specPath, fmt.Sprintf("pod updates may not change fields other than %s\n%v",
+			updatableFields, diff.Diff(*masked, old.Spec))))
+	}
+	return errs
+}
+
+// validatePodAnnotationsUpdate keeps annotations that name facts: that the kubelet made this pod from a file, and profiles.
+func validatePodAnnotationsUpdate(p, old *corev1.Pod) field.ErrorList {
+	var errs field.ErrorList
+	path := field.NewPath("metadata", "annotations")
+	for _, key := range sortedKeys(old.Annotations) {
+		if value, ok := p.Annotations[key]; ok && value == old.Annotations[key] {
+			continue
+		}
+		if strings.HasPrefix(key, appArmorAnnotationBase) {
+			errs = append(errs, field.Forbidden(path.Key(key), "may not remove or update AppArmor annotations"))
+		}
+		if key == mirrorPodAnnotation {
+			errs = append(errs, field.Forbidden(path.Key(key), "may not remove or update mirror pod annotation"))
+		}
+	}
+	for _, key := range sortedKeys(p.Annotations) {
+		if _, ok := old.Annotations[key]; ok {
+			continue
+		}
+		if strings.HasPrefix(key, appArmorAnnotationBase) {
+			errs = append(errs, field.Forbidden(path.Key(key), "may not add AppArmor annotations"))
+		}
+		if key == mirrorPodAnnotation {
+			errs = append(errs, field.Forbidden(path.Key(key), "may not add mirror pod annotation"))
+		}
+	}
+	return errs
+}
+
+func validateDeadlineUpdate(deadline, old *int64) field.ErrorList {
+	path := specPath.Child("activeDeadlineSeconds")
+	switch {
+	case deadline != nil && (*deadline < 0 || *deadline > math.MaxInt32):
+		return field.ErrorList{field.Invalid(path, *deadline, validation.InclusiveRangeError(0, math.MaxInt32))}
+	case deadline != nil && old != nil && *deadline > *old:
+		return field.ErrorList{field.Invalid(path, *deadline, "must be less than or equal to previous value")}
+	case deadline == nil && old != nil:
+		return field.ErrorList{field.Invalid(path, deadline, "must not update from a positive integer to nil value")}
+	}
+	return nil
+}
+
+func validateGatesUpdate(gates, old []corev1.PodSchedulingGate) field.ErrorList {
+	var errs field.ErrorList
+	for i, gate := range gates {
+		if !slices.Contains(old, gate) {
+			errs = append(errs, field.Forbidden(specPath.Child("schedulingGates").Index(i).Child("name"),
+				fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", gate.Name)))
+		}
+	}
+	return errs
+}
+
+// validateTolerationsUpdate lets tolerations be added, and the time of one be changed.
+func validateTolerationsUpdate(tolerations, old []corev1.Toleration) field.ErrorList {
+	path := specPath.Child("tolerations")
+	for _, before := range old {
+		kept := slices.ContainsFunc(tolerations, func(now corev1.Toleration) bool {
+			now.TolerationSeconds = before.TolerationSeconds
+			return now == before
+		})
+		if !kept {
+			return field.ErrorList{field.Forbidden(path, "existing toleration can not be modified except its tolerationSeconds")}
+		}
+	}
+	return validate.Tolerations(tolerations, path)
+}
+
+// validateGatedUpdate lets the constraints of a pod that the scheduler has not seen yet become narrower. What it allows, it resets
+// in masked.
+func validateGatedUpdate(masked, old *corev1.PodSpec) field.ErrorList {
+	var errs field.ErrorList
+	if !validate.Equal(masked.NodeSelector, old.NodeSelector) {
+		for key, value := range old.NodeSelector {
+			if now, ok := masked.NodeSelector[key]; !ok || now != value {
+				errs = append(errs, field.Invalid(specPath.Child("nodeSelector"), masked.NodeSelector,
+					"only additions are allowed (no mutations or deletions)"))
+				break
+			}
+		}
+		masked.NodeSelector = old.NodeSelector
+	}
+	var now, before *corev1.NodeAffinity
+	if masked.Affinity != nil {
+		now = masked.Affinity.NodeAffinity
+	}
+	if old.Affinity != nil {
+		before = old.Affinity.NodeAffinity
+	}
+	if validate.Equal(now, before) {
+		return errs
+	}
+	errs = append(errs, narrowerNodeAffinity(now, before, specPath.Child("affinity", "nodeAffinity"))...)
+	switch {
+	case old.Affinity != nil && masked.Affinity != nil:
+		masked.Affinity.NodeAffinity = before
+	case old.Affinity == nil && masked.Affinity.PodAffinity == nil && masked.Affinity.PodAntiAffinity == nil:
+		masked.Affinity = nil
+	case old.Affinity == nil:
+		masked.Affinity.NodeAffinity = nil
+	}
+	return errs
+}
+
+func narrowerNodeAffinity(now, before *corev1.NodeAffinity, path *field.Path) field.ErrorList {
+	if before == nil || before.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil // a first requirement only narrows
+	}
+	path = path.Child("requiredDuringSchedulingIgnoredDuringExecution")
+	was := before.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	if len(was) == 0 {
+		return nil // matches no node; anything is allowed
+	}
+	var is []corev1.NodeSelectorTerm
+	if now != nil && now.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+		is = now.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	}
+	terms := path.Child("nodeSelectorTerms")
+	if len(is) != len(was) {
+		return field.ErrorList{field.Invalid(terms, is, "no additions/deletions to non-empty NodeSelectorTerms list are allowed")}
+	}
+	var errs field.ErrorList
+	for i := range was {
+		if len(was[i].MatchExpressions)+len(was[i].MatchFields) == 0 && len(is[i].MatchExpressions)+len(is[i].MatchFields) > 0 {
+			errs = append(errs, field.Invalid(terms.Index(i), is[i], "only additions are allowed (no mutations or deletions)"))
+			continue
+		}
+		if !isPrefix(was[i].MatchExpressions, is[i].MatchExpressions) || !isPrefix(was[i].MatchFields, is[i].MatchFields) {
+			errs = append(errs, field.Invalid(terms.Index(i), is[i], "only additions are allowed (no mutations or deletions)"))
+		}
+	}
+	return errs
+}
+
+// isPrefix tells whether list begins with prefix.
+func isPrefix(prefix, list []corev1.NodeSelectorRequirement) bool {
+	return len(prefix) <= len(list) && validate.Equal(prefix, list[:len(prefix):len(prefix)])
+}
+
+// sortedKeys makes errors about a map come in the same order every time.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

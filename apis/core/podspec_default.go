@@ -1,0 +1,225 @@
+package core
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/utils/ptr"
+
+	"keelson.dev/apis/validate"
+)
+
+// DefaultPod fills what a pod leaves open. Some defaults are a pod's only and do not show in templates: requests that follow from
+// limits, service links and host ports.
+func DefaultPod(p *corev1.Pod) {
+	DefaultPodSpec(&p.Spec)
+	for i := range p.Spec.Containers {
+		requestsFromLimits(&p.Spec.Containers[i].Resources)
+	}
+	for i := range p.Spec.InitContainers {
+		requestsFromLimits(&p.Spec.InitContainers[i].Resources)
+	}
+	defaultPodLevelResources(p)
+	setDefault(&p.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
+	if p.Spec.HostNetwork {
+		hostPorts(p.Spec.Containers)
+		hostPorts(p.Spec.InitContainers)
+	}
+	for _, list := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses, p.Status.EphemeralContainerStatuses} {
+		for i := range list {
+			roundUp(list[i].AllocatedResources)
+			if list[i].Resources != nil {
+				roundUp(list[i].Resources.Limits, list[i].Resources.Requests)
+			}
+		}
+	}
+}
+
+// DefaultPodTemplateSpec fills what a template leaves open.
+func DefaultPodTemplateSpec(t *corev1.PodTemplateSpec) { DefaultPodSpec(&t.Spec) }
+
+// DefaultPodSpec fills the defaults that pods and templates share.
+func DefaultPodSpec(spec *corev1.PodSpec) {
+	setDefaultString(&spec.DNSPolicy, corev1.DNSClusterFirst)
+	setDefaultString(&spec.RestartPolicy, corev1.RestartPolicyAlways)
+	setDefaultString(&spec.SchedulerName, corev1.DefaultSchedulerName)
+	setDefault(&spec.TerminationGracePeriodSeconds, int64(corev1.DefaultTerminationGracePeriodSeconds))
+	if spec.SecurityContext == nil {
+		spec.SecurityContext = &corev1.PodSecurityContext{}
+	}
+	// serviceAccount is the older name of serviceAccountName; both are kept equal.
+	if spec.ServiceAccountName == "" {
+		spec.ServiceAccountName = spec.DeprecatedServiceAccount
+	}
+	spec.DeprecatedServiceAccount = spec.ServiceAccountName
+	roundUp(spec.Overhead)
+	if spec.Resources != nil {
+		roundUp(spec.Resources.Limits, spec.Resources.Requests)
+	}
+	for i := range spec.Volumes {
+		defaultVolume(&spec.Volumes[i])
+	}
+	visitContainers(spec, func(_ string, _ int, c *corev1.Container) { defaultContainer(c) })
+}
+
+func defaultContainer(c *corev1.Container) {
+	setDefaultString(&c.ImagePullPolicy, defaultPullPolicy(c.Image))
+	setDefaultString(&c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
+	setDefaultString(&c.TerminationMessagePolicy, corev1.TerminationMessageReadFile)
+	for i := range c.Ports {
+		setDefaultString(&c.Ports[i].Protocol, corev1.ProtocolTCP)
+	}
+	for i := range c.Env {
+		if source := c.Env[i].ValueFrom; source != nil {
+			defaultFieldRef(source.FieldRef)
+			if source.FileKeyRef != nil {
+				setDefault(&source.FileKeyRef.Optional, false)
+			}
+		}
+	}
+	roundUp(c.Resources.Limits, c.Resources.Requests)
+	for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+		if probe != nil {
+			defaultProbe(probe)
+		}
+	}
+	if c.Lifecycle == nil {
+		return
+	}
+	for _, handler := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
+		if handler != nil {
+			defaultHTTPGet(handler.HTTPGet)
+		}
+	}
+}
+
+func defaultProbe(p *corev1.Probe) {
+	setDefaultNumber(&p.TimeoutSeconds, 1)
+	setDefaultNumber(&p.PeriodSeconds, 10)
+	setDefaultNumber(&p.SuccessThreshold, 1)
+	setDefaultNumber(&p.FailureThreshold, 3)
+	defaultHTTPGet(p.HTTPGet)
+	if p.GRPC != nil {
+		setDefault(&p.GRPC.Service, "")
+	}
+}
+
+func defaultHTTPGet(action *corev1.HTTPGetAction) {
+	if action != nil {
+		setDefaultString(&action.Path, "/")
+		setDefaultString(&action.Scheme, corev1.URISchemeHTTP)
+	}
+}
+
+func defaultFieldRef(ref *corev1.ObjectFieldSelector) {
+	if ref != nil {
+		setDefaultString(&ref.APIVersion, "v1")
+	}
+}
+
+// defaultPullPolicy is Always for a moving tag: latest, or none at all.
+func defaultPullPolicy(image string) corev1.PullPolicy {
+	name, _, digested := strings.Cut(image, "@")
+	tag := ""
+	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
+		tag = name[colon+1:]
+	}
+	if tag == "latest" || tag == "" && !digested && image != "" {
+		return corev1.PullAlways
+	}
+	return corev1.PullIfNotPresent
+}
+
+func requestsFromLimits(r *corev1.ResourceRequirements) {
+	if r.Limits != nil && r.Requests == nil {
+		r.Requests = corev1.ResourceList{}
+	}
+	for name, limit := range r.Limits {
+		if _, ok := r.Requests[name]; !ok {
+			r.Requests[name] = limit.DeepCopy()
+		}
+	}
+}
+
+// defaultPodLevelResources derives what the pod as a whole leaves open from its containers, but only if it says something.
+func defaultPodLevelResources(p *corev1.Pod) {
+	r := p.Spec.Resources
+	if r == nil {
+		return
+	}
+	if len(r.Requests) > 0 {
+		r.Limits = withHugePageLimits(r.Limits, r.Requests)
+	}
+	if len(r.Limits) == 0 {
+		return
+	}
+	requests := corev1.ResourceList{}
+	for name, quantity := range r.Requests {
+		requests[name] = quantity
+	}
+	for name, quantity := range resourcehelper.AggregateContainerRequests(p, resourcehelper.PodResourcesOptions{}) {
+		if _, ok := requests[name]; !ok && resourcehelper.IsSupportedPodLevelResource(name) && validate.IsOvercommitAllowed(name) {
+			requests[name] = quantity.DeepCopy()
+		}
+	}
+	for name, quantity := range r.Limits {
+		if _, ok := requests[name]; !ok && resourcehelper.IsSupportedPodLevelResource(name) {
+			requests[name] = quantity.DeepCopy()
+		}
+	}
+	if len(requests) > 0 {
+		r.Requests = requests
+	}
+}
+
+// withHugePageLimits sets limits for requested huge pages, which cannot be overcommitted.
+func withHugePageLimits(limits, requests corev1.ResourceList) corev1.ResourceList {
+	for name, quantity := range requests {
+		if _, ok := limits[name]; ok || !validate.IsHugePages(name) {
+			continue
+		}
+		if limits == nil {
+			limits = corev1.ResourceList{}
+		}
+		limits[name] = quantity.DeepCopy()
+	}
+	return limits
+}
+
+func hostPorts(containers []corev1.Container) {
+	for i := range containers {
+		for j := range containers[i].Ports {
+			setDefaultNumber(&containers[i].Ports[j].HostPort, containers[i].Ports[j].ContainerPort)
+		}
+	}
+}
+
+// roundUp keeps amounts to thousandths, the finest that the API has ever kept.
+func roundUp(lists ...corev1.ResourceList) {
+	for _, list := range lists {
+		for name, quantity := range list {
+			quantity.RoundUp(resource.Milli)
+			list[name] = quantity
+		}
+	}
+}
+
+func setDefault[T any](target **T, value T) {
+	if *target == nil {
+		*target = ptr.To(value)
+	}
+}
+
+func setDefaultString[S ~string](target *S, value S) {
+	if *target == "" {
+		*target = value
+	}
+}
+
+func setDefaultNumber(target *int32, value int32) {
+	if *target == 0 {
+		*target = value
+	}
+}

@@ -1,0 +1,310 @@
+package core
+
+import (
+	"path"
+
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"keelson.dev/apis/validate"
+)
+
+func validateVolumes(c *podContext, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	names := sets.New[string]()
+	for i := range c.spec.Volumes {
+		v, at := &c.spec.Volumes[i], path.Index(i)
+		switch {
+		case v.Name == "":
+			errs = append(errs, field.Required(at.Child("name"), ""))
+		case names.Has(v.Name):
+			errs = append(errs, field.Duplicate(at.Child("name"), v.Name))
+		default:
+			errs = append(errs, validate.DNSLabel(v.Name, at.Child("name"))...)
+		}
+		names.Insert(v.Name)
+		errs = append(errs, validateVolumeSource(&v.VolumeSource, at)...)
+	}
+	return errs
+}
+
+// sourceCheck is one type of volume: its field, whether it is used, and its rules.
+type sourceCheck struct {
+	name  string
+	set   bool
+	check func(*field.Path) field.ErrorList
+}
+
+// validateVolumeSource demands exactly one source and checks it.
+func validateVolumeSource(v *corev1.VolumeSource, path *field.Path) field.ErrorList {
+	sources := []sourceCheck{
+		{"emptyDir", v.EmptyDir != nil, func(at *field.Path) field.ErrorList { return validateEmptyDir(v.EmptyDir, at) }},
+		{"hostPath", v.HostPath != nil, func(at *field.Path) field.ErrorList { return ValidateHostPath(v.HostPath, at) }},
+		{"secret", v.Secret != nil, func(at *field.Path) field.ErrorList { return validateSecretVolume(v.Secret, at) }},
+		{"persistentVolumeClaim", v.PersistentVolumeClaim != nil, func(at *field.Path) field.ErrorList {
+			return requireAll(at, text{"claimName", v.PersistentVolumeClaim.ClaimName})
+		}},
+		{"downwardAPI", v.DownwardAPI != nil, func(at *field.Path) field.ErrorList { return validateDownwardVolume(v.DownwardAPI, at) }},
+		{"configMap", v.ConfigMap != nil, func(at *field.Path) field.ErrorList { return validateConfigMapVolume(v.ConfigMap, at) }},
+		{"projected", v.Projected != nil, func(at *field.Path) field.ErrorList { return validateProjected(v.Projected, at) }},
+		{"csi", v.CSI != nil, func(at *field.Path) field.ErrorList { return validateInlineCSI(v.CSI, at) }},
+		{"ephemeral", v.Ephemeral != nil, func(at *field.Path) field.ErrorList { return validateEphemeralVolume(v.Ephemeral, at) }},
+		{"image", v.Image != nil, func(at *field.Path) field.ErrorList { return validateImageVolume(v.Image, at) }},
+	}
+	var errs field.ErrorList
+	count := 0
+	for _, source := range append(sources, networkSources(v)...) {
+		if !source.set {
+			continue
+		}
+		if count++; count > 1 {
+			errs = append(errs, field.Forbidden(path.Child(source.name), "may not specify more than 1 volume type"))
+			continue
+		}
+		errs = append(errs, source.check(path.Child(source.name))...)
+	}
+	if count == 0 {
+		errs = append(errs, field.Required(path, "must specify a volume type"))
+	}
+	return errs
+}
+
+// text is a field that must not be empty.
+type text struct{ name, value string }
+
+func requireAll(path *field.Path, fields ...text) field.ErrorList {
+	var errs field.ErrorList
+	for _, f := range fields {
+		if f.value == "" {
+			errs = append(errs, field.Required(path.Child(f.name), ""))
+		}
+	}
+	return errs
+}
+
+func validateEmptyDir(v *corev1.EmptyDirVolumeSource, path *field.Path) field.ErrorList {
+	if v.SizeLimit != nil && v.SizeLimit.Sign() < 0 {
+		return field.ErrorList{field.Forbidden(path.Child("sizeLimit"), "SizeLimit field must be a valid resource quantity")}
+	}
+	return nil
+}
+
+// ValidateHostPath checks a directory of the node, for pods and persistent volumes.
+func ValidateHostPath(v *corev1.HostPathVolumeSource, path *field.Path) field.ErrorList {
+	if v.Path == "" {
+		return field.ErrorList{field.Required(path.Child("path"), "")}
+	}
+	errs := validate.NoBacksteps(v.Path, path.Child("path"))
+	if v.Type == nil {
+		return errs
+	}
+	return append(errs, validate.OneOf(*v.Type, path.Child("type"), corev1.HostPathUnset, corev1.HostPathBlockDev, corev1.HostPathCharDev,
+		corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate, corev1.HostPathFile, corev1.HostPathFileOrCreate, corev1.HostPathSocket)...)
+}
+
+func validateSecretVolume(v *corev1.SecretVolumeSource, path *field.Path) field.ErrorList {
+	errs := requireAll(path, text{"secretName", v.SecretName})
+	errs = append(errs, validate.FileMode(v.DefaultMode, path.Child("defaultMode"))...)
+	return append(errs, validateItems(v.Items, path.Child("items"), nil)...)
+}
+
+func validateConfigMapVolume(v *corev1.ConfigMapVolumeSource, path *field.Path) field.ErrorList {
+	errs := requireAll(path, text{"name", v.Name})
+	errs = append(errs, validate.FileMode(v.DefaultMode, path.Child("defaultMode"))...)
+	return append(errs, validateItems(v.Items, path.Child("items"), nil)...)
+}
+
+// validateItems checks which keys become which files; taken, if any, is told every file.
+func validateItems(items []corev1.KeyToPath, path *field.Path, taken func(string)) field.ErrorList {
+	var errs field.ErrorList
+	for i := range items {
+		at := path.Index(i)
+		errs = append(errs, requireAll(at, text{"key", items[i].Key}, text{"path", items[i].Path})...)
+		errs = append(errs, validate.NonReservedPath(items[i].Path, at.Child("path"))...)
+		errs = append(errs, validate.FileMode(items[i].Mode, at.Child("mode"))...)
+		if taken != nil && items[i].Path != "" {
+			taken(items[i].Path)
+		}
+	}
+	return errs
+}
+
+func validateDownwardVolume(v *corev1.DownwardAPIVolumeSource, path *field.Path) field.ErrorList {
+	errs := validate.FileMode(v.DefaultMode, path.Child("defaultMode"))
+	for i := range v.Items {
+		errs = append(errs, validateDownwardFile(&v.Items[i], path)...)
+	}
+	return errs
+}
+
+func validateDownwardFile(file *corev1.DownwardAPIVolumeFile, path *field.Path) field.ErrorList {
+	errs := requireAll(path, text{"path", file.Path})
+	errs = append(errs, validate.NonReservedPath(file.Path, path.Child("path"))...)
+	switch {
+	case file.FieldRef != nil:
+		errs = append(errs, validateFieldRef(file.FieldRef, volumeFields, path.Child("fieldRef"))...)
+		if file.ResourceFieldRef != nil {
+			errs = append(errs, field.Invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"))
+		}
+	case file.ResourceFieldRef != nil:
+		errs = append(errs, validateResourceFieldRef(file.ResourceFieldRef, path.Child("resourceFieldRef"), true)...)
+	default:
+		errs = append(errs, field.Required(path, "one of fieldRef and resourceFieldRef is required"))
+	}
+	return append(errs, validate.FileMode(file.Mode, path.Child("mode"))...)
+}
+
+func validateInlineCSI(v *corev1.CSIVolumeSource, path *field.Path) field.ErrorList {
+	errs := ValidateCSIDriverName(v.Driver, path.Child("driver"))
+	if v.NodePublishSecretRef != nil {
+		at := path.Child("nodePublishSecretRef", "name")
+		if v.NodePublishSecretRef.Name == "" {
+			return append(errs, field.Required(at, ""))
+		}
+		errs = append(errs, validate.ObjectName(v.NodePublishSecretRef.Name, at, apivalidation.NameIsDNSSubdomain)...)
+	}
+	return errs
+}
+
+func validateEphemeralVolume(v *corev1.EphemeralVolumeSource, path *field.Path) field.ErrorList {
+	template := path.Child("volumeClaimTemplate")
+	if v.VolumeClaimTemplate == nil {
+		return field.ErrorList{field.Required(template, "")}
+	}
+	metadata, at := &v.VolumeClaimTemplate.ObjectMeta, template.Child("metadata")
+	var errs field.ErrorList
+	for _, f := range []presence{
+		{"name", metadata.Name != ""}, {"generateName", metadata.GenerateName != ""}, {"namespace", metadata.Namespace != ""},
+		{"uid", metadata.UID != ""}, {"resourceVersion", metadata.ResourceVersion != ""},
+		{"finalizers", len(metadata.Finalizers) > 0}, {"ownerReferences", len(metadata.OwnerReferences) > 0},
+	} {
+		if f.set {
+			errs = append(errs, field.Forbidden(at.Child(f.name), "cannot be set"))
+		}
+	}
+	errs = append(errs, validate.Labels(metadata.Labels, at.Child("labels"))...)
+	errs = append(errs, apivalidation.ValidateAnnotations(metadata.Annotations, at.Child("annotations"))...)
+	return append(errs, ValidatePersistentVolumeClaimSpec(&v.VolumeClaimTemplate.Spec, template.Child("spec"))...)
+}
+
+func validateImageVolume(v *corev1.ImageVolumeSource, path *field.Path) field.ErrorList {
+	errs := requireAll(path, text{"reference", v.Reference})
+	return append(errs, validatePullPolicy(v.PullPolicy, path.Child("pullPolicy"))...)
+}
+
+// validateVolumeMounts checks that every mount has a volume and a place of its own.
+func validateVolumeMounts(c *podContext, container *corev1.Container, fieldPath *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	devices, devicePaths := sets.New[string](), sets.New[string]()
+	for _, device := range container.VolumeDevices {
+		devices.Insert(device.Name)
+		devicePaths.Insert(device.DevicePath)
+	}
+	places := sets.New[string]()
+	for i := range container.VolumeMounts {
+		mount, at := &container.VolumeMounts[i], fieldPath.Index(i)
+		errs = append(errs, requireAll(at, text{"name", mount.Name})...)
+		if _, ok := c.volumes[mount.Name]; !ok && mount.Name != "" {
+			errs = append(errs, field.NotFound(at.Child("name"), mount.Name))
+		}
+		errs = append(errs, requireAll(at, text{"mountPath", mount.MountPath})...)
+		if places.Has(mount.MountPath) {
+			errs = append(errs, field.Invalid(at.Child("mountPath"), mount.MountPath, "must be unique"))
+		}
+		places.Insert(mount.MountPath)
+		if devices.Has(mount.Name) {
+			errs = append(errs, field.Invalid(at.Child("name"), mount.Name, "must not already exist in volumeDevices"))
+		}
+		if devicePaths.Has(mount.MountPath) {
+			errs = append(errs, field.Invalid(at.Child("mountPath"), mount.MountPath, "must not already exist as a path in volumeDevices"))
+		}
+		if mount.SubPath != "" {
+			errs = append(errs, validate.DescendingPath(mount.SubPath, at.Child("subPath"))...)
+		}
+		if mount.SubPathExpr != "" {
+			if mount.SubPath != "" {
+				errs = append(errs, field.Invalid(at.Child("subPathExpr"), mount.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
+			}
+			errs = append(errs, validate.DescendingPath(mount.SubPathExpr, at.Child("subPathExpr"))...)
+		}
+		errs = append(errs, validatePropagation(mount, isPrivileged(container), at)...)
+	}
+	return errs
+}
+
+func validatePropagation(mount *corev1.VolumeMount, privileged bool, path *field.Path) field.ErrorList {
+	errs := validate.OptionalOneOf(mount.MountPropagation, path.Child("mountPropagation"), corev1.MountPropagationBidirectional,
+		corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)
+	if mount.MountPropagation != nil && *mount.MountPropagation == corev1.MountPropagationBidirectional && !privileged {
+		errs = append(errs, field.Forbidden(path.Child("mountPropagation"),
+			"Bidirectional mount propagation is available only to privileged containers"))
+	}
+	if mount.RecursiveReadOnly == nil {
+		return errs
+	}
+	at := path.Child("recursiveReadOnly")
+	errs = append(errs, validate.OneOf(*mount.RecursiveReadOnly, at,
+		corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)...)
+	if *mount.RecursiveReadOnly == corev1.RecursiveReadOnlyDisabled || len(errs) > 0 {
+		return errs
+	}
+	if !mount.ReadOnly {
+		errs = append(errs, field.Forbidden(at, "may only be specified when readOnly is true"))
+	}
+	if mount.MountPropagation != nil && *mount.MountPropagation != corev1.MountPropagationNone {
+		errs = append(errs, field.Forbidden(at, "may only be specified when mountPropagation is None or not specified"))
+	}
+	return errs
+}
+
+// validateVolumeDevices checks block devices: they come from claims, and share neither name nor place with mounts.
+func validateVolumeDevices(c *podContext, container *corev1.Container, fieldPath *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	mounts, mountPaths := sets.New[string](), sets.New[string]()
+	for _, mount := range container.VolumeMounts {
+		mounts.Insert(mount.Name)
+		mountPaths.Insert(mount.MountPath)
+	}
+	names, places := sets.New[string](), sets.New[string]()
+	for i, device := range container.VolumeDevices {
+		at := fieldPath.Index(i)
+		errs = append(errs, requireAll(at, text{"name", device.Name})...)
+		if names.Has(device.Name) {
+			errs = append(errs, field.Invalid(at.Child("name"), device.Name, "must be unique"))
+		}
+		v, ok := c.volumes[device.Name]
+		switch {
+		case ok && v.PersistentVolumeClaim == nil && v.Ephemeral == nil:
+			errs = append(errs, field.Invalid(at.Child("name"), device.Name,
+				"can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"))
+		case !ok && device.Name != "":
+			errs = append(errs, field.NotFound(at.Child("name"), device.Name))
+		}
+		errs = append(errs, requireAll(at, text{"devicePath", device.DevicePath})...)
+		if places.Has(device.DevicePath) {
+			errs = append(errs, field.Invalid(at.Child("devicePath"), device.DevicePath, "must be unique"))
+		}
+		if device.DevicePath != "" {
+			errs = append(errs, validate.NoBacksteps(device.DevicePath, at.Child("devicePath"))...)
+		}
+		if mounts.Has(device.Name) {
+			errs = append(errs, field.Invalid(at.Child("name"), device.Name, "must not already exist in volumeMounts"))
+		}
+		if mountPaths.Has(device.DevicePath) {
+			errs = append(errs, field.Invalid(at.Child("devicePath"), device.DevicePath, "must not already exist as a path in volumeMounts"))
+		}
+		names.Insert(device.Name)
+		places.Insert(device.DevicePath)
+	}
+	return errs
+}
+
+// absolute demands a path that begins at the root.
+func absolute(target string, fieldPath *field.Path) field.ErrorList {
+	if path.IsAbs(target) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(fieldPath, target, "must be an absolute path")}
+}

@@ -1,0 +1,151 @@
+package core
+
+import (
+	"math"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
+
+	"keelson.dev/apis/validate"
+)
+
+// validateProjected checks a volume of several sources; no two may write the same file.
+func validateProjected(v *corev1.ProjectedVolumeSource, path *field.Path) field.ErrorList {
+	errs := validate.FileMode(v.DefaultMode, path.Child("defaultMode"))
+	files := sets.New[string]()
+	for i := range v.Sources {
+		source, at := &v.Sources[i], path.Child("sources").Index(i)
+		claim := func(owner any) func(string) {
+			return func(file string) {
+				if files.Has(file) {
+					errs = append(errs, field.Invalid(path, owner, "conflicting duplicate paths"))
+				}
+				files.Insert(file)
+			}
+		}
+		checks := []sourceCheck{
+			{"secret", source.Secret != nil, func(at *field.Path) field.ErrorList {
+				errs := requireAll(at, text{"name", source.Secret.Name})
+				return append(errs, validateItems(source.Secret.Items, at.Child("items"), claim(source.Secret.Name))...)
+			}},
+			{"configMap", source.ConfigMap != nil, func(at *field.Path) field.ErrorList {
+				errs := requireAll(at, text{"name", source.ConfigMap.Name})
+				return append(errs, validateItems(source.ConfigMap.Items, at.Child("items"), claim(source.ConfigMap.Name))...)
+			}},
+			{"downwardAPI", source.DownwardAPI != nil, func(at *field.Path) field.ErrorList {
+				return validateDownwardProjection(source.DownwardAPI, at, claim)
+			}},
+			{"serviceAccountToken", source.ServiceAccountToken != nil, func(at *field.Path) field.ErrorList {
+				return validateTokenProjection(source.ServiceAccountToken, at)
+			}},
+			{"clusterTrustBundle", source.ClusterTrustBundle != nil, func(at *field.Path) field.ErrorList {
+				return validateTrustBundleProjection(source.ClusterTrustBundle, at, claim(source.ClusterTrustBundle.Path))
+			}},
+			{"podCertificate", source.PodCertificate != nil, func(at *field.Path) field.ErrorList {
+				return validateCertificateProjection(source.PodCertificate, at, claim)
+			}},
+		}
+		errs = append(errs, oneProjection(checks, at)...)
+	}
+	return errs
+}
+
+func oneProjection(checks []sourceCheck, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	count := 0
+	for _, c := range checks {
+		if !c.set {
+			continue
+		}
+		if count++; count > 1 {
+			errs = append(errs, field.Forbidden(path.Child(c.name), "may not specify more than 1 volume type"))
+			continue
+		}
+		errs = append(errs, c.check(path.Child(c.name))...)
+	}
+	if count == 0 {
+		errs = append(errs, field.Required(path, "must specify a projection type"))
+	}
+	return errs
+}
+
+func validateDownwardProjection(p *corev1.DownwardAPIProjection, path *field.Path, claim func(any) func(string)) field.ErrorList {
+	var errs field.ErrorList
+	for i := range p.Items {
+		errs = append(errs, validateDownwardFile(&p.Items[i], path)...)
+		if file := p.Items[i].Path; file != "" {
+			claim(file)(file)
+		}
+	}
+	return errs
+}
+
+func validateTokenProjection(p *corev1.ServiceAccountTokenProjection, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if p.ExpirationSeconds != nil && *p.ExpirationSeconds < 10*60 {
+		errs = append(errs, field.Invalid(path.Child("expirationSeconds"), *p.ExpirationSeconds, "may not specify a duration less than 10 minutes"))
+	}
+	if p.ExpirationSeconds != nil && *p.ExpirationSeconds > 1<<32 {
+		errs = append(errs, field.Invalid(path.Child("expirationSeconds"), *p.ExpirationSeconds, "may not specify a duration larger than 2^32 seconds"))
+	}
+	if p.Path == "" {
+		return append(errs, field.Required(path.Child("path"), ""))
+	}
+	return append(errs, validate.NonReservedPath(p.Path, path.Child("path"))...)
+}
+
+func validateTrustBundleProjection(p *corev1.ClusterTrustBundleProjection, path *field.Path, claim func(string)) field.ErrorList {
+	var errs field.ErrorList
+	switch {
+	case p.Name != nil && p.SignerName != nil:
+		errs = append(errs, field.Invalid(path, p, "only one of name and signerName may be used"))
+	case p.Name == nil && p.SignerName == nil:
+		errs = append(errs, field.Required(path, "either name or signerName must be specified"))
+	case p.Name != nil && *p.Name == "":
+		errs = append(errs, field.Required(path.Child("name"), "must be a valid object name"))
+	case p.SignerName != nil && *p.SignerName == "":
+		errs = append(errs, field.Required(path.Child("signerName"), "must be a valid signer name"))
+	}
+	if p.Name != nil && p.LabelSelector != nil {
+		errs = append(errs, field.Invalid(path.Child("labelSelector"), p.LabelSelector, "labelSelector must be unset if name is specified"))
+	}
+	errs = append(errs, validate.LabelSelector(p.LabelSelector, path.Child("labelSelector"))...)
+	if p.Path == "" {
+		return append(errs, field.Required(path.Child("path"), ""))
+	}
+	claim(p.Path)
+	return append(errs, validate.NonReservedPath(p.Path, path.Child("path"))...)
+}
+
+var certificateKeyTypes = []string{"ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096"}
+
+func validateCertificateProjection(p *corev1.PodCertificateProjection, path *field.Path, claim func(any) func(string)) field.ErrorList {
+	var errs field.ErrorList
+	if p.SignerName == "" {
+		errs = append(errs, field.Required(path.Child("signerName"), ""))
+	} else {
+		errs = append(errs, validation.IsDomainPrefixedPath(path.Child("signerName"), p.SignerName)...)
+	}
+	if p.KeyType == "" {
+		errs = append(errs, field.Required(path.Child("keyType"), ""))
+	} else {
+		errs = append(errs, validate.OneOf(p.KeyType, path.Child("keyType"), certificateKeyTypes...)...)
+	}
+	seconds := ptr.Deref(p.MaxExpirationSeconds, math.MaxInt32)
+	if p.MaxExpirationSeconds != nil && (seconds < 3600 || seconds > 91*24*3600) {
+		errs = append(errs, field.Invalid(path.Child("maxExpirationSeconds"), seconds, "must be between 3600 and 7862400"))
+	}
+	if p.CredentialBundlePath == "" && p.KeyPath == "" && p.CertificateChainPath == "" {
+		errs = append(errs, field.Required(path, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
+	}
+	for _, file := range []text{{"credentialBundlePath", p.CredentialBundlePath}, {"keyPath", p.KeyPath}, {"certificateChainPath", p.CertificateChainPath}} {
+		if file.value != "" {
+			errs = append(errs, validate.NonReservedPath(file.value, path.Child(file.name))...)
+			claim(file.value)(file.value)
+		}
+	}
+	return errs
+}

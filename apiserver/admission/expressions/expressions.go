@@ -3,11 +3,15 @@
 package expressions
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/mutating/patch"
@@ -201,4 +205,22 @@ func expressionsOf(old runtime.Object) []string {
 		}
 	}
 	return all
+}
+
+// Guards returns Validate as checks of the writes of each kind that has expressions, in the form that the registry takes.
+func Guards() map[schema.GroupResource]func(ctx context.Context, obj, old runtime.Object) error {
+	guards := map[schema.GroupResource]func(context.Context, runtime.Object, runtime.Object) error{}
+	for resource, kind := range map[string]string{
+		"validatingadmissionpolicies": "ValidatingAdmissionPolicy", "mutatingadmissionpolicies": "MutatingAdmissionPolicy",
+		"validatingwebhookconfigurations": "ValidatingWebhookConfiguration", "mutatingwebhookconfigurations": "MutatingWebhookConfiguration",
+	} {
+		gk := admissionregistrationv1.SchemeGroupVersion.WithKind(kind).GroupKind()
+		guards[admissionregistrationv1.Resource(resource)] = func(_ context.Context, obj, old runtime.Object) error {
+			if errs := Validate(obj, old); len(errs) > 0 {
+				return apierrors.NewInvalid(gk, obj.(metav1.Object).GetName(), errs)
+			}
+			return nil
+		}
+	}
+	return guards
 }

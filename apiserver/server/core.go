@@ -13,6 +13,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
 	"keelson.dev/apis"
+	"keelson.dev/apiserver/admission/expressions"
 	"keelson.dev/apiserver/registry"
 	"keelson.dev/apiserver/reviews"
 )
@@ -60,6 +61,7 @@ func (c *config) newCore(delegate genericapiserver.DelegationTarget) (*genericap
 
 func (c *config) newKinds() (kinds, error) {
 	all := kinds{}
+	compiled := expressions.Guards()
 	for _, row := range c.rows {
 		if !slices.ContainsFunc(apis.ServedVersions(row), c.enabled) {
 			continue
@@ -71,6 +73,9 @@ func (c *config) newKinds() (kinds, error) {
 			return nil, err
 		}
 		if check, ok := c.security.authorization.Escalation[row.GroupResource()]; ok {
+			kind.Guard = check
+		}
+		if check, ok := compiled[row.GroupResource()]; ok {
 			kind.Guard = check
 		}
 		all[row.GroupResource()] = kind

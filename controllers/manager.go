@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -22,7 +25,18 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"keelson.dev/controllers/certificates"
+	"keelson.dev/controllers/daemonset"
+	"keelson.dev/controllers/deployment"
+	"keelson.dev/controllers/endpoints"
+	"keelson.dev/controllers/endpointslice"
 	"keelson.dev/controllers/env"
+	"keelson.dev/controllers/garbagecollector"
+	"keelson.dev/controllers/namespace"
+	"keelson.dev/controllers/replicaset"
+	"keelson.dev/controllers/rootca"
+	"keelson.dev/controllers/serviceaccount"
+	"keelson.dev/controllers/tainteviction"
 	"keelson.dev/internal/apiclient"
 )
 
@@ -43,20 +57,53 @@ type Config struct {
 	NodeCIDRMaskSizeIPv6 int // 0: 64
 
 	NodeMonitorGracePeriod time.Duration // silence of a node until it counts as unreachable; 0: 50 s
-	NodeMonitorPeriod      time.Duration // how often silence is looked for; 0: 5 s
 
 	TerminatedPodGCThreshold int // finished pods kept in the cluster; 0: 12500
 }
 
-// registration is a line of the list: Add wires one controller.
+// registration is a line of the list: add wires one controller.
 type registration struct {
 	name string
 	add  func(*env.Env, *Config) error
 }
 
+// workers wires a controller that needs nothing but a number of workers.
+func workers(n int, add func(*env.Env, int) error) func(*env.Env, *Config) error {
+	return func(e *env.Env, _ *Config) error { return add(e, n) }
+}
+
 // list is all controllers, in the order in which they are wired.
 func list() []registration {
-	return []registration{}
+	return []registration{
+		{"namespace", workers(10, namespace.Add)},
+		{"serviceaccount", workers(5, serviceaccount.Add)},
+		{"root-ca-certificate-publisher", addRootCA},
+
+		{"deployment", workers(10, deployment.Add)},
+		{"replicaset", workers(10, replicaset.Add)},
+		{"daemonset", workers(5, daemonset.Add)},
+
+		{"endpointslice", workers(5, endpointslice.Add)},
+		{"endpoint", workers(5, endpoints.Add)},
+
+		{"node-ipam", addNodeIPAM},
+		{"node-lifecycle", addNodeLifecycle},
+		{"taint-eviction", workers(8, tainteviction.Add)},
+		{"pod-garbage-collector", addPodGC},
+
+		{"certificatesigningrequest-approving", workers(2, certificates.AddApprover)},
+		{"certificatesigningrequest-signing", addSigner},
+		{"certificatesigningrequest-cleaner", func(e *env.Env, _ *Config) error { return certificates.AddCleaner(e) }},
+
+		// Last: it uses the informers that the others have asked for.
+		{"garbage-collector", workers(20, garbagecollector.Add)},
+	}
+}
+
+// partial are the kinds of which the cache holds only what a controller looks at; others of them are read live where needed.
+var partial = map[client.Object]cache.ByObject{
+	&corev1.ConfigMap{}:     {Field: fields.OneTermEqualSelector("metadata.name", rootca.Name)},
+	&coordinationv1.Lease{}: {Field: fields.OneTermEqualSelector("metadata.namespace", corev1.NamespaceNodeLease)},
 }
 
 // Run runs all controllers until ctx is done, and returns nil then. An error means that they cannot go on; after the loss of the
@@ -79,6 +126,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("build metadata client: %w", err)
 	}
 	e := env.New(mgr, clientset, meta)
+	e.Partial = slices.Collect(maps.Keys(partial))
 	for _, c := range list() {
 		if err := c.add(e, &cfg); err != nil {
 			return fmt.Errorf("add controller %s: %w", c.name, err)
@@ -103,7 +151,6 @@ func applyDefaults(cfg *Config) {
 	}
 	orDuration(&cfg.ClusterSigningDuration, 365*24*time.Hour)
 	orDuration(&cfg.NodeMonitorGracePeriod, 50*time.Second)
-	orDuration(&cfg.NodeMonitorPeriod, 5*time.Second)
 	orInt(&cfg.NodeCIDRMaskSize, 24)
 	orInt(&cfg.NodeCIDRMaskSizeIPv6, 64)
 	orInt(&cfg.TerminatedPodGCThreshold, 12500)
@@ -124,10 +171,7 @@ func options(ctx context.Context, cfg *Config) ctrl.Options {
 		Cache: cache.Options{
 			DefaultTransform:             cache.TransformStripManagedFields(),
 			DefaultUnsafeDisableDeepCopy: ptr.To(true), // internal/lister says so too: copy before you change
-			ByObject: map[client.Object]cache.ByObject{
-				// Of all ConfigMaps only the published root certificates matter; others are read live where needed.
-				&corev1.ConfigMap{}: {Field: fields.OneTermEqualSelector("metadata.name", "kube-root-ca.crt")},
-			},
+			ByObject:                     partial,
 		},
 		// Reads of this client go to the API server. Cached reads are those of env.Lister.
 		NewClient: func(cfg *rest.Config, opts client.Options) (client.Client, error) {
@@ -136,4 +180,3 @@ func options(ctx context.Context, cfg *Config) ctrl.Options {
 		},
 	}
 }
-

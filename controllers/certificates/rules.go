@@ -24,7 +24,7 @@ var signers = map[string]func(*x509.CertificateRequest, []certificatesv1.KeyUsag
 	},
 	certificatesv1.KubeAPIServerClientKubeletSignerName: kubeletClient,
 	certificatesv1.KubeletServingSignerName:             kubeletServing,
-	legacyUnknown: func(*x509.CertificateRequest, []certificatesv1.KeyUsage) error { return nil },
+	legacyUnknown:                                       func(*x509.CertificateRequest, []certificatesv1.KeyUsage) error { return nil },
 }
 
 func clientUsages(usages []certificatesv1.KeyUsage) error {

@@ -80,9 +80,6 @@ func (a *Authority) Sign(request *x509.CertificateRequest, usages []certificates
 	}
 	now := a.clock.Now()
 	notBefore, notAfter := now.Add(-backdate), now.Add(ttl)
-	if seconds != nil || ttl == a.maxTTL {
-		notAfter = notAfter.Add(-backdate) // what was asked for is the whole life, backdating included
-	}
 	if notAfter.After(a.cert.NotAfter) {
 		notAfter = a.cert.NotAfter
 	}

@@ -5,6 +5,7 @@ package env
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
 	"sync"
 	"time"
@@ -38,6 +39,7 @@ type Env struct {
 	Clientset kubernetes.Interface
 	Metadata  metadata.Interface
 	Clock     clock.WithTicker
+	Partial   []client.Object // kinds of which the cache holds only some objects
 
 	mu      sync.Mutex
 	indexed map[reflect.Type]toolscache.SharedIndexInformer
@@ -74,15 +76,15 @@ func (e *Env) Informer(obj client.Object) (toolscache.SharedIndexInformer, error
 	return informer, nil
 }
 
-// Known returns the informers that controllers have asked for so far, by Go type.
-func (e *Env) Known() map[reflect.Type]toolscache.SharedIndexInformer {
+// Whole returns the informers that controllers have asked for so far and that hold every object of their kind, by Go type.
+func (e *Env) Whole() map[reflect.Type]toolscache.SharedIndexInformer {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	known := make(map[reflect.Type]toolscache.SharedIndexInformer, len(e.indexed))
-	for kind, informer := range e.indexed {
-		known[kind] = informer
+	whole := maps.Clone(e.indexed)
+	for _, obj := range e.Partial {
+		delete(whole, reflect.TypeOf(obj))
 	}
-	return known
+	return whole
 }
 
 func indexersOf(obj client.Object) toolscache.Indexers {

@@ -43,7 +43,9 @@ func On[T client.Object](obj T, changes Changes[T]) Watch {
 		funcs.CreateFunc = func(_ context.Context, e event.TypedCreateEvent[T], q Queue) { changes.Created(e.Object, q) }
 	}
 	if changes.Updated != nil {
-		funcs.UpdateFunc = func(_ context.Context, e event.TypedUpdateEvent[T], q Queue) { changes.Updated(e.ObjectOld, e.ObjectNew, q) }
+		funcs.UpdateFunc = func(_ context.Context, e event.TypedUpdateEvent[T], q Queue) {
+			changes.Updated(e.ObjectOld, e.ObjectNew, q)
+		}
 	}
 	if changes.Deleted != nil {
 		funcs.DeleteFunc = func(_ context.Context, e event.TypedDeleteEvent[T], q Queue) { changes.Deleted(e.Object, q) }

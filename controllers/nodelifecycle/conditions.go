@@ -103,7 +103,9 @@ func wantedTaints(node *corev1.Node, evict bool, now metav1.Time) []corev1.Taint
 		taint.TimeAdded = &now
 		added = append(added, taint)
 	}
-	slices.SortFunc(added, func(a, b corev1.Taint) int { return slices.Compare([]string{a.Key, string(a.Effect)}, []string{b.Key, string(b.Effect)}) })
+	slices.SortFunc(added, func(a, b corev1.Taint) int {
+		return slices.Compare([]string{a.Key, string(a.Effect)}, []string{b.Key, string(b.Effect)})
+	})
 	return append(taints, added...)
 }
 

@@ -4,8 +4,8 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Rates of eviction, in nodes per second and zone. When most nodes of a zone are lost at once, the network is the likelier cause,

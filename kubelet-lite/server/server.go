@@ -1,15 +1,24 @@
-// Package server is the kubelet's HTTPS API on port 10250.
+// Package server is the kubelet's HTTPS API on port 10250: who is asking, may they, and then either an answer from the agent or
+// a stream to the container runtime.
 package server
 
 import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	"k8s.io/utils/clock"
 )
 
 // Pods is what the server asks of the agent.
@@ -29,7 +38,7 @@ type Config struct {
 	Port    int    // default 10250
 	// Certificate returns the current serving certificate.
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	// ClientCAFile verifies client certificates; it is read again when it changes.
+	// ClientCAFile verifies client certificates; it is read again when it changes. Empty: no client certificates.
 	ClientCAFile string
 	Client       kubernetes.Interface // TokenReview and SubjectAccessReview
 	NodeName     string
@@ -38,18 +47,139 @@ type Config struct {
 	Pods         Pods
 	Runtime      runtimeapi.RuntimeServiceClient
 	Summary      func(ctx context.Context) (*statsapi.Summary, error)
-	// Healthy backs /healthz and /healthz/syncloop; nil error is ok.
+	// Healthy backs /healthz/syncloop; nil error is ok.
 	Healthy func() error
 	// Configz is the effective KubeletConfiguration.
 	Configz func() any
-	// ProbeMetrics and extra collectors are served on /metrics.
+	// Metrics and ProbeMetrics serve /metrics and /metrics/probes; nil: Prometheus' default registry, and nothing.
+	Metrics, ProbeMetrics http.Handler
+	// LogDir is served under /logs/, default /var/log. CheckpointDir takes checkpoints, default /var/lib/kubelet/checkpoints.
+	LogDir, CheckpointDir string
+	Clock                 clock.PassiveClock
 }
 
 // Server serves until its context ends.
-type Server struct{ cfg Config }
+type Server struct {
+	cfg     Config
+	handler http.Handler
+}
 
-// New returns a server.
-func New(cfg Config) (*Server, error) { return &Server{cfg: cfg}, nil }
+const (
+	// readHeaderTimeout is only for headers: bodies are streams that last as long as a session does.
+	readHeaderTimeout = 30 * time.Second
+	// drainTimeout is what sessions get to end in when the server stops.
+	drainTimeout = 2 * time.Second
+)
 
-// Run listens and serves.
-func (s *Server) Run(ctx context.Context) error { return errors.New("not written yet") }
+// New returns a server that does not listen yet.
+func New(cfg Config) (*Server, error) {
+	if cfg.Certificate == nil || cfg.Pods == nil || cfg.Runtime == nil {
+		return nil, errors.New("the kubelet server needs a certificate, pods and a runtime")
+	}
+	if cfg.Address == "" {
+		cfg.Address = "0.0.0.0"
+	}
+	if cfg.Port == 0 {
+		cfg.Port = 10250
+	}
+	if cfg.LogDir == "" {
+		cfg.LogDir = "/var/log"
+	}
+	if cfg.CheckpointDir == "" {
+		cfg.CheckpointDir = "/var/lib/kubelet/checkpoints"
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	s := &Server{cfg: cfg}
+	s.handler = newGate(cfg).wrap(s.routes())
+	return s, nil
+}
+
+// ServeHTTP answers one request, authenticated and authorized.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// Run listens and serves until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(s.cfg.Address, strconv.Itoa(s.cfg.Port)))
+	if err != nil {
+		return fmt.Errorf("listen for the kubelet API: %w", err)
+	}
+	return s.Serve(ctx, listener)
+}
+
+// Serve is Run on a listener of the caller's.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	logger := klog.FromContext(ctx)
+	server := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: readHeaderTimeout,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          klogErrors(logger),
+		TLSConfig: &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: s.cfg.Certificate,
+			ClientAuth:     tls.RequestClientCert, // verified by the gate, since a bearer token may come with it
+			NextProtos:     []string{"h2", "http/1.1"},
+		},
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		if server.Shutdown(drain) != nil {
+			_ = server.Close() // what did not end in time is cut
+		}
+	})
+	err := server.ServeTLS(listener, "", "")
+	if !stop() {
+		<-stopped
+		return nil
+	}
+	return fmt.Errorf("serve the kubelet API: %w", err)
+}
+
+// route is one line of the API.
+type route struct {
+	pattern string
+	handle  http.HandlerFunc
+}
+
+func (s *Server) routes() http.Handler {
+	routes := []route{
+		{"/healthz", s.healthz},
+		{"/healthz/ping", ok},
+		{"/healthz/log", ok},
+		{"/healthz/syncloop", s.healthz},
+		{"GET /pods", s.pods},
+		{"GET /runningpods/", s.runningPods},
+		{"GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs},
+		{"GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(s.cfg.LogDir))).ServeHTTP},
+		{"/exec/{namespace}/{pod}/{container}", s.exec},
+		{"/exec/{namespace}/{pod}/{uid}/{container}", s.exec},
+		{"/attach/{namespace}/{pod}/{container}", s.attach},
+		{"/attach/{namespace}/{pod}/{uid}/{container}", s.attach},
+		{"/portForward/{namespace}/{pod}", s.portForward},
+		{"/portForward/{namespace}/{pod}/{uid}", s.portForward},
+		{"POST /run/{namespace}/{pod}/{container}", s.run},
+		{"POST /run/{namespace}/{pod}/{uid}/{container}", s.run},
+		{"POST /checkpoint/{namespace}/{pod}/{container}", s.checkpoint},
+		{"GET /stats/summary", s.summary},
+		{"GET /metrics", s.metrics().ServeHTTP},
+		{"GET /metrics/probes", s.probeMetrics().ServeHTTP},
+		{"GET /metrics/resource", s.resourceMetrics},
+		{"GET /metrics/cadvisor", s.cadvisorMetrics},
+		{"GET /configz", s.configz},
+		{"/debug/pprof/", pprof.Index},
+		{"/debug/pprof/cmdline", pprof.Cmdline},
+		{"/debug/pprof/profile", pprof.Profile},
+		{"/debug/pprof/symbol", pprof.Symbol},
+		{"/debug/pprof/trace", pprof.Trace},
+	}
+	mux := http.NewServeMux()
+	for _, r := range routes {
+		mux.HandleFunc(r.pattern, r.handle)
+	}
+	return mux
+}

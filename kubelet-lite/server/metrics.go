@@ -1,0 +1,262 @@
+package server
+
+import (
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/klog/v2"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+)
+
+func (s *Server) metrics() http.Handler {
+	if s.cfg.Metrics != nil {
+		return s.cfg.Metrics
+	}
+	return legacyregistry.Handler()
+}
+
+func (s *Server) probeMetrics() http.Handler {
+	if s.cfg.ProbeMetrics != nil {
+		return s.cfg.ProbeMetrics
+	}
+	return promhttp.HandlerFor(prometheus.NewRegistry(), promhttp.HandlerOpts{})
+}
+
+func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
+	stats, ok := s.currentStats(w, r)
+	if !ok {
+		return
+	}
+	if only, _ := strconv.ParseBool(r.URL.Query().Get("only_cpu_and_memory")); only {
+		stats = cpuAndMemory(stats)
+	}
+	writeJSON(w, r, stats)
+}
+
+func (s *Server) currentStats(w http.ResponseWriter, r *http.Request) (*statsapi.Summary, bool) {
+	if s.cfg.Summary == nil {
+		http.NotFound(w, r)
+		return nil, false
+	}
+	stats, err := s.cfg.Summary(r.Context())
+	if err != nil {
+		klog.FromContext(r.Context()).Error(err, "Statistics could not be gathered")
+		writeError(w, err)
+		return nil, false
+	}
+	return stats, true
+}
+
+func cpuAndMemory(all *statsapi.Summary) *statsapi.Summary {
+	out := &statsapi.Summary{Node: statsapi.NodeStats{
+		NodeName: all.Node.NodeName, StartTime: all.Node.StartTime, CPU: all.Node.CPU, Memory: all.Node.Memory, Swap: all.Node.Swap,
+	}}
+	for _, c := range all.Node.SystemContainers {
+		out.Node.SystemContainers = append(out.Node.SystemContainers, statsapi.ContainerStats{Name: c.Name, StartTime: c.StartTime, CPU: c.CPU, Memory: c.Memory})
+	}
+	for _, p := range all.Pods {
+		pod := statsapi.PodStats{PodRef: p.PodRef, StartTime: p.StartTime, CPU: p.CPU, Memory: p.Memory, Swap: p.Swap}
+		for _, c := range p.Containers {
+			pod.Containers = append(pod.Containers, statsapi.ContainerStats{Name: c.Name, StartTime: c.StartTime, CPU: c.CPU, Memory: c.Memory, Swap: c.Swap})
+		}
+		out.Pods = append(out.Pods, pod)
+	}
+	return out
+}
+
+// family is one metric with its labels.
+type family struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func counter(name, help string, labels ...string) family {
+	return family{prometheus.NewDesc(name, help, labels, nil), prometheus.CounterValue}
+}
+
+func gauge(name, help string, labels ...string) family {
+	return family{prometheus.NewDesc(name, help, labels, nil), prometheus.GaugeValue}
+}
+
+// collector turns one summary into metrics; it lives for one request.
+type collector struct {
+	emit func(add func(f family, at time.Time, value float64, labels ...string))
+}
+
+func (collector) Describe(chan<- *prometheus.Desc) {} // unchecked: what there is depends on the pods
+
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	c.emit(func(f family, at time.Time, value float64, labels ...string) {
+		metric := prometheus.MustNewConstMetric(f.desc, f.kind, value, labels...)
+		if !at.IsZero() {
+			metric = prometheus.NewMetricWithTimestamp(at, metric)
+		}
+		out <- metric
+	})
+}
+
+func serve(w http.ResponseWriter, r *http.Request, c collector) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c)
+	promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}).ServeHTTP(w, r)
+}
+
+type emitter func(f family, at time.Time, value float64, labels ...string)
+
+// maybe emits a number that may be unknown, scaled to the metric's unit.
+func (e emitter) maybe(f family, at time.Time, value *uint64, scale float64, labels ...string) {
+	if value != nil {
+		e(f, at, float64(*value)*scale, labels...)
+	}
+}
+
+const nanos = 1e-9
+
+// resourceMetrics is what metrics-server reads.
+func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
+	stats, ok := s.currentStats(w, r)
+	if !ok {
+		return
+	}
+	inContainer := []string{"container", "pod", "namespace"}
+	inPod := []string{"pod", "namespace"}
+	var (
+		nodeCPU         = counter("node_cpu_usage_seconds_total", "Cumulative cpu time consumed by the node in core-seconds")
+		nodeMemory      = gauge("node_memory_working_set_bytes", "Current working set of the node in bytes")
+		nodeSwap        = gauge("node_swap_usage_bytes", "Current swap usage of the node in bytes. Reported only on non-windows systems")
+		containerCPU    = counter("container_cpu_usage_seconds_total", "Cumulative cpu time consumed by the container in core-seconds", inContainer...)
+		containerMemory = gauge("container_memory_working_set_bytes", "Current working set of the container in bytes", inContainer...)
+		containerSwap   = gauge("container_swap_usage_bytes", "Current amount of the container swap usage in bytes. Reported only on non-windows systems", inContainer...)
+		containerStart  = gauge("container_start_time_seconds", "Start time of the container since unix epoch in seconds", inContainer...)
+		podCPU          = counter("pod_cpu_usage_seconds_total", "Cumulative cpu time consumed by the pod in core-seconds", inPod...)
+		podMemory       = gauge("pod_memory_working_set_bytes", "Current working set of the pod in bytes", inPod...)
+		podSwap         = gauge("pod_swap_usage_bytes", "Current amount of the pod swap usage in bytes. Reported only on non-windows systems", inPod...)
+		scrapeError     = gauge("resource_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise")
+	)
+	use := func(add emitter, cpu *statsapi.CPUStats, memory *statsapi.MemoryStats, swap *statsapi.SwapStats, families [3]family, labels ...string) {
+		if cpu != nil {
+			add.maybe(families[0], cpu.Time.Time, cpu.UsageCoreNanoSeconds, nanos, labels...)
+		}
+		if memory != nil {
+			add.maybe(families[1], memory.Time.Time, memory.WorkingSetBytes, 1, labels...)
+		}
+		if swap != nil {
+			add.maybe(families[2], swap.Time.Time, swap.SwapUsageBytes, 1, labels...)
+		}
+	}
+	serve(w, r, collector{func(add func(family, time.Time, float64, ...string)) {
+		use(add, stats.Node.CPU, stats.Node.Memory, stats.Node.Swap, [3]family{nodeCPU, nodeMemory, nodeSwap})
+		for _, p := range stats.Pods {
+			use(add, p.CPU, p.Memory, p.Swap, [3]family{podCPU, podMemory, podSwap}, p.PodRef.Name, p.PodRef.Namespace)
+			for _, c := range p.Containers {
+				labels := []string{c.Name, p.PodRef.Name, p.PodRef.Namespace}
+				use(add, c.CPU, c.Memory, c.Swap, [3]family{containerCPU, containerMemory, containerSwap}, labels...)
+				if !c.StartTime.IsZero() {
+					add(containerStart, time.Time{}, float64(c.StartTime.UnixNano())*nanos, labels...)
+				}
+			}
+		}
+		add(scrapeError, time.Time{}, 0)
+	}})
+}
+
+// cadvisorMetrics has the metrics by which dashboards and alerts know containers, as far as the runtime measures them.
+func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
+	stats, ok := s.currentStats(w, r)
+	if !ok {
+		return
+	}
+	labels := []string{"container", "id", "image", "name", "namespace", "pod"}
+	var (
+		cpu        = counter("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", append(labels, "cpu")...)
+		memory     = gauge("container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed", labels...)
+		workingSet = gauge("container_memory_working_set_bytes", "Current working set in bytes.", labels...)
+		rss        = gauge("container_memory_rss", "Size of RSS in bytes.", labels...)
+		fs         = gauge("container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", append(labels, "device")...)
+		start      = gauge("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", labels...)
+		rx         = counter("container_network_receive_bytes_total", "Cumulative count of bytes received", append(labels, "interface")...)
+		tx         = counter("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", append(labels, "interface")...)
+		rxErrors   = counter("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", append(labels, "interface")...)
+		txErrors   = counter("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", append(labels, "interface")...)
+		cores      = gauge("machine_cpu_cores", "Number of logical CPU cores.")
+		total      = gauge("machine_memory_bytes", "Amount of memory installed on the machine.")
+	)
+	use := func(add emitter, c *statsapi.CPUStats, m *statsapi.MemoryStats, values ...string) {
+		if c != nil {
+			add.maybe(cpu, c.Time.Time, c.UsageCoreNanoSeconds, nanos, append(values, "total")...)
+		}
+		if m != nil {
+			add.maybe(memory, m.Time.Time, m.UsageBytes, 1, values...)
+			add.maybe(workingSet, m.Time.Time, m.WorkingSetBytes, 1, values...)
+			add.maybe(rss, m.Time.Time, m.RSSBytes, 1, values...)
+		}
+	}
+	images := s.images()
+	serve(w, r, collector{func(emit func(family, time.Time, float64, ...string)) {
+		add := emitter(emit)
+		n, bytes := machine()
+		add(cores, time.Time{}, n)
+		add(total, time.Time{}, bytes)
+		use(add, stats.Node.CPU, stats.Node.Memory, "", "/", "", "", "", "")
+		for _, p := range stats.Pods {
+			uid, name, namespace := p.PodRef.UID, p.PodRef.Name, p.PodRef.Namespace
+			podValues := []string{"", "pod" + uid, "", "", namespace, name}
+			use(add, p.CPU, p.Memory, podValues...)
+			if p.Network != nil {
+				for _, i := range p.Network.Interfaces {
+					values, at := append(podValues[:len(podValues):len(podValues)], i.Name), p.Network.Time.Time
+					add.maybe(rx, at, i.RxBytes, 1, values...)
+					add.maybe(tx, at, i.TxBytes, 1, values...)
+					add.maybe(rxErrors, at, i.RxErrors, 1, values...)
+					add.maybe(txErrors, at, i.TxErrors, 1, values...)
+				}
+			}
+			for _, c := range p.Containers {
+				ref := images[uid+"/"+c.Name]
+				values := []string{c.Name, "pod" + uid + "/" + ref.id, ref.image, ref.id, namespace, name}
+				use(add, c.CPU, c.Memory, values...)
+				if c.Rootfs != nil {
+					add.maybe(fs, c.Rootfs.Time.Time, c.Rootfs.UsedBytes, 1, append(values[:len(values):len(values)], "")...)
+				}
+				if !c.StartTime.IsZero() {
+					add(start, time.Time{}, float64(c.StartTime.Unix()), values...)
+				}
+			}
+		}
+	}})
+}
+
+type containerRef struct{ id, image string }
+
+// images finds what the API says of each container: pod UID/name → id and image.
+func (s *Server) images() map[string]containerRef {
+	out := map[string]containerRef{}
+	for _, pod := range s.cfg.Pods.Pods() {
+		for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses) {
+			_, id, _ := strings.Cut(c.ContainerID, "://")
+			out[string(pod.UID)+"/"+c.Name] = containerRef{id, c.Image}
+		}
+	}
+	return out
+}
+
+// machine reads the number of processors and the memory.
+func machine() (cores, bytes float64) {
+	if data, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		cores = float64(strings.Count("\n"+string(data), "\nprocessor"))
+	}
+	if data, err := os.ReadFile("/proc/meminfo"); err == nil {
+		if fields := strings.Fields(string(data)); len(fields) > 1 {
+			kib, _ := strconv.ParseFloat(fields[1], 64)
+			bytes = kib * 1024
+		}
+	}
+	return cores, bytes
+}

@@ -29,11 +29,26 @@ type hooks struct {
 	synced   []cache.InformerSynced // what must have been read before the hooks can judge
 }
 
+// phases says which hooks a plugin has, since the library asks for it before the hooks are built.
+type phases int
+
+const (
+	mutates phases = 1 << iota
+	validates
+)
+
 // own is a line of the chain that is written here: for which operations on which resources, and how its hooks are built.
-func own(name string, operations []admission.Operation, build func(dependencies) hooks, resources ...schema.GroupResource) plugin {
+func own(name string, has phases, operations []admission.Operation, build func(dependencies) hooks, resources ...schema.GroupResource) plugin {
 	return plugin{name: name, register: func(plugins *admission.Plugins) {
 		plugins.Register(name, func(io.Reader) (admission.Interface, error) {
-			return &builtin{Handler: admission.NewHandler(operations...), build: build, resources: resources}, nil
+			b := &builtin{Handler: admission.NewHandler(operations...), build: build, resources: resources}
+			switch has {
+			case mutates:
+				return mutating{b}, nil
+			case validates:
+				return validating{b}, nil
+			}
+			return both{b, mutating{b}, validating{b}}, nil
 		})
 	}}
 }
@@ -47,9 +62,20 @@ type builtin struct {
 	resources []schema.GroupResource
 }
 
+// mutating, validating and both are builtins with the methods of their phases.
+type (
+	mutating   struct{ *builtin }
+	validating struct{ *builtin }
+	both       struct {
+		*builtin
+		mutator   mutating
+		validator validating
+	}
+)
+
 var (
-	_ admission.MutationInterface                  = &builtin{}
-	_ admission.ValidationInterface                = &builtin{}
+	_ admission.MutationInterface                  = both{}
+	_ admission.ValidationInterface                = both{}
 	_ initializer.WantsExternalKubeClientSet       = &builtin{}
 	_ initializer.WantsExternalKubeInformerFactory = &builtin{}
 	_ initializer.WantsUnconditionalAuthorizer     = &builtin{}
@@ -79,13 +105,21 @@ func (b *builtin) ValidateInitialization() error {
 }
 
 // Admit runs the hook that may change the object.
-func (b *builtin) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
-	return b.run(ctx, a, b.hooks.admit)
+func (m mutating) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	return m.run(ctx, a, m.hooks.admit)
 }
 
 // Validate runs the hook that only judges.
-func (b *builtin) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
-	return b.run(ctx, a, b.hooks.validate)
+func (v validating) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	return v.run(ctx, a, v.hooks.validate)
+}
+
+func (b both) Admit(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
+	return b.mutator.Admit(ctx, a, o)
+}
+
+func (b both) Validate(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
+	return b.validator.Validate(ctx, a, o)
 }
 
 func (b *builtin) run(ctx context.Context, a admission.Attributes, hook func(context.Context, admission.Attributes) error) error {

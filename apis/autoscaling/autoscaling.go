@@ -1,11 +1,8 @@
-// Package autoscaling holds the rows of the API group autoscaling.
+// Package autoscaling holds the row of the API group autoscaling. HorizontalPodAutoscaler is the one kind of 1.37 that is served in
+// two versions: v2 is the hub, conversion.go maps v1 onto it.
 package autoscaling
 
-import (
-	"k8s.io/apimachinery/pkg/runtime"
-
-	"keelson.dev/apis/resource"
-)
+import "keelson.dev/apis/resource"
 
 // Resources lists the kinds of the group.
 func Resources() []*resource.Resource {
@@ -13,6 +10,3 @@ func Resources() []*resource.Resource {
 		horizontalPodAutoscaler.Resource(),
 	}
 }
-
-// Register adds the conversions between v1 and the hub, v2.
-func Register(scheme *runtime.Scheme) error { return nil }

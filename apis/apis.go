@@ -34,7 +34,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"keelson.dev/apis/admissionregistration"
+	"keelson.dev/apis/apps"
 	"keelson.dev/apis/autoscaling"
+	"keelson.dev/apis/batch"
 	"keelson.dev/apis/certificates"
 	"keelson.dev/apis/coordination"
 	"keelson.dev/apis/core"
@@ -71,7 +73,7 @@ type Version struct {
 func Groups() []Group {
 	return []Group{
 		{Versions: []Version{{corev1.SchemeGroupVersion, corev1.AddToScheme}}, Resources: core.Resources},
-		{Versions: []Version{{appsv1.SchemeGroupVersion, appsv1.AddToScheme}}},
+		{Versions: []Version{{appsv1.SchemeGroupVersion, appsv1.AddToScheme}}, Resources: apps.Resources},
 		{Versions: []Version{{eventsv1.SchemeGroupVersion, eventsv1.AddToScheme}}, Register: core.RegisterEvents},
 		{Versions: []Version{{authenticationv1.SchemeGroupVersion, authenticationv1.AddToScheme}}},
 		{Versions: []Version{{authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme}}},
@@ -82,7 +84,7 @@ func Groups() []Group {
 			},
 			Resources: autoscaling.Resources, Register: autoscaling.Register,
 		},
-		{Versions: []Version{{batchv1.SchemeGroupVersion, batchv1.AddToScheme}}},
+		{Versions: []Version{{batchv1.SchemeGroupVersion, batchv1.AddToScheme}}, Resources: batch.Resources},
 		{Versions: []Version{{certificatesv1.SchemeGroupVersion, certificatesv1.AddToScheme}}, Resources: certificates.Resources},
 		{Versions: []Version{{networkingv1.SchemeGroupVersion, networkingv1.AddToScheme}}, Resources: networking.Resources},
 		{Versions: []Version{{policyv1.SchemeGroupVersion, policyv1.AddToScheme}}, Resources: policy.Resources},

@@ -5,7 +5,7 @@ import "keelson.dev/apis/resource"
 
 // Resources lists the kinds of the group.
 func Resources() []*resource.Resource {
-	return []*resource.Resource{
+	return append([]*resource.Resource{
 		service.Resource(),
 		endpoints.Resource(),
 		node.Resource(),
@@ -18,5 +18,5 @@ func Resources() []*resource.Resource {
 		resourceQuota.Resource(),
 		limitRange.Resource(),
 		event.Resource(),
-	}
+	}, workloadResources()...)
 }

@@ -6,8 +6,17 @@ import (
 	"keelson.dev/apis/resource"
 )
 
+// serviceAccount is an identity for pods.
 var serviceAccount = resource.Definition[*corev1.ServiceAccount]{
-	GroupVersion: corev1.SchemeGroupVersion, Kind: "ServiceAccount", Plural: "serviceaccounts",
-	ShortNames: []string{"sa"},
-	Namespaced: true,
+	GroupVersion: corev1.SchemeGroupVersion, Kind: "ServiceAccount", Plural: "serviceaccounts", ShortNames: []string{"sa"},
+	Namespaced: true, ReturnDeleted: true,
+	Prepare: func(sa, _ *corev1.ServiceAccount) {
+		for i, ref := range sa.Secrets { // of a reference only the name means something
+			sa.Secrets[i] = corev1.ObjectReference{Name: ref.Name}
+		}
+	},
+	Columns: resource.Columns(resource.Column[*corev1.ServiceAccount]{
+		Name: "Secrets", Description: corev1.ServiceAccount{}.SwaggerDoc()["secrets"],
+		Get: func(sa *corev1.ServiceAccount) any { return int64(len(sa.Secrets)) },
+	}),
 }

@@ -1,13 +1,147 @@
 package storage
 
 import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"keelson.dev/apis/resource"
+	"keelson.dev/apis/validate"
 )
 
+// storageClass says how volumes are made for claims.
 var storageClass = resource.Definition[*storagev1.StorageClass]{
-	GroupVersion: storagev1.SchemeGroupVersion, Kind: "StorageClass", Plural: "storageclasses",
-	ShortNames:               []string{"sc"},
-	AllowUnconditionalUpdate: true,
+	GroupVersion: storagev1.SchemeGroupVersion, Kind: "StorageClass", Plural: "storageclasses", ShortNames: []string{"sc"},
+	AllowUnconditionalUpdate: true, ReturnDeleted: true,
+	Default: func(c *storagev1.StorageClass) {
+		resource.SetDefaultPtr(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
+		resource.SetDefaultPtr(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)
+	},
+	Validate: validateStorageClass, ValidateUpdate: validateStorageClassUpdate,
+	Columns: []resource.Column[*storagev1.StorageClass]{
+		{
+			Name: "Name", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"],
+			Get: func(c *storagev1.StorageClass) any {
+				if isDefaultClass(c) {
+					return c.Name + " (default)"
+				}
+				return c.Name
+			},
+		},
+		{Name: "Provisioner", Description: doc("provisioner"), Get: func(c *storagev1.StorageClass) any { return c.Provisioner }},
+		{Name: "ReclaimPolicy", Description: doc("reclaimPolicy"), Get: func(c *storagev1.StorageClass) any {
+			return string(ptr.Deref(c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete))
+		}},
+		{Name: "VolumeBindingMode", Description: doc("volumeBindingMode"), Get: func(c *storagev1.StorageClass) any {
+			return string(ptr.Deref(c.VolumeBindingMode, storagev1.VolumeBindingImmediate))
+		}},
+		{Name: "AllowVolumeExpansion", Type: "boolean", Description: doc("allowVolumeExpansion"), Get: func(c *storagev1.StorageClass) any {
+			return ptr.Deref(c.AllowVolumeExpansion, false)
+		}},
+		resource.AgeColumn[*storagev1.StorageClass](),
+	},
+}
+
+func doc(name string) string { return storagev1.StorageClass{}.SwaggerDoc()[name] }
+
+func isDefaultClass(c *storagev1.StorageClass) bool {
+	return c.Annotations["storageclass.kubernetes.io/is-default-class"] == "true" ||
+		c.Annotations["storageclass.beta.kubernetes.io/is-default-class"] == "true"
+}
+
+const (
+	maxParameters     = 512
+	maxParametersSize = 256 << 10 // bytes
+)
+
+func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
+	errs := validateProvisioner(c.Provisioner, field.NewPath("provisioner"))
+	errs = append(errs, validateParameters(c.Parameters, field.NewPath("parameters"))...)
+	if policy := ptr.Deref(c.ReclaimPolicy, ""); policy != "" {
+		errs = append(errs, validate.OneOf(policy, field.NewPath("reclaimPolicy"),
+			corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
+	}
+	mode := field.NewPath("volumeBindingMode")
+	if c.VolumeBindingMode == nil {
+		errs = append(errs, field.Required(mode, ""))
+	} else {
+		errs = append(errs, validate.OneOf(*c.VolumeBindingMode, mode,
+			storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
+	}
+	return append(errs, validateTopologies(c.AllowedTopologies, field.NewPath("allowedTopologies"))...)
+}
+
+func validateProvisioner(provisioner string, path *field.Path) field.ErrorList {
+	if provisioner == "" {
+		return field.ErrorList{field.Required(path, provisioner)}
+	}
+	return validate.QualifiedName(strings.ToLower(provisioner), path)
+}
+
+func validateParameters(parameters map[string]string, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(parameters) > maxParameters {
+		return field.ErrorList{field.TooLong(path, "", maxParameters)}
+	}
+	size := 0
+	for key, value := range parameters {
+		if key == "" {
+			errs = append(errs, field.Invalid(path, key, "field can not be empty."))
+		}
+		size += len(key) + len(value)
+	}
+	if size > maxParametersSize {
+		errs = append(errs, field.TooLong(path, "", maxParametersSize))
+	}
+	return errs
+}
+
+func validateTopologies(topologies []corev1.TopologySelectorTerm, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, term := range topologies {
+		keys := sets.New[string]()
+		expressions := path.Index(i).Child("matchLabelExpressions")
+		for j, requirement := range term.MatchLabelExpressions {
+			requirementPath := expressions.Index(j)
+			values := sets.New[string]()
+			if len(requirement.Values) == 0 {
+				errs = append(errs, field.Required(requirementPath.Child("values"), ""))
+			}
+			for k, value := range requirement.Values {
+				if values.Has(value) {
+					errs = append(errs, field.Duplicate(requirementPath.Child("values").Index(k), value))
+				}
+				values.Insert(value)
+			}
+			errs = append(errs, validate.LabelName(requirement.Key, requirementPath.Child("key"))...)
+			if keys.Has(requirement.Key) {
+				errs = append(errs, field.Duplicate(requirementPath.Child("key"), requirement.Key))
+			}
+			keys.Insert(requirement.Key)
+		}
+	}
+	return errs
+}
+
+func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
+	var errs field.ErrorList
+	for _, frozen := range []struct {
+		name string
+		same bool
+	}{
+		{"parameters", validate.Equal(c.Parameters, old.Parameters)},
+		{"provisioner", c.Provisioner == old.Provisioner},
+		{"reclaimPolicy", ptr.Equal(c.ReclaimPolicy, old.ReclaimPolicy)},
+	} {
+		if !frozen.same {
+			errs = append(errs, field.Forbidden(field.NewPath(frozen.name), fmt.Sprintf("updates to %s are forbidden.", frozen.name)))
+		}
+	}
+	return append(errs, validate.Immutable(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
 }

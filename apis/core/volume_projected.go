@@ -66,10 +66,7 @@ func oneProjection(checks []sourceCheck, path *field.Path) field.ErrorList {
 		}
 		errs = append(errs, c.check(path.Child(c.name))...)
 	}
-	if count == 0 {
-		errs = append(errs, field.Required(path, "must specify a projection type"))
-	}
-	return errs
+	return errs // a source without a type projects nothing and gets a warning
 }
 
 func validateDownwardProjection(p *corev1.DownwardAPIProjection, path *field.Path, claim func(any) func(string)) field.ErrorList {

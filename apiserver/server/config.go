@@ -24,6 +24,7 @@ import (
 	"keelson.dev/apiserver/admission"
 	"keelson.dev/apiserver/authorization"
 	"keelson.dev/apiserver/storage"
+	"keelson.dev/apiserver/subresources"
 	"keelson.dev/internal/apiclient"
 )
 
@@ -41,6 +42,7 @@ type config struct {
 	factory   *serverstorage.DefaultStorageFactory
 	client    kubernetes.Interface
 	informers informers.SharedInformerFactory
+	slices    proxy.EndpointSliceGetter
 	resolver  aggregatorapiserver.ServiceResolver
 	authInfo  webhook.AuthenticationInfoResolverWrapper
 	security  *security
@@ -50,7 +52,10 @@ type config struct {
 func newConfig(ctx context.Context, o *Options) (*config, error) {
 	c := &config{options: o, scheme: apis.NewScheme(), rows: apis.All(), openAPI: newOpenAPI()}
 	c.codecs = apis.NewCodecs(c.scheme)
-	var err error
+	err := subresources.Register(c.scheme)
+	if err != nil {
+		return nil, err
+	}
 	if c.cidrs, err = o.serviceCIDRs(); err != nil {
 		return nil, err
 	}
@@ -140,13 +145,13 @@ func (c *config) applyClients() error {
 
 func (c *config) newServiceResolver() (aggregatorapiserver.ServiceResolver, error) {
 	services := c.informers.Core().V1().Services().Lister()
+	var err error
+	if c.slices, err = proxy.NewEndpointSliceIndexerGetter(c.informers.Discovery().V1().EndpointSlices()); err != nil {
+		return nil, fmt.Errorf("index endpoint slices: %w", err)
+	}
 	resolver := aggregatorapiserver.NewClusterIPServiceResolver(services)
 	if c.options.Proxy.EndpointRouting {
-		slices, err := proxy.NewEndpointSliceIndexerGetter(c.informers.Discovery().V1().EndpointSlices())
-		if err != nil {
-			return nil, fmt.Errorf("index endpoint slices: %w", err)
-		}
-		resolver = aggregatorapiserver.NewEndpointServiceResolver(services, slices)
+		resolver = aggregatorapiserver.NewEndpointServiceResolver(services, c.slices)
 	}
 	return aggregatorapiserver.NewLoopbackServiceResolver(resolver, loopbackURL(c.generic.LoopbackClientConfig.Host)), nil
 }

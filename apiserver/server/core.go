@@ -7,7 +7,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -30,6 +30,14 @@ func (s storages) add(gv schema.GroupVersion, more map[string]rest.Storage) {
 	}
 }
 
+// addAbsent leaves alone what is served by something particular.
+func (s storages) addAbsent(gv schema.GroupVersion, more map[string]rest.Storage) {
+	for name := range s[gv] {
+		delete(more, name)
+	}
+	s.add(gv, more)
+}
+
 // kinds are the stores of all rows.
 type kinds map[schema.GroupResource]*registry.Kind
 
@@ -50,7 +58,7 @@ func (c *config) newCore(delegate genericapiserver.DelegationTarget) (*genericap
 	for _, kind := range kinds {
 		for _, gv := range apis.ServedVersions(kind.Row) {
 			if c.enabled(gv) {
-				served.add(gv, kind.Storages())
+				served.addAbsent(gv, kind.Storages())
 			}
 		}
 	}
@@ -88,7 +96,7 @@ func (c *config) install(server *genericapiserver.GenericAPIServer, served stora
 	var groups []*genericapiserver.APIGroupInfo
 	for _, group := range apis.Groups() {
 		name := group.Versions[0].Group
-		info := genericapiserver.NewDefaultAPIGroupInfo(name, c.scheme, metav1.ParameterCodec, c.codecs)
+		info := genericapiserver.NewDefaultAPIGroupInfo(name, c.scheme, runtime.NewParameterCodec(c.scheme), c.codecs)
 		info.PrioritizedVersions = nil
 		for _, version := range group.Versions {
 			if len(served[version.GroupVersion]) == 0 || !c.enabled(version.GroupVersion) {

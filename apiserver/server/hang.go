@@ -9,11 +9,15 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/utils/clock"
 
+	"keelson.dev/apiserver/kubeletclient"
 	"keelson.dev/apiserver/services"
+	"keelson.dev/apiserver/subresources"
+	"keelson.dev/apiserver/tokens"
 )
 
 // hang adds to the stores what rows cannot say, serves the subresources that are no plain part of an object, and starts what
@@ -21,6 +25,10 @@ import (
 func (c *config) hang(kinds kinds, served storages, server *genericapiserver.GenericAPIServer) error {
 	kubernetes, allocator, err := c.newServices(kinds, server)
 	if err != nil {
+		return err
+	}
+	subresources.HangNamespaces(kinds[corev1.Resource("namespaces")])
+	if err := c.newSubresources(kinds, served); err != nil {
 		return err
 	}
 	hooks := c.bootHooks()
@@ -82,4 +90,40 @@ func (c *config) rawStorage(server *genericapiserver.GenericAPIServer, gr schema
 	}
 	server.RegisterDestroyFunc(destroy)
 	return opened, nil
+}
+
+// newSubresources serves what is no plain part of an object.
+func (c *config) newSubresources(kinds kinds, served storages) error {
+	o := c.options.Kubelet
+	cfg := kubeletclient.Config{
+		Nodes:  kinds[corev1.Resource("nodes")].Store,
+		CAFile: o.CAFile, CertFile: o.CertFile, KeyFile: o.KeyFile, DefaultPort: o.Port, Timeout: o.Timeout,
+	}
+	for _, t := range o.PreferredAddressTypes {
+		cfg.AddressTypes = append(cfg.AddressTypes, corev1.NodeAddressType(t))
+	}
+	kubelet, err := kubeletclient.New(cfg)
+	if err != nil {
+		return err
+	}
+	more := subresources.Storages(subresources.Config{
+		Kinds: kinds, Kubelet: kubelet, Slices: c.slices,
+		Authorizer: c.generic.Authorization.Authorizer, MaxBytesPerSecond: c.options.MaxConnectionBytesPerSec,
+	})
+	for gv, storages := range more {
+		served.add(gv, storages)
+	}
+	served.add(corev1.SchemeGroupVersion, map[string]rest.Storage{"serviceaccounts/token": c.newTokens(kinds)})
+	return nil
+}
+
+// newTokens serves issuing service account tokens.
+func (c *config) newTokens(kinds kinds) rest.Storage {
+	o := c.options.ServiceAccount
+	return tokens.NewREST(tokens.RESTConfig{
+		Issuer: o.Issuers[0], Signer: c.security.signer, Audiences: c.security.audiences,
+		MaxLifetime: o.MaxExpiration, ExtendExpiration: o.ExtendExpiration,
+		ServiceAccounts: kinds[corev1.Resource("serviceaccounts")].Store, Pods: kinds[corev1.Resource("pods")].Store,
+		Secrets: kinds[corev1.Resource("secrets")].Store, Nodes: kinds[corev1.Resource("nodes")].Store,
+	})
 }

@@ -106,8 +106,9 @@ func (m *Manager) Seen(ctx context.Context, node *corev1.Node) {
 	m.mu.Lock()
 	old := m.node
 	m.node = node
+	ready := m.ready
 	m.mu.Unlock()
-	if len(node.Spec.PodCIDRs) == 0 || old != nil && slices.Equal(old.Spec.PodCIDRs, node.Spec.PodCIDRs) && m.ready {
+	if len(node.Spec.PodCIDRs) == 0 || old != nil && slices.Equal(old.Spec.PodCIDRs, node.Spec.PodCIDRs) && ready {
 		return
 	}
 	if err := m.cfg.PodCIDRs(ctx, node.Spec.PodCIDRs); err != nil {

@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -38,6 +40,7 @@ type entry struct {
 	want    *corev1.PodStatus
 	remove  bool
 	version uint64
+	written string // resource version of our last write
 }
 
 // New returns a manager; Run must be called for anything to be written.
@@ -79,6 +82,33 @@ func (m *Manager) Forget(uid types.UID) {
 	delete(m.pods, uid)
 	m.mu.Unlock()
 	m.queue.Forget(uid)
+}
+
+// Observe takes what the watch says about a pod. Should somebody else have changed what is ours, it is written again.
+func (m *Manager) Observe(pod *corev1.Pod) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.pods[pod.UID]
+	if e == nil || e.want == nil || !equality.Semantic.DeepEqual(e.known, *e.want) || !newer(pod.ResourceVersion, e.written) {
+		return
+	}
+	known := *pod.Status.DeepCopy()
+	known.Conditions = nil
+	for _, c := range pod.Status.Conditions {
+		if slices.ContainsFunc(e.want.Conditions, func(w corev1.PodCondition) bool { return w.Type == c.Type }) {
+			known.Conditions = append(known.Conditions, c)
+		}
+	}
+	if e.known = known; !equality.Semantic.DeepEqual(known, *e.want) {
+		m.queue.Add(pod.UID)
+	}
+}
+
+// newer compares resource versions, which are numbers of one counter.
+func newer(a, b string) bool {
+	x, errX := strconv.ParseUint(a, 10, 64)
+	y, errY := strconv.ParseUint(b, 10, 64)
+	return errX == nil && (errY != nil || x > y)
 }
 
 // Latest returns the newest status that was set for a pod.
@@ -130,7 +160,7 @@ func (m *Manager) write(ctx context.Context, uid types.UID) error {
 	pod, known, want, remove, version := e.pod, e.known, e.want, e.remove, e.version
 	m.mu.Unlock()
 	if want != nil && !equality.Semantic.DeepEqual(known, *want) {
-		err := m.patch(ctx, pod, known, *want)
+		after, err := m.patch(ctx, pod, known, *want)
 		if isGone(err) {
 			return nil // the watch will tell, or another pod has taken the name
 		}
@@ -138,10 +168,10 @@ func (m *Manager) write(ctx context.Context, uid types.UID) error {
 			return err
 		}
 		m.mu.Lock()
-		e.known = *want
-		newer := e.version != version
+		e.known, e.written = *want, after
+		again := e.version != version
 		m.mu.Unlock()
-		if newer {
+		if again {
 			m.queue.Add(uid)
 			return nil
 		}
@@ -160,19 +190,22 @@ func (m *Manager) write(ctx context.Context, uid types.UID) error {
 func isGone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConflict(err) }
 
 // patch sends the difference. The UID in it makes the API server refuse it for a successor of the same name.
-func (m *Manager) patch(ctx context.Context, pod *corev1.Pod, known, want corev1.PodStatus) error {
+func (m *Manager) patch(ctx context.Context, pod *corev1.Pod, known, want corev1.PodStatus) (resourceVersion string, err error) {
 	before, err := json.Marshal(corev1.Pod{Status: known})
 	if err != nil {
-		return fmt.Errorf("encode known status: %w", err)
+		return "", fmt.Errorf("encode known status: %w", err)
 	}
 	after, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: pod.UID}, Status: want})
 	if err != nil {
-		return fmt.Errorf("encode wanted status: %w", err)
+		return "", fmt.Errorf("encode wanted status: %w", err)
 	}
 	data, err := strategicpatch.CreateTwoWayMergePatch(before, after, corev1.Pod{})
 	if err != nil {
-		return fmt.Errorf("compute status patch: %w", err)
+		return "", fmt.Errorf("compute status patch: %w", err)
 	}
-	_, err = m.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
-	return err
+	result, err := m.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
+	if err != nil {
+		return "", err
+	}
+	return result.ResourceVersion, nil
 }

@@ -1,0 +1,412 @@
+// Package agent is the node's agent as a whole: it builds the parts, tells each where to find the others, and runs them.
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"keelson.dev/internal/apiclient"
+	"keelson.dev/kubelet-lite/certs"
+	"keelson.dev/kubelet-lite/cgroups"
+	"keelson.dev/kubelet-lite/cri"
+	"keelson.dev/kubelet-lite/hooks"
+	"keelson.dev/kubelet-lite/images"
+	"keelson.dev/kubelet-lite/logs"
+	"keelson.dev/kubelet-lite/nodestatus"
+	"keelson.dev/kubelet-lite/objects"
+	"keelson.dev/kubelet-lite/podworker"
+	"keelson.dev/kubelet-lite/probes"
+	"keelson.dev/kubelet-lite/server"
+	"keelson.dev/kubelet-lite/stats"
+	"keelson.dev/kubelet-lite/statusmanager"
+	"keelson.dev/kubelet-lite/volumes"
+)
+
+const component = "kubelet-lite"
+
+// agent holds the parts. All are built before any runs.
+type agent struct {
+	cfg     Config
+	clock   clock.WithTicker
+	client  kubernetes.Interface
+	runtime *cri.Client
+	prefix  string // of container IDs
+	nodeIPs []string
+
+	sources    *sources
+	cgroups    *cgroups.Manager
+	objects    *objects.Cache
+	volumes    *volumes.Manager
+	images     *images.Manager
+	probes     *probes.Manager
+	status     *statusmanager.Manager
+	workers    *podworker.Manager
+	node       *nodestatus.Manager
+	stats      *stats.Provider
+	recorder   record.EventRecorder
+	broadcast  record.EventBroadcaster
+	serving    func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	allocation corev1.ResourceList
+	userns     *cri.UserNamespaceRanges
+
+	mu          sync.Mutex
+	api         map[types.UID]*corev1.Pod // from the API server, mirrors left out
+	static      map[types.UID]*corev1.Pod
+	staticRead  bool
+	mirrors     map[types.NamespacedName]*corev1.Pod
+	preexisting map[types.UID]*cri.Pod // found in the runtime at the start
+	rejected    map[types.UID]bool
+}
+
+// Run runs an agent until ctx ends. Containers keep running after that.
+func Run(ctx context.Context, cfg Config) error {
+	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithName(component))
+	a, err := build(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return a.run(ctx)
+}
+
+func build(ctx context.Context, cfg Config) (*agent, error) {
+	a := &agent{cfg: cfg, clock: clock.RealClock{}, api: map[types.UID]*corev1.Pod{}, static: map[types.UID]*corev1.Pod{},
+		mirrors: map[types.NamespacedName]*corev1.Pod{}, rejected: map[types.UID]bool{}}
+	for _, step := range []func(context.Context) error{
+		a.makeDirectories, a.connectRuntime, a.connectAPI, a.measureNode, a.makeServing, a.makePods, a.findPods,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// legacyLogDir is where log collectors look for container logs.
+const legacyLogDir = "/var/log/containers"
+
+func (a *agent) makeDirectories(context.Context) error {
+	for dir, mode := range map[string]os.FileMode{a.cfg.RootDir: 0o750, filepath.Join(a.cfg.RootDir, "pods"): 0o750,
+		filepath.Join(a.cfg.RootDir, "seccomp"): 0o755, a.cfg.Kubelet.PodLogsDir: 0o755, legacyLogDir: 0o755} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fmt.Errorf("make state directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// connectRetry is how often a runtime is looked for that has not come up yet.
+const connectRetry = 100 * time.Millisecond
+
+func (a *agent) connectRuntime(ctx context.Context) (err error) {
+	k := &a.cfg.Kubelet
+	for first := true; ; first = false {
+		if a.runtime, err = cri.Dial(ctx, k.ContainerRuntimeEndpoint, k.ImageServiceEndpoint); err == nil {
+			a.prefix, err = a.runtime.ContainerIDPrefix(ctx)
+		}
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if first {
+			klog.FromContext(ctx).Info("Waiting for the container runtime", "endpoint", k.ContainerRuntimeEndpoint, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-a.clock.After(connectRetry):
+		}
+	}
+}
+
+func (a *agent) connectAPI(ctx context.Context) error {
+	config, err := a.restConfig(ctx)
+	if err != nil {
+		return err
+	}
+	if a.client, err = apiclient.Clientset(config); err != nil {
+		return err
+	}
+	if a.nodeIPs = a.cfg.NodeIPs; len(a.nodeIPs) == 0 {
+		ip, err := outgoingIP(config.Host)
+		if err != nil {
+			return err
+		}
+		a.nodeIPs = []string{ip}
+	}
+	a.broadcast = record.NewBroadcaster(record.WithContext(ctx))
+	a.recorder = a.broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: a.cfg.NodeName})
+	return nil
+}
+
+func (a *agent) restConfig(ctx context.Context) (*rest.Config, error) {
+	if a.cfg.RESTConfig != nil {
+		return apiclient.Config(a.cfg.RESTConfig, component), nil
+	}
+	if _, err := os.Stat(a.cfg.Kubeconfig); err == nil {
+		return apiclient.FromKubeconfig(a.cfg.Kubeconfig, component)
+	}
+	if a.cfg.BootstrapKubeconfig == "" {
+		return nil, errors.New("neither a kubeconfig nor a bootstrap kubeconfig is given")
+	}
+	bootstrap, err := apiclient.FromKubeconfig(a.cfg.BootstrapKubeconfig, component)
+	if err != nil {
+		return nil, err
+	}
+	return certs.Client(ctx, certs.Config{NodeName: a.cfg.NodeName, Dir: a.cfg.CertDir, Bootstrap: bootstrap, Clock: a.clock}, bootstrap)
+}
+
+// outgoingIP is the address that this machine would speak to the API server from. Nothing is sent.
+func outgoingIP(server string) (string, error) {
+	host := server
+	if u, err := url.Parse(server); err == nil && u.Host != "" {
+		host = u.Hostname()
+	}
+	conn, err := net.Dial("udp", net.JoinHostPort(host, "443"))
+	if err != nil {
+		return "", fmt.Errorf("find this node's address: %w", err)
+	}
+	defer conn.Close()
+	ip, _, err := net.SplitHostPort(conn.LocalAddr().String())
+	return ip, err
+}
+
+// measureNode finds out what the node has to give, and makes the control groups that enforce it.
+func (a *agent) measureNode(ctx context.Context) error {
+	k := &a.cfg.Kubelet
+	capacity, err := nodestatus.Machine(a.cfg.RootDir, int64(k.MaxPods))
+	if err != nil {
+		return err
+	}
+	if a.allocation, err = allocatable(capacity, k.KubeReserved, k.SystemReserved, k.EvictionHard); err != nil {
+		return err
+	}
+	a.cgroups, err = cgroups.New(cgroups.Config{
+		Root: k.CgroupRoot, Systemd: a.runtime.CgroupDriver(ctx) == runtimeapi.CgroupDriver_SYSTEMD, PodPidsLimit: *k.PodPidsLimit,
+		NoCPUQuota: !*k.CPUCFSQuota, EnforceAllocatable: slices.Contains(k.EnforceNodeAllocatable, "pods"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.cgroups.EnsureRoot(a.allocation); err != nil {
+		return err
+	}
+	runtime, err := a.runtime.Runtime.Version(ctx, "v1")
+	if err != nil {
+		return fmt.Errorf("runtime version: %w", err)
+	}
+	a.node = nodestatus.New(nodestatus.Config{
+		Client: a.client, Runtime: a.runtime, Clock: a.clock, NodeName: a.cfg.NodeName, Labels: a.labels(), Taints: k.RegisterWithTaints,
+		Unschedulable: a.cfg.Cordoned, Addresses: a.addresses(), Capacity: capacity, Allocatable: a.allocation, KubeletPort: k.Port,
+		Info:         nodestatus.Info(version, runtime.RuntimeName+"://"+runtime.RuntimeVersion),
+		InUse:        func() []corev1.UniqueVolumeName { return a.volumes.InUse() },
+		Pressure:     func() map[corev1.NodeConditionType]nodestatus.Pressure { return nil },
+		Extra:        func() (corev1.ResourceList, corev1.ResourceList) { return nil, nil },
+		PodCIDRs:     a.writeCNI,
+		ShuttingDown: func() bool { return false },
+	})
+	return nil
+}
+
+func (a *agent) labels() map[string]string {
+	info := nodestatus.Info("", "")
+	out := map[string]string{
+		corev1.LabelHostname: a.cfg.NodeName, corev1.LabelOSStable: info.OperatingSystem, corev1.LabelArchStable: info.Architecture,
+		"beta.kubernetes.io/os": info.OperatingSystem, "beta.kubernetes.io/arch": info.Architecture,
+	}
+	for key, value := range a.cfg.NodeLabels {
+		out[key] = value
+	}
+	return out
+}
+
+func (a *agent) addresses() []corev1.NodeAddress {
+	var out []corev1.NodeAddress
+	for _, ip := range a.nodeIPs {
+		out = append(out, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
+	}
+	return append(out, corev1.NodeAddress{Type: corev1.NodeHostName, Address: a.cfg.NodeName})
+}
+
+// allocatable is what is left for pods after what the node keeps for itself.
+func allocatable(capacity corev1.ResourceList, kube, system, evictionHard map[string]string) (corev1.ResourceList, error) {
+	out := capacity.DeepCopy()
+	take := func(name corev1.ResourceName, text string) error {
+		have, ok := out[name]
+		if !ok {
+			return nil
+		}
+		q, err := quantityOrShare(text, capacity[name])
+		if err != nil {
+			return fmt.Errorf("reserved %s: %w", name, err)
+		}
+		if have.Sub(q); have.Sign() < 0 {
+			have.Set(0)
+		}
+		out[name] = have
+		return nil
+	}
+	for _, reserved := range []map[string]string{kube, system} {
+		for name, text := range reserved {
+			if err := take(corev1.ResourceName(name), text); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for signal, name := range map[string]corev1.ResourceName{"memory.available": corev1.ResourceMemory, "nodefs.available": corev1.ResourceEphemeralStorage} {
+		if text, ok := evictionHard[signal]; ok {
+			if err := take(name, text); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+// quantityOrShare reads "100Mi" or "10%" of a capacity.
+func quantityOrShare(text string, of resource.Quantity) (resource.Quantity, error) {
+	var percent float64
+	if n, err := fmt.Sscanf(text, "%f%%", &percent); n == 1 && err == nil && text[len(text)-1] == '%' {
+		return *resource.NewQuantity(int64(float64(of.Value())*percent/100), of.Format), nil
+	}
+	return resource.ParseQuantity(text)
+}
+
+func (a *agent) makeServing(ctx context.Context) (err error) {
+	k := &a.cfg.Kubelet
+	if k.TLSCertFile != "" {
+		a.serving = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(k.TLSCertFile, k.TLSPrivateKeyFile)
+			return &pair, err
+		}
+		return nil
+	}
+	var ips []net.IP
+	for _, ip := range a.nodeIPs {
+		ips = append(ips, net.ParseIP(ip))
+	}
+	a.serving, err = certs.Serving(ctx, certs.Config{NodeName: a.cfg.NodeName, Dir: a.cfg.CertDir, Clock: a.clock}, a.client, []string{a.cfg.NodeName}, ips)
+	return err
+}
+
+// makePods builds what pods run with.
+func (a *agent) makePods(ctx context.Context) error {
+	k := &a.cfg.Kubelet
+	a.sources = newSources(a.client, a.cfg.NodeName)
+	a.userns = cri.NewUserNamespaces(a.cfg.RootDir, int64(k.MaxPods))
+	a.status = statusmanager.New(a.client)
+	a.objects = objects.New(a.client)
+	a.volumes = volumes.New(volumes.Config{
+		Client: a.client, NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, Objects: a.objects, Node: a.node.Node, Clock: a.clock,
+		Wake: func(uid types.UID) { a.workers.Poke(uid) }, RecursiveReadOnly: a.node.RecursiveReadOnly,
+	})
+	a.images = images.New(images.Config{Images: a.runtime.Images, Secrets: a.objects, Recorder: a.recorder, Clock: a.clock, Parallel: parallelPulls(k.SerializeImagePulls, k.MaxParallelImagePulls)})
+	a.probes = probes.New(probes.Config{Exec: a.runtime.Runtime, Recorder: a.recorder, Clock: a.clock, Changed: func(uid types.UID) { a.workers.Poke(uid) }})
+	a.workers = podworker.New(ctx, podworker.Config{
+		Runtime: a.runtime, Node: a.criNode(), IDPrefix: a.prefix, Images: a.images, Volumes: a.volumes, Cgroups: a.cgroups, Probes: a.probes,
+		Hooks: &hooks.Runner{Exec: a.runtime.Runtime, Clock: a.clock}, Status: a.status, Recorder: a.recorder, Clock: a.clock,
+		HostIPs: func() []string { return a.nodeIPs }, Env: a.env, RuntimeHandler: a.runtimeHandler, RecursiveReadOnly: a.node.RecursiveReadOnly,
+		Mirror: a.shownBy, Stopped: a.stopped, LegacyLogDir: legacyLogDir,
+	})
+	a.stats = stats.New(stats.Config{NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, LogDir: k.PodLogsDir, Runtime: a.runtime.RuntimeClient,
+		Images: a.runtime.ImageClient, Pods: a.Pods, PodsCgroup: a.cgroups.RootDirectory, Clock: a.clock})
+	return nil
+}
+
+// maxParallelPulls bounds pulls where the configuration does not.
+const maxParallelPulls = 8
+
+func parallelPulls(serialize *bool, limit *int32) int {
+	switch {
+	case serialize != nil && *serialize:
+		return 1
+	case limit != nil && *limit > 0:
+		return int(*limit)
+	}
+	return maxParallelPulls
+}
+
+func (a *agent) criNode() *cri.Node {
+	k := &a.cfg.Kubelet
+	memory := a.node.Node().Status.Capacity.Memory().Value()
+	return &cri.Node{
+		RootDir: a.cfg.RootDir, PodLogsRoot: k.PodLogsDir, ClusterDNS: k.ClusterDNS, ClusterDomain: k.ClusterDomain, ResolvConf: *k.ResolverConfig,
+		MemoryCapacity: memory, CgroupV2: a.cgroups.V2(), NoCPUQuota: !*k.CPUCFSQuota, SeccompDefault: k.SeccompDefault != nil && *k.SeccompDefault,
+		AppArmor: cri.AppArmorEnabled(), CgroupParent: a.cgroups.PodParent, UserNamespaces: a.userns,
+	}
+}
+
+// findPods looks at what the runtime has, before any decision is made: whatever runs stays.
+func (a *agent) findPods(ctx context.Context) (err error) {
+	a.preexisting, err = a.runtime.Pods(ctx)
+	return err
+}
+
+// run runs the parts until ctx ends or one that the others need fails.
+func (a *agent) run(ctx context.Context) error {
+	k := &a.cfg.Kubelet
+	srv, err := server.New(server.Config{
+		Address: k.Address, Port: int(k.Port), Certificate: a.serving, ClientCAFile: k.Authentication.X509.ClientCAFile, Client: a.client,
+		NodeName: a.cfg.NodeName, Anonymous: *k.Authentication.Anonymous.Enabled,
+		AlwaysAllow: string(k.Authorization.Mode) == "AlwaysAllow", Pods: a, Runtime: a.runtime.RuntimeClient, Summary: a.stats.Summary,
+		Healthy: func() error { return nil }, Configz: func() any { return k }, Clock: a.clock,
+		CheckpointDir: filepath.Join(a.cfg.RootDir, "checkpoints"),
+	})
+	if err != nil {
+		return err
+	}
+	maxSize, err := resource.ParseQuantity(k.ContainerLogMaxSize)
+	if err != nil {
+		return fmt.Errorf("containerLogMaxSize: %w", err)
+	}
+	rotator := logs.NewRotator(logs.RotateConfig{Runtime: a.runtime.RuntimeClient, MaxSize: maxSize.Value(), MaxFiles: int(*k.ContainerLogMaxFiles), Clock: a.clock})
+	a.broadcast.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for name, part := range map[string]func(context.Context) error{
+		"node status": a.node.Run,
+		"volumes":     a.volumes.Run,
+		"server":      srv.Run,
+		"static pods": a.runStaticPods,
+		"pods":        a.runPods,
+		"events": func(ctx context.Context) error {
+			a.runtime.Follow(ctx, a.clock, a.workers.Wake, a.workers.WakeAll)
+			return nil
+		},
+		"status": func(ctx context.Context) error { a.status.Run(ctx); return nil },
+		"logs":   func(ctx context.Context) error { rotator.Run(ctx); return nil },
+	} {
+		wg.Go(func() {
+			if err := part(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	<-ctx.Done()
+	wg.Wait()
+	a.broadcast.Shutdown()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}

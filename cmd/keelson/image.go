@@ -12,7 +12,7 @@ import (
 
 func imageCommand(name *string) *cobra.Command {
 	command := &cobra.Command{Use: "image", Short: "Load and list the images that nodes pull"}
-	command.AddCommand(imageLoadCommand(name), imageListCommand(name), imageBundleCommand())
+	command.AddCommand(imageLoadCommand(name), imageListCommand(name), imagePackCommand(), imageBundleCommand())
 	return command
 }
 

@@ -13,6 +13,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -135,7 +139,9 @@ func (o *serverOptions) ensureFiles() error {
 	return nil
 }
 
-func (o *serverOptions) kubeconfig(name string) string { return filepath.Join(o.configDir, name+".conf") }
+func (o *serverOptions) kubeconfig(name string) string {
+	return filepath.Join(o.configDir, name+".conf")
+}
 
 // apiserver is the API server's configuration, as flags, since people know it by those.
 func (o *serverOptions) apiserver() (*server.Options, error) {
@@ -187,7 +193,23 @@ func (o *serverOptions) admitNodes(ctx context.Context, loopback *rest.Config) e
 	if err != nil {
 		return err
 	}
+	if err := o.letNodesProxy(ctx, client); err != nil {
+		return err
+	}
 	return bootstraptoken.Ensure(ctx, client, bootstrap.BearerToken)
+}
+
+// letNodesProxy lets agents watch services with their node's identity: kubelet and proxy are one process there.
+func (o *serverOptions) letNodesProxy(ctx context.Context, client kubernetes.Interface) error {
+	_, err := client.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "keelson:node-proxier"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "system:node-proxier"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "system:nodes"}},
+	}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("let nodes watch services: %w", err)
+	}
+	return nil
 }
 
 func (o *serverOptions) runControllers(ctx context.Context) error {

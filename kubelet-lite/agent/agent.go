@@ -146,6 +146,9 @@ func (a *agent) connectAPI(ctx context.Context) error {
 	if a.client, err = apiclient.Clientset(config); err != nil {
 		return err
 	}
+	if a.cfg.Joined != nil {
+		a.cfg.Joined(config)
+	}
 	if a.nodeIPs = a.cfg.NodeIPs; len(a.nodeIPs) == 0 {
 		ip, err := outgoingIP(config.Host)
 		if err != nil {

@@ -33,6 +33,9 @@ type Config struct {
 	Kubeconfig          string
 	BootstrapKubeconfig string
 
+	// Joined, if set, is told the node's identity once it has one: what else runs on the node uses the same.
+	Joined func(identity *rest.Config)
+
 	RootDir    string            // /var/lib/kubelet
 	CertDir    string            // <RootDir>/pki
 	NodeLabels map[string]string // on registration

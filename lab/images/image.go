@@ -26,14 +26,14 @@ import (
 
 // Spec describes an image.
 type Spec struct {
-	Ref        string            // full reference, for example registry.keelson.dev/demo:1
-	Files      map[string]string // path in the image → file, folder or symlink on this machine
-	Entrypoint []string
-	Cmd        []string
-	Env        []string
-	User       string
-	WorkingDir string
-	Ports      []string // exposed, for example 8080/tcp
+	Ref        string            `json:"ref"`   // full reference, for example registry.keelson.dev/demo:1
+	Files      map[string]string `json:"files"` // path in the image → file, folder or symlink on this machine
+	Entrypoint []string          `json:"entrypoint"`
+	Cmd        []string          `json:"cmd"`
+	Env        []string          `json:"env"`
+	User       string            `json:"user"`
+	WorkingDir string            `json:"workingDir"`
+	Ports      []string          `json:"ports"` // exposed, for example 8080/tcp
 }
 
 // Build makes the image. The same files give the same digest: times and owners are left out.

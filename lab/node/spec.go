@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +15,10 @@ import (
 // spec is the node's container: everything that the machine has, in namespaces of its own.
 func (n *Node) spec() (*specs.Spec, error) {
 	capabilities, err := machineCapabilities()
+	if err != nil {
+		return nil, err
+	}
+	devices, err := machineDevices("/dev")
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +49,7 @@ func (n *Node) spec() (*specs.Spec, error) {
 				{Type: specs.NetworkNamespace}, {Type: specs.CgroupNamespace},
 			},
 			RootfsPropagation: "shared",
+			Devices:           devices,
 			Resources:         &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}},
 		},
 	}, nil
@@ -54,7 +60,7 @@ func (n *Node) mounts() []specs.Mount {
 		{Destination: "/proc", Type: "proc", Source: "proc"},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Destination: "/dev", Type: "devtmpfs", Source: "devtmpfs", Options: []string{"nosuid"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "nodev", "mode=1777"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -72,6 +78,41 @@ func (n *Node) mounts() []specs.Mount {
 		})
 	}
 	return mounts
+}
+
+// machineDevices lists the devices of the machine, to be made anew in the node: its /dev is its own, so that nothing it does there
+// reaches the machine's. Terminals are left out: they belong to whoever opened them.
+func machineDevices(dev string) ([]specs.LinuxDevice, error) {
+	var devices []specs.LinuxDevice
+	err := filepath.WalkDir(dev, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && (path == dev+"/pts" || path == dev+"/shm" || path == dev+"/mqueue") {
+			return filepath.SkipDir
+		}
+		if entry.Type()&fs.ModeDevice == 0 || strings.HasPrefix(entry.Name(), "tty") || entry.Name() == "console" || entry.Name() == "ptmx" {
+			return nil
+		}
+		var stat unix.Stat_t
+		if err := unix.Lstat(path, &stat); err != nil {
+			return err
+		}
+		kind := "b"
+		if entry.Type()&fs.ModeCharDevice != 0 {
+			kind = "c"
+		}
+		mode := fs.FileMode(stat.Mode & 0o777)
+		devices = append(devices, specs.LinuxDevice{
+			Path: path, Type: kind, Major: int64(unix.Major(stat.Rdev)), Minor: int64(unix.Minor(stat.Rdev)),
+			FileMode: &mode, UID: &stat.Uid, GID: &stat.Gid,
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return devices, nil
 }
 
 // machineCapabilities names the capabilities of this process's bounding set: a node gets what the machine has, no more.

@@ -85,7 +85,7 @@ func List(ctx context.Context, handler http.Handler) ([]string, error) {
 			return nil, fmt.Errorf("list tags of %s: %w", repository, err)
 		}
 		for _, tag := range tags {
-			all = append(all, strings.TrimPrefix(repository, "docker.io/library/")+":"+tag)
+			all = append(all, strings.Replace(strings.TrimPrefix(repository, "docker.io/library/"), "__", ":", 1)+":"+tag)
 		}
 	}
 	slices.Sort(all)

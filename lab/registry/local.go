@@ -20,7 +20,11 @@ type inProcess struct{ handler http.Handler }
 
 func (t inProcess) RoundTrip(request *http.Request) (*http.Response, error) {
 	recorder := httptest.NewRecorder()
-	t.handler.ServeHTTP(recorder, request)
+	arriving := request.Clone(request.Context())
+	if arriving.Body == nil { // a server's request always has one
+		arriving.Body = http.NoBody
+	}
+	t.handler.ServeHTTP(recorder, arriving)
 	response := recorder.Result()
 	response.Request = request
 	return response, nil
@@ -85,11 +89,7 @@ func StoredName(reference, host string) (name.Reference, error) {
 	if domain == name.DefaultRegistry {
 		domain = "docker.io"
 	}
-	path := host + "/" + domain + "/" + origin.Context().RepositoryStr()
-	if domain == host {
-		path = host + "/" + origin.Context().RepositoryStr()
-	}
-	repository, err := name.NewRepository(path)
+	repository, err := name.NewRepository(host + "/" + folderOf(domain) + "/" + origin.Context().RepositoryStr())
 	if err != nil {
 		return nil, fmt.Errorf("image name %q: %w", reference, err)
 	}

@@ -45,12 +45,15 @@ func mirror(next http.Handler, self string) http.Handler {
 		origin := r.URL.Query().Get("ns")
 		repository, below := strings.CutPrefix(r.URL.Path, "/v2/")
 		if below && repository != "" && origin != "" && origin != self {
-			r.URL.Path = "/v2/" + origin + "/" + repository
+			r.URL.Path = "/v2/" + folderOf(origin) + "/" + repository
 			r.URL.RawPath = ""
 		}
 		next.ServeHTTP(w, r)
 	})
 }
+
+// folderOf is the part of a repository's path that stands for a registry: a port's colon may not stand in it.
+func folderOf(registry string) string { return strings.ReplaceAll(registry, ":", "__") }
 
 // Serve answers on address with the given certificate until ctx ends. ready is closed once it listens.
 func Serve(ctx context.Context, address string, certificate tls.Certificate, handler http.Handler, ready chan<- struct{}) error {

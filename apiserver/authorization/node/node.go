@@ -22,8 +22,8 @@ import (
 // userPrefix is what the user name of a node's kubelet begins with.
 const userPrefix = "system:node:"
 
-// NameOf returns the name of the node that a user is, and whether the user is one at all. A user in system:nodes without a
-// proper name is a node without a name.
+// NameOf returns the name of the node that a user is, and whether the user is one at all: in system:nodes and with a
+// name of the form system:node:<name>, whose last part may be missing.
 func NameOf(who user.Info) (name string, isNode bool) {
 	if who == nil || !slices.Contains(who.GetGroups(), user.NodesGroup) {
 		return "", false

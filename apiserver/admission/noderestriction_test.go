@@ -1,0 +1,133 @@
+package admission
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/utils/ptr"
+)
+
+func TestNodeRestriction(t *testing.T) {
+	placed := func(name, node string, change func(*corev1.Pod)) *corev1.Pod {
+		return podWith(func(p *corev1.Pod) {
+			p.Name, p.UID, p.Spec.NodeName = name, types.UID(name+"-uid"), node
+			p.Spec.Volumes = []corev1.Volume{
+				{Name: "t", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+					{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}}, {ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "vault"}},
+				}}}},
+				{Name: "c", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: "d"}}},
+			}
+			if change != nil {
+				change(p)
+			}
+		})
+	}
+	mine, other := placed("mine", "n1", nil), placed("other", "n2", nil)
+	driver := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "d"}, Spec: storagev1.CSIDriverSpec{TokenRequests: []storagev1.TokenRequest{{Audience: "cloud"}}}}
+	mirror := func(node string, change func(*corev1.Pod)) *corev1.Pod {
+		return podWith(func(p *corev1.Pod) {
+			p.Spec.NodeName, p.Annotations = node, map[string]string{corev1.MirrorPodAnnotationKey: "x"}
+			if change != nil {
+				change(p)
+			}
+		})
+	}
+	nodeOf := func(name string, labels map[string]string, change func(*corev1.Node)) *corev1.Node {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
+		if change != nil {
+			change(n)
+		}
+		return n
+	}
+	token := func(pod *corev1.Pod, audiences ...string) *authenticationv1.TokenRequest {
+		r := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: audiences}}
+		if pod != nil {
+			r.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
+		}
+		return r
+	}
+	tokenOf := func(r *authenticationv1.TokenRequest) request {
+		return request{resource: "serviceaccounts", subresource: "token", name: "sa", obj: r}
+	}
+	lease := func(name string) *coordinationv1.Lease {
+		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	}
+	slice := func(node string) *resourcev1.ResourceSlice {
+		return &resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{NodeName: &node}}
+	}
+	owned := func(kind, name string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: kind, Name: name, Controller: ptr.To(true)}}
+		}
+	}
+	old := nodeOf("n1", map[string]string{"kubernetes.io/hostname": "n1"}, nil)
+	cases := map[string]struct {
+		request request
+		refused string
+	}{
+		"mirror":                  {request{resource: "pods", obj: mirror("n1", owned("Node", "n1"))}, ""},
+		"mirror for another":      {request{resource: "pods", obj: mirror("n2", nil)}, "spec.nodeName set to itself"},
+		"mirror owned by another": {request{resource: "pods", obj: mirror("n1", owned("Node", "n2"))}, "owner reference set to itself"},
+		"mirror with account":     {request{resource: "pods", obj: mirror("n1", func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" })}, "can not create pods that reference serviceaccounts"},
+		"no mirror":               {request{resource: "pods", obj: placed("x", "n1", nil)}, "can only create mirror pods"},
+		"delete own pod":          {request{resource: "pods", operation: admission.Delete, name: "mine"}, ""},
+		"delete other's pod":      {request{resource: "pods", operation: admission.Delete, name: "other"}, "can only delete pods with spec.nodeName set to itself"},
+		"status of own pod":       {request{resource: "pods", subresource: "status", operation: admission.Update, name: "mine", obj: mine, old: mine}, ""},
+		"status of other's pod":   {request{resource: "pods", subresource: "status", operation: admission.Update, name: "other", obj: other, old: other}, "can only update pod status"},
+		"labels through status":   {request{resource: "pods", subresource: "status", operation: admission.Update, obj: placed("mine", "n1", func(p *corev1.Pod) { p.Labels = map[string]string{"a": "b"} }), old: mine}, "cannot update labels through pod status"},
+		"evict own":               {request{resource: "pods", subresource: "eviction", name: "mine", obj: &policyv1.Eviction{}}, ""},
+		"evict other's":           {request{resource: "pods", subresource: "eviction", name: "other", obj: &policyv1.Eviction{}}, "can only evict pods"},
+		"bind":                    {request{resource: "pods", subresource: "binding", name: "mine", obj: &corev1.Binding{}}, "unexpected pod subresource"},
+
+		"register":               {request{resource: "nodes", obj: nodeOf("n1", map[string]string{"kubernetes.io/os": "linux", "node.kubernetes.io/x": "y", "own.example.com/z": "1"}, nil)}, ""},
+		"register another":       {request{resource: "nodes", obj: nodeOf("n2", nil, nil)}, "is not allowed to modify node \"n2\""},
+		"restricted label":       {request{resource: "nodes", obj: nodeOf("n1", map[string]string{"node-restriction.kubernetes.io/x": "y"}, nil)}, "is not allowed to set the following labels: node-restriction.kubernetes.io/x"},
+		"role label":             {request{resource: "nodes", obj: nodeOf("n1", map[string]string{"node-role.kubernetes.io/control-plane": ""}, nil)}, "is not allowed to set"},
+		"update own":             {request{resource: "nodes", operation: admission.Update, name: "n1", obj: old, old: old}, ""},
+		"update another":         {request{resource: "nodes", operation: admission.Update, name: "n2", obj: old, old: old}, "is not allowed to modify node"},
+		"change taints":          {request{resource: "nodes", operation: admission.Update, name: "n1", obj: nodeOf("n1", old.Labels, func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "x"}} }), old: old}, "is not allowed to modify taints"},
+		"new role label":         {request{resource: "nodes", operation: admission.Update, name: "n1", obj: nodeOf("n1", map[string]string{"kubernetes.io/hostname": "n1", "kubernetes.io/x": ""}, nil), old: old}, "is not allowed to modify labels: kubernetes.io/x"},
+		"delete own node":        {request{resource: "nodes", operation: admission.Delete, name: "n1"}, "is not allowed to delete node"},
+		"claim":                  {request{resource: "persistentvolumeclaims", operation: admission.Update, obj: &corev1.PersistentVolumeClaim{}}, "may only update PVC status"},
+		"token":                  {tokenOf(token(mine)), ""},
+		"token without pod":      {tokenOf(token(nil)), "not bound to a pod"},
+		"token for other's pod":  {tokenOf(token(other)), "pod scheduled on a different node"},
+		"token of former pod":    {tokenOf(token(placed("mine", "n1", func(p *corev1.Pod) { p.UID = "former" }))), "does not match the UID in record"},
+		"token, named audience":  {tokenOf(token(mine, "vault")), ""},
+		"token, driver audience": {tokenOf(token(mine, "cloud")), ""},
+		"token, other audience":  {tokenOf(token(mine, "bank")), `audience "bank" not found in pod spec volume`},
+		"lease elsewhere":        {request{resource: "leases.coordination.k8s.io", obj: lease("n1")}, "kube-node-lease"},
+		"own csinode":            {request{resource: "csinodes.storage.k8s.io", obj: &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}}, ""},
+		"other csinode":          {request{resource: "csinodes.storage.k8s.io", obj: &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}}, "same name as the requesting node"},
+		"own slice":              {request{resource: "resourceslices.resource.k8s.io", obj: slice("n1")}, ""},
+		"other slice":            {request{resource: "resourceslices.resource.k8s.io", obj: slice("n2")}, "same node name"},
+		"taken slice":            {request{resource: "resourceslices.resource.k8s.io", operation: admission.Update, obj: slice("n1"), old: slice("n2")}, "of the requesting node"},
+		"deleted slice":          {request{resource: "resourceslices.resource.k8s.io", operation: admission.Delete, old: slice("n2")}, "of the requesting node"},
+		"nameless node":          {request{resource: "nodes", obj: old, user: &user.DefaultInfo{Name: "system:node:", Groups: []string{"system:nodes"}}}, "could not determine node"},
+		"no node":                {request{resource: "nodes", operation: admission.Delete, name: "n1", user: &user.DefaultInfo{Name: "admin"}}, ""},
+	}
+	h := plant(t, nodeRestriction, []runtime.Object{mine, other, driver}...)
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if c.request.user == nil {
+				c.request.user = node1()
+			}
+			err := h.admit(context.Background(), c.request.attributes())
+			if (err == nil) != (c.refused == "") || (err != nil && !strings.Contains(err.Error(), c.refused)) {
+				t.Errorf("got %v, want %q", err, c.refused)
+			}
+		})
+	}
+}

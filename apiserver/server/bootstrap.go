@@ -49,17 +49,15 @@ func (c *config) bootHooks() []hook {
 func addHooks(server *genericapiserver.GenericAPIServer, hooks []hook) error {
 	for _, h := range hooks {
 		err := server.AddPostStartHook(h.name, func(ctx genericapiserver.PostStartHookContext) error {
-			backoff := wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Cap: 5 * time.Second, Steps: 1 << 20, Jitter: 0.1}
-			var last error
-			err := wait.ExponentialBackoffWithContext(ctx, backoff, func(ctx context.Context) (bool, error) {
-				if last = h.run(ctx); last != nil && ctx.Err() == nil {
-					klog.FromContext(ctx).V(2).Info("Start hook will be tried again", "hook", h.name, "err", last)
+			delay := wait.Backoff{Duration: 20 * time.Millisecond, Factor: 2, Cap: 5 * time.Second, Steps: 10, Jitter: 0.1}.DelayFunc()
+			// The only error is that the server stops, which is none.
+			_ = delay.Until(ctx, true, true, func(ctx context.Context) (bool, error) {
+				err := h.run(ctx)
+				if err != nil && ctx.Err() == nil {
+					klog.FromContext(ctx).V(1).Info("Start hook will be tried again", "hook", h.name, "err", err)
 				}
-				return last == nil, nil
+				return err == nil, nil
 			})
-			if err != nil && ctx.Err() == nil {
-				return fmt.Errorf("%s: %w", h.name, last)
-			}
 			return nil
 		})
 		if err != nil {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
@@ -104,6 +106,8 @@ func (c *config) applyServing() error {
 		return fmt.Errorf("apply tracing options: %w", err)
 	}
 	c.openAPI.apply(c.generic)
+	// One document for all three servers of the chain.
+	c.generic.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
 	c.generic.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 	return nil
@@ -200,5 +204,12 @@ func (c *config) applyAdmission() error {
 
 // enabled tells whether a group version is served.
 func (c *config) enabled(gv schema.GroupVersion) bool {
-	return c.generic.MergedResourceConfig.ExplicitGroupVersionConfigs[gv]
+	return c.generic.MergedResourceConfig.GroupVersionConfigs[gv]
+}
+
+// servedVersions are the enabled versions of a kind.
+func (c *config) servedVersions(row *resource.Resource) []schema.GroupVersion {
+	return slices.DeleteFunc(apis.ServedVersions(row), func(gv schema.GroupVersion) bool {
+		return !c.generic.MergedResourceConfig.ResourceEnabled(gv.WithResource(row.Plural))
+	})
 }

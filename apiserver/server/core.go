@@ -2,7 +2,6 @@ package server
 
 import (
 	"fmt"
-	"slices"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -56,10 +55,8 @@ func (c *config) newCore(delegate genericapiserver.DelegationTarget) (*genericap
 		return nil, err
 	}
 	for _, kind := range kinds {
-		for _, gv := range apis.ServedVersions(kind.Row) {
-			if c.enabled(gv) {
-				served.addAbsent(gv, kind.Storages())
-			}
+		for _, gv := range c.servedVersions(kind.Row) {
+			served.addAbsent(gv, kind.Storages())
 		}
 	}
 	served.add(authenticationv1.SchemeGroupVersion, reviews.Authentication(c.generic.Authentication.Authenticator, c.security.audiences))
@@ -71,7 +68,7 @@ func (c *config) newKinds() (kinds, error) {
 	all := kinds{}
 	compiled := expressions.Guards()
 	for _, row := range c.rows {
-		if !slices.ContainsFunc(apis.ServedVersions(row), c.enabled) {
+		if len(c.servedVersions(row)) == 0 {
 			continue
 		}
 		kind, err := registry.New(row, registry.Config{

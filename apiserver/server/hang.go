@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -46,7 +47,8 @@ func (c *config) hang(kinds kinds, served storages, server *genericapiserver.Gen
 
 // newServices sets up the allocation of addresses and ports, and what keeps the service default/kubernetes.
 func (c *config) newServices(kinds kinds, server *genericapiserver.GenericAPIServer) (*services.Kubernetes, *services.Allocator, error) {
-	ranges, err := c.rawStorage(server, schema.GroupResource{Resource: "servicenodeportallocations"})
+	ranges, err := c.rawStorage(server, schema.GroupResource{Resource: "servicenodeportallocations"}, services.RangesPrefix,
+		&corev1.RangeAllocation{}, &corev1.RangeAllocation{})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -70,8 +72,10 @@ func (c *config) newServices(kinds kinds, server *genericapiserver.GenericAPISer
 		return nil, nil, err
 	}
 	kubernetes.ServiceIPs = []net.IP{first}
-	if c.options.EndpointReconcilerType == "lease" {
-		if kubernetes.Leases, err = c.rawStorage(server, schema.GroupResource{Resource: "apiServerIPInfo"}); err != nil {
+	// A loopback address leads every pod to itself: better no endpoint than that one.
+	if c.options.EndpointReconcilerType == "lease" && !c.options.Run.AdvertiseAddress.IsLoopback() {
+		if kubernetes.Leases, err = c.rawStorage(server, schema.GroupResource{Resource: "apiServerIPInfo"}, services.LeasePrefix,
+			&corev1.Endpoints{}, &corev1.EndpointsList{}); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -79,12 +83,12 @@ func (c *config) newServices(kinds kinds, server *genericapiserver.GenericAPISer
 }
 
 // rawStorage opens the store for what is no API resource: no watch cache, no REST.
-func (c *config) rawStorage(server *genericapiserver.GenericAPIServer, gr schema.GroupResource) (storage.Interface, error) {
+func (c *config) rawStorage(server *genericapiserver.GenericAPIServer, gr schema.GroupResource, prefix string, empty, emptyList runtime.Object) (storage.Interface, error) {
 	cfg, err := c.factory.NewConfig(gr, nil)
 	if err != nil {
 		return nil, fmt.Errorf("storage of %s: %w", gr, err)
 	}
-	opened, destroy, err := generic.NewRawStorage(cfg, nil, nil, "")
+	opened, destroy, err := generic.NewRawStorage(cfg, empty.DeepCopyObject, emptyList.DeepCopyObject, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("storage of %s: %w", gr, err)
 	}

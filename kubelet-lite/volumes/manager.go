@@ -22,6 +22,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"keelson.dev/kubelet-lite/objects"
+	"keelson.dev/kubelet-lite/plugins"
 )
 
 // Config is what a Manager stands on. Client, NodeName and Objects are required.
@@ -36,7 +37,9 @@ type Config struct {
 	Wake func(types.UID)
 	// RecursiveReadOnly reports whether a runtime handler can mount recursively read-only; nil means no.
 	RecursiveReadOnly func(handler string) bool
-	Clock             clock.WithTicker // default the real one
+	// Plugins handles plugin types beside CSI that register in the root's plugins_registry (plugins.DRA, plugins.Device).
+	Plugins map[string]plugins.Handler
+	Clock   clock.WithTicker // default the real one
 }
 
 const (
@@ -53,6 +56,7 @@ type Manager struct {
 	bundles *trustBundles
 	certs   *podCertificates
 	csi     *csiDrivers
+	devices keyed // one lock per volume that pods share
 	queue   workqueue.TypedDelayingInterface[types.UID]
 	prepare func() error
 
@@ -73,6 +77,7 @@ type mounted struct {
 	path       string // directory or file on the host; the device for a block volume
 	readOnly   bool
 	block      bool
+	csi        bool                    // its driver may want to be called again
 	attachable corev1.UniqueVolumeName // set for volumes that a controller attaches
 }
 
@@ -197,7 +202,7 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 			s.ready[pod.Spec.Volumes[i].Name] = result
 		}
 	}
-	m.schedule(pod)
+	m.schedule(pod, s)
 	return errors.Join(errs...)
 }
 
@@ -281,22 +286,27 @@ func (m *Manager) refresh(ctx context.Context, uid types.UID) error {
 			if _, err := m.setUpProjection(ctx, pod, v); err != nil {
 				errs = append(errs, fmt.Errorf("volume %q: %w", v.Name, err))
 			}
-		case v.CSI != nil || v.PersistentVolumeClaim != nil:
+		case s.ready[v.Name].csi:
 			errs = append(errs, m.republish(ctx, pod, v))
 		}
 	}
-	m.schedule(pod)
+	m.schedule(pod, s)
 	if waiting {
 		m.cfg.Wake(uid)
 	}
 	return errors.Join(errs...)
 }
 
-// schedule queues the pod for the moment at which the first of its tokens or certificates is due.
-func (m *Manager) schedule(pod *corev1.Pod) {
+// schedule queues the pod for the moment at which the first of its tokens, certificates or drivers is due.
+func (m *Manager) schedule(pod *corev1.Pod, s *podState) {
 	next := m.tokens.nextRefresh(pod.UID)
 	if due := m.certs.nextRefresh(pod.UID); next.IsZero() || !due.IsZero() && due.Before(next) {
 		next = due
+	}
+	for _, v := range s.ready {
+		if soon := m.cfg.Clock.Now().Add(republishInterval); v.csi && (next.IsZero() || soon.Before(next)) {
+			next = soon
+		}
 	}
 	if !next.IsZero() {
 		m.queue.AddAfter(pod.UID, max(next.Sub(m.cfg.Clock.Now()), time.Second))

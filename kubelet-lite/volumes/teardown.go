@@ -44,6 +44,32 @@ func (m *Manager) tearDownDir(ctx context.Context, dir string) error {
 	if err := m.unpublishAll(ctx, dir); err != nil {
 		return err
 	}
+	local, err := os.ReadDir(filepath.Join(dir, "volumes/kubernetes.io~local-volume"))
+	if ignoreNotExist(err) != nil {
+		return err
+	}
+	if err := unmountAll(dir); err != nil {
+		return err
+	}
+	if err := removeTree(dir); err != nil {
+		return err
+	}
+	for _, entry := range local {
+		if err := m.releaseDevice(entry.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// releaseDevice unmounts a local device that no pod uses any more; most local volumes are directories and have none.
+func (m *Manager) releaseDevice(volume string) error {
+	defer m.devices.lock(volume)()
+	users, err := filepath.Glob(filepath.Join(m.cfg.RootDir, "pods/*/volumes/kubernetes.io~local-volume", volume))
+	if err != nil || len(users) > 0 {
+		return err
+	}
+	dir := filepath.Join(m.cfg.RootDir, "plugins/kubernetes.io/local-volume/mounts", volume)
 	if err := unmountAll(dir); err != nil {
 		return err
 	}

@@ -50,17 +50,18 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, source *corev1.Servic
 	if source.ExpirationSeconds != nil {
 		key.seconds = *source.ExpirationSeconds
 	}
-	return t.request(ctx, pod, key)
+	token, err := t.request(ctx, pod, key)
+	return token.value, err
 }
 
 // request returns the token in hand until its refresh is due, and that one still, until it expires, if no new one can be had.
-func (t *tokens) request(ctx context.Context, pod *corev1.Pod, key tokenKey) (string, error) {
+func (t *tokens) request(ctx context.Context, pod *corev1.Pod, key tokenKey) (token, error) {
 	now := t.clock.Now()
 	t.mu.Lock()
 	have, ok := t.byPod[pod.UID][key]
 	t.mu.Unlock()
 	if ok && now.Before(have.refresh) {
-		return have.value, nil
+		return have, nil
 	}
 	fresh, err := t.fetch(ctx, pod, key, now)
 	switch {
@@ -69,7 +70,7 @@ func (t *tokens) request(ctx context.Context, pod *corev1.Pod, key tokenKey) (st
 		fresh = have
 		fresh.refresh = now.Add(time.Minute)
 	default:
-		return "", err
+		return token{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -77,7 +78,7 @@ func (t *tokens) request(ctx context.Context, pod *corev1.Pod, key tokenKey) (st
 		t.byPod[pod.UID] = map[tokenKey]token{}
 	}
 	t.byPod[pod.UID][key] = fresh
-	return fresh.value, nil
+	return fresh, nil
 }
 
 func (t *tokens) fetch(ctx context.Context, pod *corev1.Pod, key tokenKey, now time.Time) (token, error) {

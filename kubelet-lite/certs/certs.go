@@ -13,7 +13,9 @@ import (
 	"os"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/certificate"
@@ -62,6 +64,11 @@ func Client(ctx context.Context, cfg Config, base *rest.Config) (*rest.Config, e
 	if err != nil {
 		return nil, fmt.Errorf("client certificate: %w", err)
 	}
+	if manager.Current() == nil && cfg.Bootstrap != nil {
+		if err := waitAdmitted(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
 	manager.Start()
 	if err := waitFor(ctx, cfg, manager); err != nil {
 		return nil, err
@@ -71,6 +78,27 @@ func Client(ctx context.Context, cfg Config, base *rest.Config) (*rest.Config, e
 
 // firstCertificatePoll is how often to look for the first certificate; the manager offers nothing to wait on.
 const firstCertificatePoll = 50 * time.Millisecond
+
+// waitAdmitted returns once the API server knows the bootstrap identity. The certificate manager would find out too, but backs off
+// for seconds after each refusal, and a new cluster's server is ready in less.
+func waitAdmitted(ctx context.Context, cfg Config) error {
+	client, err := apiclient.Clientset(apiclient.Config(cfg.Bootstrap, component))
+	if err != nil {
+		return err
+	}
+	for {
+		review := &authenticationv1.SelfSubjectReview{}
+		_, err := client.AuthenticationV1().SelfSubjectReviews().Create(ctx, review, metav1.CreateOptions{})
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the API server: %w", err)
+		case <-cfg.Clock.After(firstCertificatePoll):
+		}
+	}
+}
 
 func waitFor(ctx context.Context, cfg Config, manager certificate.Manager) error {
 	for manager.Current() == nil {

@@ -25,7 +25,7 @@ func validateVolumes(c *podContext, path *field.Path) field.ErrorList {
 			errs = append(errs, validate.DNSLabel(v.Name, at.Child("name"))...)
 		}
 		names.Insert(v.Name)
-		errs = append(errs, validateVolumeSource(&v.VolumeSource, at)...)
+		errs = append(errs, validateVolumeSource(&v.VolumeSource, c.isPod, at)...)
 	}
 	return errs
 }
@@ -38,7 +38,7 @@ type sourceCheck struct {
 }
 
 // validateVolumeSource demands exactly one source and checks it.
-func validateVolumeSource(v *corev1.VolumeSource, path *field.Path) field.ErrorList {
+func validateVolumeSource(v *corev1.VolumeSource, isPod bool, path *field.Path) field.ErrorList {
 	sources := []sourceCheck{
 		{"emptyDir", v.EmptyDir != nil, func(at *field.Path) field.ErrorList { return validateEmptyDir(v.EmptyDir, at) }},
 		{"hostPath", v.HostPath != nil, func(at *field.Path) field.ErrorList { return ValidateHostPath(v.HostPath, at) }},
@@ -51,7 +51,7 @@ func validateVolumeSource(v *corev1.VolumeSource, path *field.Path) field.ErrorL
 		{"projected", v.Projected != nil, func(at *field.Path) field.ErrorList { return validateProjected(v.Projected, at) }},
 		{"csi", v.CSI != nil, func(at *field.Path) field.ErrorList { return validateInlineCSI(v.CSI, at) }},
 		{"ephemeral", v.Ephemeral != nil, func(at *field.Path) field.ErrorList { return validateEphemeralVolume(v.Ephemeral, at) }},
-		{"image", v.Image != nil, func(at *field.Path) field.ErrorList { return validateImageVolume(v.Image, at) }},
+		{"image", v.Image != nil, func(at *field.Path) field.ErrorList { return validateImageVolume(v.Image, isPod, at) }},
 	}
 	var errs field.ErrorList
 	count := 0
@@ -189,8 +189,12 @@ func validateEphemeralVolume(v *corev1.EphemeralVolumeSource, path *field.Path) 
 	return append(errs, ValidatePersistentVolumeClaimSpec(&v.VolumeClaimTemplate.Spec, template.Child("spec"))...)
 }
 
-func validateImageVolume(v *corev1.ImageVolumeSource, path *field.Path) field.ErrorList {
-	errs := requireAll(path, text{"reference", v.Reference})
+// validateImageVolume lets templates leave the reference open: something above them may fill it in.
+func validateImageVolume(v *corev1.ImageVolumeSource, isPod bool, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if isPod {
+		errs = requireAll(path, text{"reference", v.Reference})
+	}
 	return append(errs, validatePullPolicy(v.PullPolicy, path.Child("pullPolicy"))...)
 }
 

@@ -39,8 +39,8 @@ func LabelSelectorUpdate(selector, old *metav1.LabelSelector, path *field.Path) 
 // WorkloadSelector checks the selector of a controller: present, not empty, and matching its own template.
 func WorkloadSelector(selector *metav1.LabelSelector, templateLabels map[string]string, specPath *field.Path, kind string) field.ErrorList {
 	path := specPath.Child("selector")
-	if selector == nil {
-		return field.ErrorList{field.Required(path, "")}
+	if selector == nil { // an absent selector matches nothing, and both errors are told
+		return append(field.ErrorList{field.Required(path, "")}, SelectorMatchesTemplate(selector, templateLabels, specPath)...)
 	}
 	errs := LabelSelector(selector, path)
 	if len(selector.MatchLabels)+len(selector.MatchExpressions) == 0 {

@@ -16,7 +16,9 @@ import (
 )
 
 // podName is the name of an ordinal's pod.
-func podName(set *appsv1.StatefulSet, ordinal int) string { return fmt.Sprintf("%s-%d", set.Name, ordinal) }
+func podName(set *appsv1.StatefulSet, ordinal int) string {
+	return fmt.Sprintf("%s-%d", set.Name, ordinal)
+}
 
 // ordinalOf returns the ordinal in a pod's name; false if the name is not one of the set's.
 func ordinalOf(set *appsv1.StatefulSet, pod *corev1.Pod) (int, bool) {

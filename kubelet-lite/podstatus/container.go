@@ -43,7 +43,7 @@ func initRole(c *corev1.Container) role {
 }
 
 func (in Input) container(c *corev1.Container, old *corev1.ContainerStatus, r role, initialized bool) corev1.ContainerStatus {
-	inst := in.Observed.Pod.Container(c.Name)
+	inst := in.shown(c.Name)
 	started := false
 	status := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &started}
 	in.setResources(&status, c, inst)
@@ -58,7 +58,7 @@ func (in Input) container(c *corev1.Container, old *corev1.ContainerStatus, r ro
 	if u := inst.User; u != nil {
 		status.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
 	}
-	if prev := in.Observed.Pod.Previous(c.Name); prev != nil && prev.State == cri.Exited {
+	if prev := in.Observed.Pod.Previous(c.Name); prev != nil && prev != inst && prev.State == cri.Exited {
 		status.LastTerminationState.Terminated = in.terminated(prev)
 	}
 	in.setState(&status, c, inst, r, initialized)
@@ -76,6 +76,15 @@ func (in Input) container(c *corev1.Container, old *corev1.ContainerStatus, r ro
 		status.Ready = false
 	}
 	return status
+}
+
+// shown is the instance that the status is about: the newest, but the one before it while its successor is only being made.
+func (in Input) shown(name string) *cri.Container {
+	inst, prev := in.Observed.Pod.Container(name), in.Observed.Pod.Previous(name)
+	if _, starting := in.Observed.InFlight[podplan.Key{Kind: podplan.Start, Target: name}]; starting && inst != nil && inst.State == cri.Created && prev != nil {
+		return prev
+	}
+	return inst
 }
 
 // neverSeen is the status of a container of which the runtime knows no instance.

@@ -38,6 +38,9 @@ func For(in Input) corev1.PodStatus {
 		in.Observed.Pod = &cri.Pod{}
 	}
 	pod, old := in.Pod, in.Pod.Status
+	if podplan.IsTerminal(old.Phase) && len(in.Observed.Pod.Containers) == 0 {
+		return *old.DeepCopy() // all is said: it was rejected, or its containers are gone
+	}
 	status := *old.DeepCopy()
 	status.ObservedGeneration = pod.Generation
 	status.QOSClass = cri.QOSClass(pod)

@@ -33,8 +33,8 @@ const (
 	// leaseTTL is how long a server that has died keeps its place among the endpoints, renewInterval how often it renews.
 	leaseTTL      = 15 * time.Second
 	renewInterval = 10 * time.Second
-	// leasePrefix is upstream's place for the leases of API servers, below the prefix of the store.
-	leasePrefix = "/masterleases/"
+	// LeasePrefix is upstream's place for the leases of API servers, below the prefix of all of the store.
+	LeasePrefix = "/masterleases/"
 )
 
 // Kubernetes keeps the service default/kubernetes: the way to the API from inside the cluster.
@@ -96,7 +96,7 @@ func (k *Kubernetes) Stop(ctx context.Context) error {
 	return k.syncEndpoints(ctx)
 }
 
-func (k *Kubernetes) leaseKey() string { return path.Join(leasePrefix, k.Address.String()) }
+func (k *Kubernetes) leaseKey() string { return path.Join(LeasePrefix, k.Address.String()) }
 
 // renew writes the lease. The generation changes each time, since an unchanged object is not written and would expire.
 func (k *Kubernetes) renew(ctx context.Context) error {
@@ -118,7 +118,7 @@ func (k *Kubernetes) renew(ctx context.Context) error {
 func (k *Kubernetes) serverAddresses(ctx context.Context) ([]string, error) {
 	leases := &corev1.EndpointsList{}
 	options := storage.ListOptions{Predicate: storage.Everything, Recursive: true}
-	if err := k.Leases.GetList(ctx, leasePrefix, options, leases); err != nil {
+	if err := k.Leases.GetList(ctx, LeasePrefix, options, leases); err != nil {
 		return nil, fmt.Errorf("list the servers' leases: %w", err)
 	}
 	var addresses []string

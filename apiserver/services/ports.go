@@ -26,8 +26,11 @@ type Ranges interface {
 // NewRanges keeps the bitmap where upstream has it.
 func NewRanges(s storage.Interface) Ranges { return &ranges{s} }
 
-// portsKey is upstream's key below the prefix of the store.
-const portsKey = "/ranges/servicenodeports"
+// RangesPrefix is where the store given to NewRanges begins, below the prefix of all of it; both keys are upstream's.
+const (
+	RangesPrefix = "/ranges"
+	portsKey     = RangesPrefix + "/servicenodeports"
+)
 
 type ranges struct{ storage storage.Interface }
 

@@ -1,12 +1,35 @@
 // Package proxier keeps the kernel's service rules equal to what the API server says: it watches Services, EndpointSlices and
 // its own Node, turns them into rules (package rules) and writes what changed (package nftables).
+//
+//	watch event -> the Service is dirty -> wake -> one transaction for all that are dirty by then
+//
+// There is no timer in this: a change is written at once, and changes that arrive while one is being written go together.
 package proxier
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"keelson.dev/internal/apiclient"
+	"keelson.dev/proxy-lite/conntrack"
+	"keelson.dev/proxy-lite/nftables"
+	"keelson.dev/proxy-lite/rules"
 )
 
 // Config says what a node's proxy does.
@@ -28,7 +51,251 @@ type Config struct {
 	NodePortCIDRs []string
 }
 
+// retryAfter is how long the proxy waits after the kernel refused a transaction.
+const retryAfter = time.Second
+
+// writer is one IP family of the kernel.
+type writer interface {
+	Update(ctx context.Context, changed ...rules.Service) error
+}
+
+// Proxier is a running proxy.
+type Proxier struct {
+	cfg          Config
+	rulesConfig  rules.Config
+	clock        clock.Clock
+	services     corelisters.ServiceLister
+	slices       cache.Indexer
+	writers      []writer
+	health       *health
+	healthChecks *healthChecks
+
+	// current is what the kernel has. Only the loop uses it.
+	current map[types.NamespacedName]rules.Service
+
+	mu    sync.Mutex
+	node  rules.Node
+	dirty map[types.NamespacedName]bool
+	wake  chan struct{}
+}
+
 // Run writes service rules until ctx ends; it leaves them in the kernel, so that traffic goes on while it is restarted.
 func Run(ctx context.Context, cfg Config) error {
-	return errors.New("proxy-lite: not built yet")
+	rulesConfig, err := cfg.rules()
+	if err != nil {
+		return err
+	}
+	client, err := apiclient.Clientset(apiclient.Config(cfg.RESTConfig, "proxy-lite"))
+	if err != nil {
+		return err
+	}
+	p := &Proxier{
+		cfg: cfg, rulesConfig: rulesConfig, clock: clock.RealClock{},
+		health: newHealth(clock.RealClock{}), healthChecks: newHealthChecks(),
+		current: map[types.NamespacedName]rules.Service{},
+		dirty:   map[types.NamespacedName]bool{}, wake: make(chan struct{}, 1),
+	}
+	if err := p.openWriters(); err != nil {
+		return err
+	}
+	w, err := p.watch(ctx, client)
+	if err != nil {
+		return err
+	}
+	defer w.stop()
+	if cfg.HealthzBindAddress != "-" {
+		stop, err := p.health.serve(ctx, cfg.HealthzBindAddress)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	defer p.healthChecks.close()
+	if err := w.sync(ctx); err != nil {
+		return ignoreCanceled(ctx, err)
+	}
+	return p.loop(ctx)
+}
+
+func ignoreCanceled(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// rules parses the part of the configuration that the rules depend on.
+func (c Config) rules() (rules.Config, error) {
+	out := rules.Config{MasqueradeEgress: c.MasqueradeEgress, MasqueradeAll: c.MasqueradeAll}
+	if c.NodeName == "" {
+		return out, errors.New("the proxy needs the name of its node")
+	}
+	for _, text := range strings.FieldsFunc(c.ClusterCIDR, func(r rune) bool { return r == ',' || r == ' ' }) {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return out, fmt.Errorf("parse cluster CIDR: %w", err)
+		}
+		out.ClusterCIDRs = append(out.ClusterCIDRs, p.Masked())
+	}
+	for _, text := range c.NodePortCIDRs {
+		if _, err := netip.ParsePrefix(text); err != nil {
+			return out, fmt.Errorf("parse node port CIDR: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// openWriters opens the families that pods have, IPv4 if nothing is known of them.
+func (p *Proxier) openWriters() error {
+	families := map[bool]bool{}
+	for _, cidr := range p.rulesConfig.ClusterCIDRs {
+		families[cidr.Addr().Is6()] = true
+	}
+	if len(families) == 0 {
+		families[false] = true
+	}
+	for v6 := range families {
+		w, err := nftables.New(v6, p.rulesConfig)
+		if err != nil {
+			return err
+		}
+		p.writers = append(p.writers, w)
+	}
+	return nil
+}
+
+// mark makes a Service be written again.
+func (p *Proxier) mark(names ...types.NamespacedName) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range names {
+		p.dirty[name] = true
+	}
+	p.signal()
+}
+
+func (p *Proxier) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// setNode takes over what the rules need of the node, and marks every Service if that changed.
+func (p *Proxier) setNode(node *corev1.Node) {
+	p.health.setNode(node)
+	n := rules.Node{Name: node.Name, Zone: node.Labels[corev1.LabelTopologyZone], Addrs: nodeAddrs(node, p.cfg.NodePortCIDRs)}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if fmt.Sprint(n) == fmt.Sprint(p.node) {
+		return
+	}
+	p.node = n
+	for _, obj := range p.allServices() {
+		p.dirty[types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name}] = true
+	}
+	p.signal()
+}
+
+// loop writes until ctx ends. The first transaction holds everything that is known after the caches are filled.
+func (p *Proxier) loop(ctx context.Context) error {
+	logger := klog.FromContext(ctx)
+	retry := p.clock.NewTimer(0) // also makes the first write happen when there is nothing to write
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+		case <-retry.C():
+		}
+		if err := p.sync(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			logger.Error(err, "Service rules could not be written, trying again", "after", retryAfter)
+			p.health.failed()
+			retry.Reset(retryAfter)
+		}
+	}
+}
+
+// sync writes the Services that are dirty.
+func (p *Proxier) sync(ctx context.Context) error {
+	names, node := p.takeDirty()
+	changed := make([]rules.Service, 0, len(names))
+	for name := range names {
+		s, err := p.compute(name, node)
+		if err != nil {
+			p.restore(names)
+			return err
+		}
+		changed = append(changed, s)
+	}
+	for _, w := range p.writers {
+		if err := w.Update(ctx, changed...); err != nil {
+			p.restore(names)
+			return err
+		}
+	}
+	p.health.synced()
+	p.healthChecks.update(ctx, changed)
+	return p.cleanFlows(ctx, changed)
+}
+
+// restore marks Services without waking the loop, which waits before it tries again.
+func (p *Proxier) restore(names map[types.NamespacedName]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.Copy(p.dirty, names)
+}
+
+func (p *Proxier) takeDirty() (map[types.NamespacedName]bool, rules.Node) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	names := p.dirty
+	p.dirty = map[types.NamespacedName]bool{}
+	return names, p.node
+}
+
+// compute returns the rules of a Service as the caches have it; none, if it is gone.
+func (p *Proxier) compute(name types.NamespacedName, node rules.Node) (rules.Service, error) {
+	svc, err := p.services.Services(name.Namespace).Get(name.Name)
+	if apierrors.IsNotFound(err) {
+		return rules.Service{Name: name}, nil
+	}
+	if err != nil {
+		return rules.Service{}, fmt.Errorf("read service from cache: %w", err)
+	}
+	objs, err := p.slices.ByIndex(byService, name.String())
+	if err != nil {
+		return rules.Service{}, fmt.Errorf("read endpoint slices from cache: %w", err)
+	}
+	endpointSlices := make([]*discoveryv1.EndpointSlice, 0, len(objs))
+	for _, obj := range objs {
+		endpointSlices = append(endpointSlices, obj.(*discoveryv1.EndpointSlice))
+	}
+	return rules.ForService(svc, endpointSlices, node, p.rulesConfig), nil
+}
+
+// cleanFlows forgets the UDP flows that the change has made wrong.
+func (p *Proxier) cleanFlows(ctx context.Context, changed []rules.Service) error {
+	var c conntrack.Change
+	for _, s := range changed {
+		c.Changed(p.current[s.Name], s)
+		if len(s.Entries) == 0 {
+			delete(p.current, s.Name)
+			continue
+		}
+		p.current[s.Name] = s
+	}
+	n, err := c.Clean()
+	if err != nil {
+		// The rules are right; a flow that is left over ends by its own timeout.
+		klog.FromContext(ctx).Error(err, "Stale UDP flows may remain")
+	}
+	if n > 0 {
+		klog.FromContext(ctx).V(3).Info("Forgot stale UDP flows", "count", n)
+	}
+	return nil
 }

@@ -1,0 +1,250 @@
+// Package testnet builds a small network of network namespaces for tests: a node, pods that hang on it by routed veth pairs, and
+// hosts outside. It needs root; tests that use it are skipped without.
+package testnet
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+)
+
+// Net is the network. Every namespace is anonymous but for its name under /run/netns, which is removed at the end of the test.
+type Net struct {
+	t      *testing.T
+	prefix string
+	Node   *Host
+	n      int
+}
+
+// Host is one network namespace.
+type Host struct {
+	t    *testing.T
+	name string
+	ns   netns.NsHandle
+	Addr netip.Addr
+}
+
+// Gateway is the node's address on every pod's link.
+const Gateway = "10.244.7.1"
+
+// New makes the node, or skips the test.
+func New(t *testing.T) *Net {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for network namespaces")
+	}
+	for _, tool := range []string{"ip", "nft"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("needs %s", tool)
+		}
+	}
+	n := &Net{t: t, prefix: fmt.Sprintf("klt%d", os.Getpid())}
+	n.Node = n.host("node")
+	n.Node.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0")
+	return n
+}
+
+func (n *Net) host(name string) *Host {
+	n.t.Helper()
+	h := &Host{t: n.t, name: n.prefix + "-" + name}
+	run(n.t, "ip", "netns", "add", h.name)
+	n.t.Cleanup(func() {
+		h.ns.Close()
+		run(n.t, "ip", "netns", "del", h.name)
+	})
+	ns, err := netns.GetFromName(h.name)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	h.ns = ns
+	h.Run("ip", "link", "set", "lo", "up")
+	return h
+}
+
+func (n *Net) link(h *Host) string {
+	n.t.Helper()
+	n.n++
+	dev := fmt.Sprintf("v%d", n.n)
+	run(n.t, "ip", "link", "add", dev, "netns", n.Node.name, "type", "veth", "peer", "name", "eth0", "netns", h.name)
+	n.Node.Run("ip", "link", "set", dev, "up")
+	h.Run("ip", "link", "set", "eth0", "up")
+	return dev
+}
+
+// Pod adds a pod the way the CNI plugin ptp does.
+func (n *Net) Pod(addr string) *Host {
+	n.t.Helper()
+	h := n.host("pod" + strings.ReplaceAll(addr, ".", "-"))
+	dev := n.link(h)
+	h.Addr = netip.MustParseAddr(addr)
+	n.Node.Run("ip", "addr", "add", Gateway+"/32", "dev", dev)
+	n.Node.Run("ip", "route", "add", addr, "dev", dev)
+	h.Run("ip", "addr", "add", addr+"/32", "dev", "eth0")
+	h.Run("ip", "route", "add", Gateway, "dev", "eth0")
+	h.Run("ip", "route", "add", "default", "via", Gateway)
+	return h
+}
+
+// Outside adds a host on a /24 link of its own; the node's address there is .1, and the host routes everything over it.
+func (n *Net) Outside(addr string) (host *Host, nodeAddr netip.Addr) {
+	n.t.Helper()
+	h := n.host("out" + strings.ReplaceAll(addr, ".", "-"))
+	dev := n.link(h)
+	h.Addr = netip.MustParseAddr(addr)
+	four := h.Addr.As4()
+	four[3] = 1
+	nodeAddr = netip.AddrFrom4(four)
+	n.Node.Run("ip", "addr", "add", nodeAddr.String()+"/24", "dev", dev)
+	h.Run("ip", "addr", "add", addr+"/24", "dev", "eth0")
+	h.Run("ip", "route", "add", "default", "via", nodeAddr.String())
+	if !n.Node.Addr.IsValid() {
+		n.Node.Addr = nodeAddr
+		n.Node.Run("ip", "route", "add", "default", "via", addr)
+	}
+	return h, nodeAddr
+}
+
+// Do runs f on a thread inside the namespace. Sockets that f opens stay there.
+func (h *Host) Do(f func()) {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and its namespace with it
+		err := netns.Set(h.ns)
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		h.t.Errorf("enter %s: %v", h.name, err)
+	}
+}
+
+// Run runs a command inside the namespace.
+func (h *Host) Run(name string, args ...string) {
+	h.t.Helper()
+	h.Do(func() { run(h.t, name, args...) })
+}
+
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Errorf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// ServeTCP answers every connection with the server's name and the client's address.
+func (h *Host) ServeTCP(port int, name string) {
+	var l net.Listener
+	var err error
+	h.Do(func() { l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port)) })
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(c, "%s %s", name, c.RemoteAddr().(*net.TCPAddr).IP)
+			c.Close()
+		}
+	}()
+}
+
+// ServeUDP answers every packet likewise.
+func (h *Host) ServeUDP(port int, name string) {
+	var l net.PacketConn
+	var err error
+	h.Do(func() { l, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", port)) })
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { l.Close() })
+	go func() {
+		buf := make([]byte, 64)
+		for {
+			_, from, err := l.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			fmt.Fprint(discard{l, from}, name, " ", from.(*net.UDPAddr).IP)
+		}
+	}()
+}
+
+type discard struct {
+	conn net.PacketConn
+	to   net.Addr
+}
+
+func (d discard) Write(p []byte) (int, error) { return d.conn.WriteTo(p, d.to) }
+
+// Answer is what a client got: the server's name and the address that it saw, or the error.
+type Answer struct {
+	Server, Client string
+	Err            error
+}
+
+// dialTimeout is long for a loopback network and short for a test that waits for a dropped packet.
+const dialTimeout = 400 * time.Millisecond
+
+// Ask connects once. network is tcp4 or udp4.
+func (h *Host) Ask(network string, to netip.AddrPort) Answer {
+	var a Answer
+	h.Do(func() {
+		c, err := net.DialTimeout(network, to.String(), dialTimeout)
+		if err != nil {
+			a.Err = err
+			return
+		}
+		defer c.Close()
+		a = ask(c, network)
+	})
+	return a
+}
+
+func ask(c net.Conn, network string) Answer {
+	_ = c.SetDeadline(time.Now().Add(dialTimeout))
+	if network == "udp4" {
+		if _, err := c.Write([]byte("?")); err != nil {
+			return Answer{Err: err}
+		}
+		buf := make([]byte, 64)
+		n, err := c.Read(buf)
+		return parse(buf[:n], err)
+	}
+	data, err := io.ReadAll(c)
+	return parse(data, err)
+}
+
+func parse(data []byte, err error) Answer {
+	server, client, ok := strings.Cut(string(data), " ")
+	if !ok && err == nil {
+		err = fmt.Errorf("strange answer %q", data)
+	}
+	return Answer{Server: server, Client: client, Err: err}
+}
+
+// KeepUDP opens a connected UDP socket, for tests of what happens to a client that keeps one.
+func (h *Host) KeepUDP(to netip.AddrPort) func() Answer {
+	var c net.Conn
+	var err error
+	h.Do(func() { c, err = net.Dial("udp4", to.String()) })
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { c.Close() })
+	return func() Answer { return ask(c, "udp4") }
+}

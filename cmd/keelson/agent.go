@@ -16,7 +16,6 @@ import (
 func agentCommand() *cobra.Command {
 	config := agent.NewConfig()
 	config.Kubeconfig = "/etc/kubernetes/kubelet.conf"
-	config.CNIConfDir = "" // podnetwork's
 	var clusterCIDR string
 	command := &cobra.Command{
 		Use:   "agent",

@@ -224,7 +224,6 @@ func (a *agent) measureNode(ctx context.Context) error {
 		InUse:        func() []corev1.UniqueVolumeName { return a.volumes.InUse() },
 		Pressure:     func() map[corev1.NodeConditionType]nodestatus.Pressure { return nil },
 		Extra:        func() (corev1.ResourceList, corev1.ResourceList) { return nil, nil },
-		PodCIDRs:     a.writeCNI,
 		ShuttingDown: func() bool { return false },
 	})
 	return nil

@@ -40,17 +40,13 @@ type Config struct {
 	CertDir    string            // <RootDir>/pki
 	NodeLabels map[string]string // on registration
 	Cordoned   bool              // registers the node unschedulable
-	// CNIConfDir gets the node's pod network once its pod CIDR is known; empty leaves that to others.
-	CNIConfDir string
-	CNIMTU     int
-
 	ConfigFile, ConfigDir string
 	taints                []string
 }
 
 // NewConfig returns upstream's defaults for everything that is used.
 func NewConfig() Config {
-	c := Config{RootDir: "/var/lib/kubelet", CNIConfDir: "/etc/cni/net.d", NodeLabels: map[string]string{}}
+	c := Config{RootDir: "/var/lib/kubelet", NodeLabels: map[string]string{}}
 	k := &c.Kubelet
 	k.APIVersion, k.Kind = kubeletconfig.SchemeGroupVersion.String(), "KubeletConfiguration"
 	k.Address, k.Port = "0.0.0.0", 10250
@@ -87,8 +83,6 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringToStringVar(&c.NodeLabels, "node-labels", c.NodeLabels, "labels to register the node with")
 	fs.StringSliceVar(&c.taints, "register-with-taints", nil, "taints to register the node with: key=value:effect")
 	fs.BoolVar(&c.Cordoned, "register-unschedulable", c.Cordoned, "register the node cordoned")
-	fs.StringVar(&c.CNIConfDir, "cni-conf-dir", c.CNIConfDir, "where to write the pod network's configuration; empty: nowhere")
-	fs.IntVar(&c.CNIMTU, "cni-mtu", c.CNIMTU, "MTU of pod interfaces; 0: the kernel's choice")
 	fs.StringVar(&c.ConfigFile, "config", c.ConfigFile, "KubeletConfiguration file")
 	fs.StringVar(&c.ConfigDir, "config-dir", c.ConfigDir, "folder of .conf files that are laid over the configuration file")
 	fs.StringVar(&k.ContainerRuntimeEndpoint, "container-runtime-endpoint", k.ContainerRuntimeEndpoint, "CRI socket")

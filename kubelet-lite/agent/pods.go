@@ -24,10 +24,10 @@ import (
 func (a *agent) runPods(ctx context.Context) error {
 	if _, err := a.sources.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) {
-			a.node.Seen(ctx, obj.(*corev1.Node))
+			a.node.Seen(obj.(*corev1.Node))
 			a.ensureMirrors(ctx)
 		},
-		UpdateFunc: func(_, obj any) { a.node.Seen(ctx, obj.(*corev1.Node)) },
+		UpdateFunc: func(_, obj any) { a.node.Seen(obj.(*corev1.Node)) },
 	}); err != nil {
 		return err
 	}

@@ -58,8 +58,6 @@ type Config struct {
 	Pressure func() map[corev1.NodeConditionType]Pressure
 	// Extra are resources of device plugins.
 	Extra func() (capacity, allocatable corev1.ResourceList)
-	// PodCIDRs is called when the node's pod networks are known and whenever they change.
-	PodCIDRs func(ctx context.Context, cidrs []string) error
 	// ShuttingDown reports that the machine is going down.
 	ShuttingDown func() bool
 }
@@ -102,19 +100,10 @@ func (m *Manager) Nudge() {
 }
 
 // Seen takes the node object from the watch.
-func (m *Manager) Seen(ctx context.Context, node *corev1.Node) {
+func (m *Manager) Seen(node *corev1.Node) {
 	m.mu.Lock()
-	old := m.node
+	defer m.mu.Unlock()
 	m.node = node
-	ready := m.ready
-	m.mu.Unlock()
-	if len(node.Spec.PodCIDRs) == 0 || old != nil && slices.Equal(old.Spec.PodCIDRs, node.Spec.PodCIDRs) && ready {
-		return
-	}
-	if err := m.cfg.PodCIDRs(ctx, node.Spec.PodCIDRs); err != nil {
-		klog.FromContext(ctx).Error(err, "Pod network not configured", "podCIDRs", node.Spec.PodCIDRs)
-	}
-	m.Nudge()
 }
 
 // RecursiveReadOnly reports whether a runtime handler can mount recursively read-only.
@@ -184,7 +173,7 @@ func (m *Manager) register(ctx context.Context) error {
 	for {
 		node, err := m.tryRegister(ctx)
 		if err == nil {
-			m.Seen(ctx, node)
+			m.Seen(node)
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -267,7 +256,7 @@ func (m *Manager) report(ctx context.Context, due bool) (bool, error) {
 		return false, err
 	}
 	m.setReady(ready)
-	m.Seen(ctx, written)
+	m.Seen(written)
 	return true, nil
 }
 

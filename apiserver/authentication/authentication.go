@@ -53,6 +53,10 @@ type Config struct {
 
 	// ConfigFile is an AuthenticationConfiguration (OIDC issuers and who may be anonymous), reloaded when it changes.
 	ConfigFile string
+	// OIDC is the one issuer that flags describe (OIDCFlags), instead of a file. OIDCSigningAlgorithms bounds what tokens may be
+	// signed with; empty means every safe algorithm.
+	OIDC                  *apiserver.JWTAuthenticator
+	OIDCSigningAlgorithms []string
 	// WebhookConfigFile is a kubeconfig of a TokenReview webhook; WebhookVersion and WebhookCacheTTL go with it.
 	WebhookConfigFile string
 	WebhookVersion    string
@@ -81,7 +85,7 @@ func New(ctx context.Context, cfg Config) (authenticator.Request, *spec.Security
 	if cfg.Anonymous == nil {
 		cfg.Anonymous = HealthOnly()
 	}
-	dynamic, err := newConfigured(ctx, &cfg)
+	dynamic, err := newConfigured(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -106,11 +110,11 @@ func New(ctx context.Context, cfg Config) (authenticator.Request, *spec.Security
 		}}
 	}
 	all := group.NewAuthenticatedGroupAdder(union.New(requests...))
-	if dynamic != nil && dynamic.ownsAnonymous {
-		return union.NewFailOnError(all, dynamic.anonymous()), &definitions, nil
-	}
-	if cfg.Anonymous.Enabled {
-		// A request whose credentials are bad must not become anonymous.
+	// A request whose credentials are bad must not become anonymous, so this comes last and an error before it is the answer.
+	switch {
+	case dynamic != nil:
+		all = union.NewFailOnError(all, dynamic)
+	case cfg.Anonymous.Enabled:
 		all = union.NewFailOnError(all, anonymous.NewAuthenticator(cfg.Anonymous.Conditions))
 	}
 	return all, &definitions, nil
@@ -137,7 +141,7 @@ func newBearer(cfg Config, dynamic *configured) (authenticator.Token, error) {
 		all = append(all, authenticator.WrapAudienceAgnosticToken(cfg.APIAudiences, bootstrap))
 	}
 	if dynamic != nil {
-		all = append(all, authenticator.WrapAudienceAgnosticToken(cfg.APIAudiences, dynamic))
+		all = append(all, authenticator.WrapAudienceAgnosticToken(cfg.APIAudiences, authenticator.TokenFunc(dynamic.AuthenticateToken)))
 	}
 	webhook, err := newWebhook(cfg)
 	if err != nil {

@@ -5,12 +5,14 @@ package authorization
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	authorizationcel "k8s.io/apiserver/pkg/authorization/cel"
 	"k8s.io/apiserver/pkg/authorization/path"
 	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -69,23 +71,21 @@ func New(ctx context.Context, cfg Config) (*Authorization, error) {
 		ModeAlwaysAllow: {authorizerfactory.NewAlwaysAllowAuthorizer(), authorizerfactory.NewAlwaysAllowAuthorizer()},
 		ModeAlwaysDeny:  {authorizerfactory.NewAlwaysDenyAuthorizer(), authorizerfactory.NewAlwaysDenyAuthorizer()},
 	}
-	configured, rules, err := newConfigured(ctx, cfg, built)
-	if err != nil {
-		return nil, err
-	}
 	open, err := path.NewAuthorizer(cfg.AlwaysAllowPaths)
 	if err != nil {
 		return nil, fmt.Errorf("set up open paths: %w", err)
 	}
-	all, err := union.New(
-		union.NamedAuthorizer{AuthorizerName: "system-masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
-		union.NamedAuthorizer{AuthorizerName: "open-paths", Authorizer: open},
-		union.NamedAuthorizer{AuthorizerName: "configured", Authorizer: configured},
-	)
+	all, err := (&builder{
+		first: []union.NamedAuthorizer{
+			{AuthorizerName: "system-masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
+			{AuthorizerName: "open-paths", Authorizer: open},
+		},
+		builtin: built, compiler: sync.OnceValue(authorizationcel.NewDefaultCompiler),
+	}).newReloadable(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("chain authorizers: %w", err)
+		return nil, err
 	}
-	return &Authorization{Authorizer: all, Rules: rules, Escalation: rbac.Checks(all, roles)}, nil
+	return &Authorization{Authorizer: all, Rules: all, Escalation: rbac.Checks(all, roles)}, nil
 }
 
 type named struct {

@@ -30,7 +30,7 @@ type Authenticator struct {
 	Audiences authenticator.Audiences
 	// Objects finds what tokens are bound to; nil accepts tokens whose objects are gone (--service-account-lookup=false).
 	Objects Objects
-	Clock     clock.PassiveClock
+	Clock   clock.PassiveClock
 }
 
 var _ authenticator.Token = &Authenticator{}

@@ -92,13 +92,32 @@ func validateStatefulSetSpec(spec, old *appsv1.StatefulSetSpec) field.ErrorList 
 	errs = append(errs, validate.WorkloadSelector(spec.Selector, spec.Template.Labels, path, "statefulset")...)
 	var oldTemplate *corev1.PodTemplateSpec
 	if old != nil {
-		oldTemplate = &old.Template
+		oldTemplate = withClaimVolumes(old)
+	} else {
+		for i := range spec.VolumeClaimTemplates {
+			errs = append(errs, core.ValidatePersistentVolumeClaimSpec(&spec.VolumeClaimTemplates[i].Spec,
+				path.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
+		}
 	}
-	errs = append(errs, core.ValidateReplicaTemplate(&spec.Template, oldTemplate, path.Child("template"), "StatefulSet")...)
+	errs = append(errs, core.ValidateReplicaTemplate(withClaimVolumes(spec), oldTemplate, path.Child("template"), "StatefulSet")...)
 	if spec.ServiceName != "" && (old == nil || old.ServiceName != spec.ServiceName) {
 		errs = append(errs, validate.Messages(path.Child("serviceName"), spec.ServiceName, validation.IsDNS1123Label(spec.ServiceName))...)
 	}
 	return errs
+}
+
+// withClaimVolumes returns the template as the controller will use it: every claim is a volume that containers may mount.
+func withClaimVolumes(spec *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
+	template := spec.Template.DeepCopy()
+	for _, claim := range spec.VolumeClaimTemplates {
+		if slices.ContainsFunc(template.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == claim.Name }) {
+			continue
+		}
+		template.Spec.Volumes = append(template.Spec.Volumes, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim.Name},
+		}})
+	}
+	return template
 }
 
 func validateStatefulSetStrategy(s *appsv1.StatefulSetUpdateStrategy, path *field.Path) field.ErrorList {

@@ -41,6 +41,8 @@ type Kind struct {
 	Siblings func(set *appsv1.ReplicaSet) []types.UID
 	// Fresh is an empty object of the kind, and Event the object that events are about.
 	Fresh func() client.Object
+	// NoTerminating says that the kind's status cannot hold the number of terminating pods.
+	NoTerminating bool
 	// UpdateStatus writes the status of a changed copy.
 	UpdateStatus func(ctx context.Context, set *appsv1.ReplicaSet) error
 }
@@ -122,6 +124,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	now := r.Clock.Now()
 	status := statusOf(set, active, podstate.Select(owned, podstate.Terminating), manageErr, now)
+	if r.Kind.NoTerminating {
+		status.TerminatingReplicas = nil
+	}
 	if err := r.report(ctx, set, status); err != nil {
 		return ctrl.Result{}, err
 	}

@@ -76,8 +76,8 @@ func (r *reloadable) RulesFor(ctx context.Context, who user.Info, namespace stri
 
 // builder turns configurations into authorizers.
 type builder struct {
-	first    []union.NamedAuthorizer // in front of what is configured
-	builtin  map[string]named        // by type
+	first   []union.NamedAuthorizer // in front of what is configured
+	builtin map[string]named        // by type
 	// compiler compiles the match conditions of webhooks. Building it takes memory, so it is built for the first such condition.
 	compiler func() authorizationcel.Compiler
 }
@@ -96,9 +96,6 @@ func (b *builder) newReloadable(ctx context.Context, cfg Config) (*reloadable, e
 		}
 		r.current.Store(first)
 		return r, nil
-	}
-	if len(cfg.Modes) > 0 {
-		return nil, errors.New("authorization modes and an authorization configuration file exclude each other")
 	}
 	first, data, err := b.read(cfg.ConfigFile)
 	if err != nil {

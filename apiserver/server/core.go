@@ -46,6 +46,9 @@ func (c *config) newCore(delegate genericapiserver.DelegationTarget) (*genericap
 	if err != nil {
 		return nil, fmt.Errorf("build the core server: %w", err)
 	}
+	if err := c.security.publishKeys(c, server.Handler.NonGoRestfulMux); err != nil {
+		return nil, err
+	}
 	kinds, err := c.newKinds()
 	if err != nil {
 		return nil, err

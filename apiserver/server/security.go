@@ -2,8 +2,8 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strings"
 
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -120,8 +120,16 @@ func (s *security) authenticate(ctx context.Context, c *config) error {
 	if a.BootstrapTokens {
 		cfg.BootstrapTokens = c.client
 	}
-	if a.OIDCIssuerURL != "" && a.ConfigFile != "" {
-		return errors.New("--oidc-issuer-url and --authentication-config exclude each other")
+	issuer, err := authentication.OIDCFlags{
+		IssuerURL: a.OIDCIssuerURL, ClientID: a.OIDCClientID, CAFile: a.OIDCCAFile,
+		UsernameClaim: a.OIDCUsernameClaim, UsernamePrefix: a.OIDCUsernamePrefix,
+		GroupsClaim: a.OIDCGroupsClaim, GroupsPrefix: a.OIDCGroupsPrefix, RequiredClaims: a.OIDCRequiredClaims,
+	}.Issuer()
+	if err != nil {
+		return fmt.Errorf("--oidc-*: %w", err)
+	}
+	if cfg.OIDC = issuer; issuer != nil {
+		cfg.OIDCSigningAlgorithms = a.OIDCSigningAlgs
 	}
 	auth, definitions, err := authentication.New(ctx, cfg)
 	if err != nil {
@@ -139,6 +147,10 @@ func (s *security) authorize(ctx context.Context, c *config) error {
 	auth, err := authorization.New(ctx, authorization.Config{
 		Modes: a.Modes, Informers: c.informers, ConfigFile: a.ConfigFile, APIServerID: c.generic.APIServerID,
 		AlwaysAllowPaths: []string{"/healthz", "/livez", "/readyz"},
+		Webhook: authorization.WebhookConfig{
+			KubeconfigFile: a.WebhookConfigFile, Version: a.WebhookVersion,
+			AuthorizedTTL: a.WebhookCacheAuthorizedTTL, UnauthorizedTTL: a.WebhookCacheUnauthorizedTTL,
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("set up authorization: %w", err)
@@ -146,5 +158,19 @@ func (s *security) authorize(ctx context.Context, c *config) error {
 	s.authorization = auth
 	c.generic.Authorization.Authorizer = auth.Authorizer
 	c.generic.RuleResolver = auth.Rules
+	return nil
+}
+
+// publishKeys serves the documents that let others verify our service account tokens. An issuer that is no https URL has none.
+func (s *security) publishKeys(c *config, mux tokens.Mux) error {
+	o := c.options.ServiceAccount
+	if len(o.Issuers) == 0 || !strings.HasPrefix(o.Issuers[0], "https://") {
+		return nil
+	}
+	discovery, err := tokens.NewDiscovery(o.Issuers[0], o.JWKSURI, c.generic.ExternalAddress, s.keys)
+	if err != nil {
+		return fmt.Errorf("--service-account-issuer: %w", err)
+	}
+	discovery.Install(mux)
 	return nil
 }

@@ -1,13 +1,99 @@
 package dra
 
 import (
-	resourcev1 "k8s.io/api/resource/v1"
+	"strings"
 
+	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	generated "keelson.dev/apis/generated/validation/resource"
 	"keelson.dev/apis/resource"
+	"keelson.dev/apis/validate"
 )
 
+var claimRules = rules[resourcev1.ResourceClaim](generated.Validate_ResourceClaim)
+
+// resourceClaim asks for devices.
 var resourceClaim = resource.Definition[*resourcev1.ResourceClaim]{
 	GroupVersion: resourcev1.SchemeGroupVersion, Kind: "ResourceClaim", Plural: "resourceclaims",
-	Namespaced: true, HasStatus: true,
-	AllowUnconditionalUpdate: true,
+	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true, ReturnDeleted: true,
+	GenerationOf: resource.NoGeneration[*resourcev1.ResourceClaim],
+	Default:      func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) },
+	Validate: func(c *resourcev1.ResourceClaim) field.ErrorList {
+		return append(claimRules.create(c), validateClaimSpec(&c.Spec, field.NewPath("spec"))...)
+	},
+	ValidateUpdate: claimRules.update, ValidateStatus: validateClaimStatus,
+	Columns: resource.Columns(resource.Column[*resourcev1.ResourceClaim]{
+		Name: "State", Description: "A summary of the current state (allocated, pending, reserved, etc.).",
+		Get: func(c *resourcev1.ResourceClaim) any { return claimState(c) },
+	}),
+}
+
+func claimState(c *resourcev1.ResourceClaim) string {
+	var states []string
+	if c.DeletionTimestamp != nil {
+		states = append(states, "deleted")
+	}
+	switch {
+	case c.Status.Allocation == nil && c.DeletionTimestamp == nil:
+		states = append(states, "pending")
+	case c.Status.Allocation != nil:
+		states = append(states, "allocated")
+		if len(c.Status.ReservedFor) > 0 {
+			states = append(states, "reserved")
+		}
+	}
+	return strings.Join(states, ",")
+}
+
+func defaultClaim(spec *resourcev1.ResourceClaimSpec) {
+	for i := range spec.Devices.Requests {
+		request := &spec.Devices.Requests[i]
+		if exact := request.Exactly; exact != nil {
+			defaultAmount(&exact.AllocationMode, &exact.Count)
+			defaultTolerations(exact.Tolerations)
+		}
+		for j := range request.FirstAvailable {
+			sub := &request.FirstAvailable[j]
+			defaultAmount(&sub.AllocationMode, &sub.Count)
+			defaultTolerations(sub.Tolerations)
+		}
+	}
+}
+
+func defaultAmount(mode *resourcev1.DeviceAllocationMode, count *int64) {
+	resource.SetDefault(mode, resourcev1.DeviceAllocationModeExactCount)
+	if *mode == resourcev1.DeviceAllocationModeExactCount {
+		resource.SetDefault(count, 1)
+	}
+}
+
+func defaultTolerations(tolerations []resourcev1.DeviceToleration) {
+	for i := range tolerations {
+		resource.SetDefault(&tolerations[i].Operator, resourcev1.DeviceTolerationOpEqual)
+	}
+}
+
+func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
+	path := field.NewPath("status")
+	errs := claimRules.updateStatus(c, old)
+	if old.Status.Allocation != nil && c.Status.Allocation != nil {
+		errs = append(errs, validate.Immutable(c.Status.Allocation, old.Status.Allocation, path.Child("allocation"))...)
+	}
+	reserved := path.Child("reservedFor")
+	if len(c.Status.ReservedFor) > 0 && c.Status.Allocation == nil {
+		errs = append(errs, field.Forbidden(reserved, "may not be specified when `allocated` is not set"))
+	}
+	if c.DeletionTimestamp != nil || old.DeletionTimestamp != nil {
+		known := map[string]bool{}
+		for _, consumer := range old.Status.ReservedFor {
+			known[string(consumer.UID)] = true
+		}
+		for i, consumer := range c.Status.ReservedFor {
+			if !known[string(consumer.UID)] {
+				errs = append(errs, field.Forbidden(reserved.Index(i), "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set"))
+			}
+		}
+	}
+	return errs
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -29,6 +30,7 @@ func (c *config) hang(kinds kinds, served storages, server *genericapiserver.Gen
 		return err
 	}
 	subresources.HangNamespaces(kinds[corev1.Resource("namespaces")])
+	subresources.HangRequests(kinds[certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests").GroupResource()])
 	if err := c.newSubresources(kinds, served); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ type Input struct {
 	Pod      *corev1.Pod
 	Static   bool
 	Node     *corev1.Node
-	Active   []*corev1.Pod // the others that hold resources of the node
+	Active   []*corev1.Pod // the others that hold resources of the node, with what they were granted in their specs
 	AppArmor bool          // the kernel enforces it
 	// UnsafeSysctls are allowed beyond the safe ones; a trailing * matches any rest.
 	UnsafeSysctls []string
@@ -31,7 +31,7 @@ type Input struct {
 
 // Check returns nil if the pod may run.
 func Check(in Input) *Rejection {
-	for _, check := range []func(Input) *Rejection{shutdown, sysctls, appArmor, fits, affinity, ports, taints} {
+	for _, check := range []func(Input) *Rejection{shutdown, sysctls, appArmor, Fits, affinity, ports, taints} {
 		if r := check(in); r != nil {
 			return r
 		}
@@ -46,15 +46,31 @@ func shutdown(in Input) *Rejection {
 	return nil
 }
 
-// fits checks the resources in a fixed order, so that one pod always gets one reason.
-func fits(in Input) *Rejection {
+// Feasible reports whether an empty node could take the pod; its message is that of an infeasible resize.
+func Feasible(pod *corev1.Pod, node *corev1.Node) (bool, string) {
+	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		want, capacity := requests[name], node.Status.Allocatable[name]
+		if want.Cmp(capacity) <= 0 {
+			continue
+		}
+		if name == corev1.ResourceCPU {
+			return false, fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, want.MilliValue(), capacity.MilliValue())
+		}
+		return false, fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, want.Value(), capacity.Value())
+	}
+	return true, ""
+}
+
+// Fits checks only the resources, in a fixed order, so that one pod always gets one reason.
+func Fits(in Input) *Rejection {
 	if len(in.Active)+1 > int(in.Node.Status.Allocatable.Pods().Value()) {
 		return insufficient(corev1.ResourcePods, 1, int64(len(in.Active)), in.Node.Status.Allocatable.Pods().Value())
 	}
 	requests := resourcehelper.PodRequests(in.Pod, resourcehelper.PodResourcesOptions{})
 	used := corev1.ResourceList{}
 	for _, p := range in.Active {
-		for name, q := range resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{UseStatusResources: true}) {
+		for name, q := range resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{}) {
 			sum := used[name]
 			sum.Add(q)
 			used[name] = sum

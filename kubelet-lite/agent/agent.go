@@ -327,7 +327,7 @@ func (a *agent) makePods(ctx context.Context) error {
 		Runtime: a.runtime, Node: a.criNode(), IDPrefix: a.prefix, Images: a.images, Volumes: a.volumes, Cgroups: a.cgroups, Probes: a.probes,
 		Hooks: &hooks.Runner{Exec: a.runtime.Runtime, Clock: a.clock}, Status: a.status, Recorder: a.recorder, Clock: a.clock,
 		HostIPs: func() []string { return a.nodeIPs }, Env: a.env, RuntimeHandler: a.runtimeHandler, RecursiveReadOnly: a.node.RecursiveReadOnly,
-		Mirror: a.shownBy, Stopped: a.stopped, LegacyLogDir: legacyLogDir,
+		Grant: a.grant, Mirror: a.shownBy, Stopped: a.stopped, LegacyLogDir: legacyLogDir,
 	})
 	a.stats = stats.New(stats.Config{NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, LogDir: k.PodLogsDir, Runtime: a.runtime.RuntimeClient,
 		Images: a.runtime.ImageClient, Pods: a.Pods, PodsCgroup: a.cgroups.RootDirectory, Clock: a.clock})

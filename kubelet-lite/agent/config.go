@@ -36,10 +36,10 @@ type Config struct {
 	// Joined, if set, is told the node's identity once it has one: what else runs on the node uses the same.
 	Joined func(identity *rest.Config)
 
-	RootDir    string            // /var/lib/kubelet
-	CertDir    string            // <RootDir>/pki
-	NodeLabels map[string]string // on registration
-	Cordoned   bool              // registers the node unschedulable
+	RootDir               string            // /var/lib/kubelet
+	CertDir               string            // <RootDir>/pki
+	NodeLabels            map[string]string // on registration
+	Cordoned              bool              // registers the node unschedulable
 	ConfigFile, ConfigDir string
 	taints                []string
 }

@@ -104,11 +104,45 @@ func (a *agent) active(except types.UID) []*corev1.Pod {
 	for _, pods := range []map[types.UID]*corev1.Pod{a.api, a.static} {
 		for uid, pod := range pods {
 			if uid != except && !a.rejected[uid] && a.workers.Active(uid) {
-				out = append(out, pod)
+				out = append(out, a.granted(pod))
 			}
 		}
 	}
 	return out
+}
+
+// granted is the pod with the requests that it was granted, where a resize asks for others.
+func (a *agent) granted(pod *corev1.Pod) *corev1.Pod {
+	status, ok := a.status.Latest(pod.UID)
+	if !ok {
+		status = pod.Status
+	}
+	out := *pod
+	out.Spec = *pod.Spec.DeepCopy()
+	for _, s := range slices.Concat(status.InitContainerStatuses, status.ContainerStatuses) {
+		for _, list := range [][]corev1.Container{out.Spec.InitContainers, out.Spec.Containers} {
+			for i := range list {
+				if list[i].Name == s.Name && s.AllocatedResources != nil {
+					list[i].Resources.Requests = s.AllocatedResources
+				}
+			}
+		}
+	}
+	return &out
+}
+
+// grant decides on a resize.
+func (a *agent) grant(pod *corev1.Pod) (reason, message string) {
+	if staticpods.IsStatic(pod) {
+		return corev1.PodReasonInfeasible, "In-place resize of static-pods is not supported"
+	}
+	if ok, message := admit.Feasible(pod, a.node.Node()); !ok {
+		return corev1.PodReasonInfeasible, message
+	}
+	if r := admit.Fits(admit.Input{Pod: pod, Node: a.node.Node(), Active: a.active(pod.UID)}); r != nil {
+		return corev1.PodReasonDeferred, r.Message
+	}
+	return "", ""
 }
 
 func (a *agent) podDeleted(ctx context.Context, pod *corev1.Pod) {
@@ -128,6 +162,7 @@ func (a *agent) podDeleted(ctx context.Context, pod *corev1.Pod) {
 func (a *agent) stopped(pod *corev1.Pod) {
 	a.objects.Unregister(pod.UID)
 	a.userns.Release(pod.UID)
+	a.workers.PokeAll() // a resize may have waited for what it held
 }
 
 // endOrphans ends pods that the runtime has and no source wants, and what crashed agents have left on disk.

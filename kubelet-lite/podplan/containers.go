@@ -122,11 +122,6 @@ func (p *planner) keep(c *corev1.Container, inst *cri.Container) {
 		p.kill(inst, probeGrace(c.StartupProbe, grace), fmt.Sprintf("Container %s failed startup probe%s", c.Name, restart))
 	case probes.Liveness == Failure && c.LivenessProbe != nil:
 		p.kill(inst, probeGrace(c.LivenessProbe, grace), fmt.Sprintf("Container %s failed liveness probe%s", c.Name, restart))
-	case p.o.Resize[c.Name]:
-		key := Key{Resize, inst.ID}
-		if !p.held(key) {
-			p.do(Action{Key: key, Container: c.Name})
-		}
 	}
 }
 

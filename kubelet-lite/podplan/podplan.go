@@ -109,7 +109,7 @@ type Observed struct {
 	Probes   map[string]Probes // by container ID
 	Doomed   map[string]string // by container ID: why it must be killed, apart from probes
 	Stop     *Stop
-	Resize   map[string]bool   // containers whose running resources differ from the allocated ones and can be changed in place
+	Resize   bool              // a running container's resources differ from what is allocated and can be changed in place
 	Messages map[string]string // by container ID: what a dead container left as its termination message
 }
 
@@ -157,6 +157,9 @@ func For(pod *corev1.Pod, o Observed, now time.Time) Plan {
 		}
 	}
 	p.ephemeralContainers()
+	if key := (Key{Resize, ""}); p.o.Resize && !p.held(key) {
+		p.do(Action{Key: key})
+	}
 	return p.plan
 }
 

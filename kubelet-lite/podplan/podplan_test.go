@@ -345,7 +345,7 @@ func TestProbesKill(t *testing.T) {
 		"readiness kills nobody":   {pod, seen(ready, running("a"), probed("a-0", Probes{Readiness: Failure, Startup: Success})), nil},
 		"kill under way":           {pod, seen(ready, running("a"), probed("a-0", Probes{Liveness: Failure}), flying(Kill, "a-0", InFlight{Grace: 5})), nil},
 		"postStart failed":         {pod, seen(ready, running("a"), with(func(o *Observed) { o.Doomed["a-0"] = "FailedPostStartHook" })), []string{"Kill a-0 60s"}},
-		"resize":                   {pod, seen(ready, running("a"), with(func(o *Observed) { o.Resize = map[string]bool{"a": true} })), []string{"Resize a-0"}},
+		"resize":                   {pod, seen(ready, running("a"), with(func(o *Observed) { o.Resize = true })), []string{"Resize "}},
 	})
 }
 

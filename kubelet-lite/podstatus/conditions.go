@@ -36,9 +36,10 @@ func conditions(in Input, status *corev1.PodStatus, initialized bool) []corev1.P
 	if stop := in.Observed.Stop; stop != nil && stop.Condition != nil {
 		own = append(own, *stop.Condition)
 	}
+	own = append(own, in.Resize...)
 	var out []corev1.PodCondition
 	for _, c := range own {
-		c.ObservedGeneration = in.Pod.Generation
+		c.ObservedGeneration = max(c.ObservedGeneration, in.Pod.Generation)
 		c.LastTransitionTime = metav1.NewTime(in.Now).Rfc3339Copy()
 		if old := condition(in.Pod.Status.Conditions, c.Type); old != nil && old.Status == c.Status {
 			c.LastTransitionTime = old.LastTransitionTime
@@ -46,11 +47,16 @@ func conditions(in Input, status *corev1.PodStatus, initialized bool) []corev1.P
 		out = append(out, c)
 	}
 	for _, c := range in.Pod.Status.Conditions {
-		if condition(own, c.Type) == nil {
+		if condition(own, c.Type) == nil && !passing(c.Type) {
 			out = append(out, c)
 		}
 	}
 	return out
+}
+
+// passing conditions exist only while what they tell of lasts.
+func passing(t corev1.PodConditionType) bool {
+	return t == corev1.PodResizePending || t == corev1.PodResizeInProgress || t == corev1.AllContainersRestarting
 }
 
 func condition(list []corev1.PodCondition, t corev1.PodConditionType) *corev1.PodCondition {

@@ -21,13 +21,13 @@ const (
 
 // Input is what a status rests on.
 type Input struct {
-	Pod      *corev1.Pod // as the API has it, with the status that was last written
+	Pod      *corev1.Pod // with the resources that were granted and the status that was last written
 	Observed podplan.Observed
 	Plan     podplan.Plan
 	Now      time.Time
 	IDPrefix string // "containerd://"
-	// Allocated are the resources that the node has granted to each container; nil: what the spec asks for.
-	Allocated map[string]corev1.ResourceRequirements
+	// Resize are the conditions of a resize that is pending or in progress.
+	Resize []corev1.PodCondition
 	// RecursiveReadOnly says whether the pod's runtime handler can do recursive read-only mounts.
 	RecursiveReadOnly bool
 }

@@ -10,12 +10,8 @@ import (
 
 // setResources reports what was granted, and for a running container what is in force.
 func (in Input) setResources(status *corev1.ContainerStatus, c *corev1.Container, inst *cri.Container) {
-	allocated, ok := in.Allocated[c.Name]
-	if !ok {
-		allocated = c.Resources
-	}
-	status.AllocatedResources = allocated.Requests.DeepCopy()
-	status.Resources = allocated.DeepCopy()
+	status.AllocatedResources = c.Resources.Requests.DeepCopy()
+	status.Resources = c.Resources.DeepCopy()
 	if inst == nil || inst.State != cri.Running || inst.Resources == nil {
 		return
 	}

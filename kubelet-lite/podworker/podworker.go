@@ -69,6 +69,9 @@ type Config struct {
 	RuntimeHandler func(ctx context.Context, pod *corev1.Pod) (string, error)
 	// RecursiveReadOnly says whether a handler can mount recursively read-only.
 	RecursiveReadOnly func(handler string) bool
+	// Grant decides whether the node can give a pod the resources that its spec now asks for: an empty reason means yes, else it is
+	// that of the condition PodResizePending.
+	Grant func(pod *corev1.Pod) (reason, message string)
 	// Mirror returns the API object that shows a static pod's status, or nil while there is none.
 	Mirror func(pod *corev1.Pod) *corev1.Pod
 	// Stopped is called when a pod has released its resources on the node.
@@ -144,6 +147,15 @@ func (m *Manager) WakeAll() {
 	defer m.mu.Unlock()
 	for _, w := range m.workers {
 		w.update(func() { w.stale = true })
+	}
+}
+
+// PokeAll asks every worker for a new plan, after the node has got resources back.
+func (m *Manager) PokeAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		w.update(func() {})
 	}
 }
 

@@ -40,6 +40,7 @@ type worker struct {
 	handler   string
 	backedOff map[string]string // container → instance whose back-off was told
 	last      *corev1.PodStatus // last reported
+	resources resourceState
 	restored  bool
 	purged    bool
 	synced    *corev1.Pod // the spec that the volumes know
@@ -102,7 +103,9 @@ func (w *worker) sync(ctx context.Context) (again time.Time, over bool) {
 	}
 	w.restore(pod, seen)
 	w.refresh(ctx, pod)
+	pod = w.allocate(pod)
 	observed := w.observed(seen, stop)
+	observed.Resize = w.compare(pod, seen)
 	plan := podplan.For(pod, observed, now)
 	if plan.Terminating {
 		w.dropStarts()
@@ -178,6 +181,7 @@ func (w *worker) withStatus(pod *corev1.Pod) *corev1.Pod {
 	return &out
 }
 
+// ownCondition reports whether a condition is this agent's to write.
 func ownCondition(t corev1.PodConditionType) bool {
 	switch t {
 	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled,
@@ -278,7 +282,7 @@ func (w *worker) report(pod *corev1.Pod, o podplan.Observed, plan podplan.Plan, 
 		return
 	}
 	status := podstatus.For(podstatus.Input{Pod: pod, Observed: o, Plan: plan, Now: w.m.cfg.Clock.Now(), IDPrefix: w.m.cfg.IDPrefix,
-		RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(w.handler)})
+		Resize: w.resizeConditions(pod), RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(w.handler)})
 	target := w.m.cfg.Mirror(pod)
 	if target == nil {
 		w.last = &status

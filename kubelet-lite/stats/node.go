@@ -74,7 +74,7 @@ func nodeMemory(info map[string]uint64, dir string, now time.Time) *statsapi.Mem
 	}
 	working := usage - min(inactive, usage)
 	available := total - min(working, total)
-	faults, major := stat["pgfault"], stat["pgmajfault"]
+	faults, major := max(stat["pgfault"], stat["total_pgfault"]), max(stat["pgmajfault"], stat["total_pgmajfault"])
 	return &statsapi.MemoryStats{
 		Time: metav1.NewTime(now), UsageBytes: &usage, WorkingSetBytes: &working, AvailableBytes: &available, RSSBytes: &rss,
 		PageFaults: &faults, MajorPageFaults: &major,

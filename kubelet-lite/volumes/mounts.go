@@ -21,6 +21,7 @@ type MountEnv struct {
 	Env      []*runtimeapi.KeyValue // for subPathExpr
 	Images   map[string]string      // volume name → image reference that the runtime pulled, for image volumes
 	Restarts int                    // names the termination message file
+	Handler  string                 // runtime handler of the sandbox, for recursive read-only mounts
 	// UIDMappings and GIDMappings are those of the pod's user namespace, if it has one.
 	UIDMappings, GIDMappings []*runtimeapi.IDMapping
 }
@@ -85,7 +86,7 @@ func (m *Manager) volumeMount(pod *corev1.Pod, c *corev1.Container, index int, r
 	if !filepath.IsAbs(mount.ContainerPath) {
 		mount.ContainerPath = filepath.Join("/", mount.ContainerPath)
 	}
-	if mount.RecursiveReadOnly, err = m.recursiveReadOnly(pod, spec); err != nil {
+	if mount.RecursiveReadOnly, err = m.recursiveReadOnly(spec, env.Handler); err != nil {
 		return nil, err
 	}
 	if image, ok := env.Images[spec.Name]; ok {
@@ -121,13 +122,9 @@ func propagation(mode *corev1.MountPropagationMode) runtimeapi.MountPropagation 
 	return runtimeapi.MountPropagation_PROPAGATION_PRIVATE
 }
 
-func (m *Manager) recursiveReadOnly(pod *corev1.Pod, spec *corev1.VolumeMount) (bool, error) {
+func (m *Manager) recursiveReadOnly(spec *corev1.VolumeMount, handler string) (bool, error) {
 	if spec.RecursiveReadOnly == nil || *spec.RecursiveReadOnly == corev1.RecursiveReadOnlyDisabled {
 		return false, nil
-	}
-	handler := "" // the runtime class controller has no say here: the sandbox's handler decides
-	if pod.Spec.RuntimeClassName != nil {
-		handler = *pod.Spec.RuntimeClassName
 	}
 	supported := m.cfg.RecursiveReadOnly != nil && m.cfg.RecursiveReadOnly(handler)
 	if *spec.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled && !supported {

@@ -26,17 +26,23 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"keelson.dev/controllers/certificates"
+	"keelson.dev/controllers/clusterroles"
+	"keelson.dev/controllers/cronjob"
 	"keelson.dev/controllers/daemonset"
 	"keelson.dev/controllers/deployment"
 	"keelson.dev/controllers/endpoints"
 	"keelson.dev/controllers/endpointslice"
 	"keelson.dev/controllers/env"
 	"keelson.dev/controllers/garbagecollector"
+	"keelson.dev/controllers/job"
 	"keelson.dev/controllers/namespace"
 	"keelson.dev/controllers/replicaset"
+	"keelson.dev/controllers/replicationcontroller"
 	"keelson.dev/controllers/rootca"
 	"keelson.dev/controllers/serviceaccount"
+	"keelson.dev/controllers/statefulset"
 	"keelson.dev/controllers/tainteviction"
+	"keelson.dev/controllers/ttlafterfinished"
 	"keelson.dev/internal/apiclient"
 )
 
@@ -82,6 +88,13 @@ func list() []registration {
 		{"deployment", workers(10, deployment.Add)},
 		{"replicaset", workers(10, replicaset.Add)},
 		{"daemonset", workers(5, daemonset.Add)},
+		{"statefulset", workers(5, statefulset.Add)},
+		{"replication", workers(5, replicationcontroller.Add)},
+		{"job", workers(10, job.Add)},
+		{"cronjob", workers(5, cronjob.Add)},
+		{"ttl-after-finished", workers(2, ttlafterfinished.Add)},
+
+		{"clusterrole-aggregation", workers(1, clusterroles.Add)},
 
 		{"endpointslice", workers(5, endpointslice.Add)},
 		{"endpoint", workers(5, endpoints.Add)},
@@ -113,6 +126,7 @@ func Run(ctx context.Context, cfg Config) error {
 	logger := klog.FromContext(ctx)
 	ctrllog.SetLogger(logger)
 	restConfig := apiclient.Config(cfg.RESTConfig, "controller-manager")
+	restConfig.WarningHandler = rest.NoWarnings{} // they are for people who choose API versions
 	mgr, err := ctrl.NewManager(restConfig, options(ctx, &cfg))
 	if err != nil {
 		return fmt.Errorf("build manager: %w", err)

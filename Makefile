@@ -19,7 +19,7 @@ deps:
 .PHONY: build
 build: deps ## Build Keelson and the programs its nodes run, into bin/
 	@echo "build: node programs" && hack/bundle/build.sh bin
-	@echo "build: keelson" && go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	@echo "build: keelson" && go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: images
 images: build ## Build the images that a cluster needs, without any outside registry

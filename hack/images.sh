@@ -8,7 +8,7 @@ stamp=$( { sha256sum hack/images.sh lab/images/pause/pause.c lab/demo/*.go lab/i
 echo "images: pause, coredns, demo, toolbox"
 gcc -Os -static -o "$bin/pause" lab/images/pause/pause.c
 strip "$bin/pause"
-go build -trimpath -ldflags '-s -w' -o "$bin/demo" ./lab/demo
+go build -ldflags '-s -w' -o "$bin/demo" ./lab/demo
 rm -rf "$bin/toolbox"
 mkdir -p "$bin/toolbox/bin" "$bin/toolbox/tmp" "$bin/toolbox/etc" "$bin/toolbox/root"
 cp /bin/busybox "$bin/toolbox/bin/busybox"

@@ -203,6 +203,7 @@ func TestValidateJobStatus(t *testing.T) {
 			"status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
 		}},
 		"too ready": {batchv1.JobStatus{Ready: ptr.To[int32](1)}, []string{"status.ready: Invalid value: 1: cannot set more ready pods than active"}},
+		"negative":  {batchv1.JobStatus{Active: -1}, []string{"status.active: Invalid value: -1: must be greater than or equal to 0"}},
 		"indexes":   {batchv1.JobStatus{CompletedIndexes: "1"}, []string{`status.completedIndexes: Invalid value: "1": cannot set non-empty completedIndexes when non-indexed completion mode`}},
 		"uncounted": {batchv1.JobStatus{UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{Succeeded: []types.UID{"a"}, Failed: []types.UID{"a", ""}}}, []string{`status.uncountedTerminatedPods.failed[0]: Duplicate value: "a"`, `status.uncountedTerminatedPods.failed[1]: Invalid value: "": must not be empty`}},
 	}

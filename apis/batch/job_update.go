@@ -96,7 +96,7 @@ func validateJobStatus(j, old *batchv1.Job) field.ErrorList {
 	if validate.Equal(j.Status, old.Status) {
 		return errs
 	}
-	if ptr.Deref(s.Ready, 0) > s.Active {
+	if s.Ready != nil && *s.Ready > s.Active {
 		errs = append(errs, field.Invalid(path.Child("ready"), *s.Ready, "cannot set more ready pods than active"))
 	}
 	if isFinished(j) {

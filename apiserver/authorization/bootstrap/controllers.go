@@ -123,7 +123,8 @@ func controllerRules() []struct {
 		{"certificate-controller", rules(
 			rule("delete,get,list,watch", certificates, "certificatesigningrequests"),
 			rule("update", certificates, "certificatesigningrequests/approval,certificatesigningrequests/status"),
-			named("approve", certificates, "signers", "kubernetes.io/kube-apiserver-client-kubelet"),
+			// Upstream leaves serving certificates to an administrator; our approver checks them against the Node itself.
+			named("approve", certificates, "signers", "kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"),
 			named("sign", certificates, "signers", "kubernetes.io/legacy-unknown", "kubernetes.io/kube-apiserver-client",
 				"kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"),
 			rule("create", authz, "subjectaccessreviews"))},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -70,6 +71,28 @@ func (a *Authorizer) EvaluateConditions(context.Context, authorizer.ConditionsAw
 	return authorizer.DecisionDeny, "", authorizer.ErrorConditionEvaluationNotSupported
 }
 
+// patience is how long a request may wait for a relation to become known. A kubelet learns of a new pod by the same watch as this
+// authorizer, and is often faster: refusing it would cost its pod seconds of back-off.
+const patience = 500 * time.Millisecond
+
+// decide asks again when the node's pods change, as long as only the relation is missing.
+func (a *Authorizer) decide(ctx context.Context, rule decision, node string, request authorizer.Attributes) string {
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		news := a.related.changed(node)
+		reason := rule(a.related, node, request)
+		if reason != fmt.Sprintf(noRelation, node) {
+			return reason
+		}
+		select {
+		case <-news:
+		case <-bounded.Done():
+			return reason
+		}
+	}
+}
+
 // Authorize allows what the node needs. It never denies: another authorizer may allow more.
 func (a *Authorizer) Authorize(ctx context.Context, request authorizer.Attributes) (authorizer.Decision, string, error) {
 	node, isNode := NameOf(request.GetUser())
@@ -81,7 +104,7 @@ func (a *Authorizer) Authorize(ctx context.Context, request authorizer.Attribute
 	}
 	if request.IsResourceRequest() {
 		if decide, ok := decisions[request.GetAPIGroup()+"/"+request.GetResource()]; ok {
-			if reason := decide(a.related, node, request); reason != "" {
+			if reason := a.decide(ctx, decide, node, request); reason != "" {
 				klog.FromContext(ctx).V(2).Info("Node refused", "node", node, "verb", request.GetVerb(), "resource", request.GetResource(),
 					"namespace", request.GetNamespace(), "name", request.GetName(), "reason", reason)
 				return authorizer.DecisionNoOpinion, reason, nil

@@ -20,9 +20,12 @@ const (
 // name this object" is answered by looking at them.
 type related interface {
 	related(node, resource, namespace, name string) bool
+	// changed is closed when the next pod is bound to the node, or one of its pods changes.
+	changed(node string) <-chan struct{}
 }
 
 type lookup struct {
+	signals     *signals
 	pods        cache.Indexer
 	podLister   corelisters.PodLister
 	volumes     cache.Indexer
@@ -45,12 +48,21 @@ func newRelated(factory informers.SharedInformerFactory) (related, error) {
 	if err := volumes.Informer().AddIndexers(cache.Indexers{bySecret: indexVolumeSecrets}); err != nil {
 		return nil, fmt.Errorf("index persistent volumes: %w", err)
 	}
+	signals := &signals{waiting: map[string]chan struct{}{}}
+	if _, err := pods.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: signals.podChanged, UpdateFunc: func(_, now any) { signals.podChanged(now) },
+	}); err != nil {
+		return nil, fmt.Errorf("watch pods: %w", err)
+	}
 	return &lookup{
+		signals: signals,
 		pods: pods.Informer().GetIndexer(), podLister: pods.Lister(),
 		volumes: volumes.Informer().GetIndexer(), volumeNames: volumes.Lister(),
 		attachments: factory.Storage().V1().VolumeAttachments().Lister(),
 	}, nil
 }
+
+func (l *lookup) changed(node string) <-chan struct{} { return l.signals.of(node) }
 
 func (l *lookup) related(node, resource, namespace, name string) bool {
 	switch resource {

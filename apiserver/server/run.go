@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
+	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/rest"
 	utilnet "k8s.io/utils/net"
 
 	"keelson.dev/apiserver/storage"
@@ -33,6 +37,9 @@ func Run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return err
 	}
+	if o.Ready != nil {
+		go announce(ctx, cfg, o.Ready)
+	}
 	prepared, err := aggregator.PrepareRun()
 	if err != nil {
 		return fmt.Errorf("prepare the server: %w", err)
@@ -41,6 +48,19 @@ func Run(ctx context.Context, o *Options) error {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return failure(ctx)
+}
+
+// announce tells once that the server is ready. Readiness is a sum of checks that nothing announces, so it has to be asked for.
+func announce(ctx context.Context, cfg *config, ready func(*rest.Config)) {
+	const often = 20 * time.Millisecond // short beside the second that a start takes
+	err := wait.PollUntilContextCancel(ctx, often, false, func(ctx context.Context) (bool, error) {
+		code := 0
+		cfg.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).StatusCode(&code)
+		return code == http.StatusOK, nil
+	})
+	if err == nil {
+		ready(rest.CopyConfig(cfg.generic.LoopbackClientConfig))
+	}
 }
 
 // failure is why ctx was ended from inside, nil if it came from outside.

@@ -151,7 +151,7 @@ func (p *podCertificates) await(ctx context.Context, created *certificatesv1.Pod
 	api := p.cfg.Client.CertificatesV1().PodCertificateRequests(created.Namespace)
 	// The node authorizer lets a node see the requests that name it.
 	own := fields.Set{"spec.nodeName": p.cfg.NodeName, metav1.ObjectNameField: created.Name}.AsSelector().String()
-	lw := &cache.ListWatch{
+	lw := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = own
 			return api.List(ctx, o)
@@ -160,7 +160,7 @@ func (p *podCertificates) await(ctx context.Context, created *certificatesv1.Pod
 			o.FieldSelector = own
 			return api.Watch(ctx, o)
 		},
-	}
+	}, p.cfg.Client)
 	var decided *certificatesv1.PodCertificateRequest
 	_, err := watchtools.UntilWithSync(ctx, lw, &certificatesv1.PodCertificateRequest{}, nil, func(event watch.Event) (bool, error) {
 		request, ok := event.Object.(*certificatesv1.PodCertificateRequest)

@@ -197,6 +197,14 @@ func TestServiceAccount(t *testing.T) {
 			}
 		})
 	}
+	strict := []runtime.Object{account("default", func(sa *corev1.ServiceAccount) {
+		sa.Annotations, sa.Secrets = map[string]string{enforceMountable: "true"}, []corev1.ObjectReference{{Name: "listed"}}
+	})}
+	using := func(secret string) *corev1.Pod {
+		return podWith(func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secret}}}}
+		})
+	}
 	runPods(t, serviceAccount, map[string]podCase{
 		"default account": {objects: objects, pod: podWith(nil), want: func(p *corev1.Pod) any { return p.Spec.ServiceAccountName }, equals: "default"},
 		"token":           {objects: objects, pod: podWith(func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "i"}} }), want: mounts, equals: [2]int{2, 1}},
@@ -211,9 +219,11 @@ func TestServiceAccount(t *testing.T) {
 		"pull secrets": {objects: []runtime.Object{account("default", func(sa *corev1.ServiceAccount) {
 			sa.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "pull"}}
 		})}, pod: podWith(nil), want: func(p *corev1.Pod) any { return p.Spec.ImagePullSecrets }, equals: []corev1.LocalObjectReference{{Name: "pull"}}},
-		"unknown account":     {objects: objects, pod: podWith(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" }), refused: "error looking up service account ns/x: "},
-		"mirror":              {pod: mirror(nil), want: func(p *corev1.Pod) any { return p.Spec.ServiceAccountName }, equals: ""},
-		"mirror with account": {pod: mirror(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" }), refused: "may not reference service accounts"},
+		"unknown account":               {objects: objects, pod: podWith(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" }), refused: "error looking up service account ns/x: "},
+		"secret that the account lists": {objects: strict, pod: using("listed")},
+		"secret that it does not list":  {objects: strict, pod: using("other"), refused: `secret "other" is not allowed`},
+		"mirror":                        {pod: mirror(nil), want: func(p *corev1.Pod) any { return p.Spec.ServiceAccountName }, equals: ""},
+		"mirror with account":           {pod: mirror(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" }), refused: "may not reference service accounts"},
 		"mirror with a secret": {pod: mirror(func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}}}
 		}), refused: "may not reference secrets"},

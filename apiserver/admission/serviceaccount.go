@@ -26,6 +26,7 @@ const (
 	tokenVolumePrefix = "kube-api-access-"
 	tokenSeconds      = 3607 // odd on purpose: tokens.projectedLifetimeSeconds recognizes it
 	rootCAConfigMap   = "kube-root-ca.crt"
+	enforceMountable  = "kubernetes.io/enforce-mountable-secrets"
 
 	// accountWait bounds the wait for a default account: its controller makes it just after the namespace.
 	accountWait  = 2 * time.Second
@@ -83,8 +84,14 @@ func serviceAccount(d dependencies) hooks {
 			if isMirror(pod) {
 				return checkMirror(a, pod)
 			}
-			if _, err := get(ctx, a.GetNamespace(), pod.Spec.ServiceAccountName); err != nil {
+			account, err := get(ctx, a.GetNamespace(), pod.Spec.ServiceAccountName)
+			if err != nil {
 				return admission.NewForbidden(a, fmt.Errorf("error looking up service account %s/%s: %w", a.GetNamespace(), pod.Spec.ServiceAccountName, err))
+			}
+			if account.Annotations[enforceMountable] == "true" {
+				if err := checkMountable(pod, account); err != nil {
+					return admission.NewForbidden(a, err)
+				}
 			}
 			return nil
 		},
@@ -109,6 +116,27 @@ func checkMirror(a admission.Attributes, pod *corev1.Pod) error {
 	for _, volume := range pod.Spec.Volumes {
 		if volume.Projected != nil && slices.ContainsFunc(volume.Projected.Sources, func(p corev1.VolumeProjection) bool { return p.ServiceAccountToken != nil }) {
 			return admission.NewForbidden(a, errors.New("a mirror pod may not use ServiceAccountToken volume projections"))
+		}
+	}
+	return nil
+}
+
+// checkMountable refuses pods of an account that may use only the secrets which it lists.
+func checkMountable(pod *corev1.Pod, account *corev1.ServiceAccount) error {
+	for _, ref := range pod.Spec.ImagePullSecrets {
+		if !slices.Contains(account.ImagePullSecrets, ref) {
+			return fmt.Errorf(`imagePullSecrets[].name="%s" is not allowed because service account %s does not reference that imagePullSecret`, ref.Name, account.Name)
+		}
+	}
+	pulls := func(name string) bool {
+		return slices.Contains(account.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
+	}
+	for _, ref := range node.References(pod) {
+		if ref.Resource != "secrets" || pulls(ref.Name) {
+			continue
+		}
+		if !slices.ContainsFunc(account.Secrets, func(s corev1.ObjectReference) bool { return s.Name == ref.Name }) {
+			return fmt.Errorf("secret %q is not allowed because service account %s does not reference that secret", ref.Name, account.Name)
 		}
 	}
 	return nil

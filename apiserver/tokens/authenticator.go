@@ -2,12 +2,14 @@ package tokens
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/go-jose/go-jose/v4/jwt"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -21,6 +23,9 @@ import (
 
 // deletionLeeway is how long after its end an object still carries its tokens: a pod shuts down with them.
 const deletionLeeway = jwt.DefaultLeeway
+
+// invalidSince marks secrets whose token has not been used for so long that the cleaner put it out of use.
+const invalidSince = "kubernetes.io/legacy-token-invalid-since"
 
 // Authenticator checks service account tokens.
 type Authenticator struct {
@@ -58,16 +63,19 @@ func (a *Authenticator) AuthenticateToken(ctx context.Context, token string) (*a
 	if len(accepted) == 0 && len(wanted) > 0 {
 		return nil, false, fmt.Errorf("token audiences %q is invalid for the target audiences %q", audiences, wanted)
 	}
-	check := a.checkBound
-	if claims.Issuer == satoken.LegacyIssuer {
-		check = a.checkLegacy
-	}
-	info, err := check(ctx, claims)
+	info, err := a.check(ctx, token, claims)
 	if err != nil {
 		return nil, false, err
 	}
 	info.CredentialID = tokenjwt.CredentialIDForJTI(claims.ID)
 	return &authenticator.Response{User: info.UserInfo(), Audiences: accepted}, true, nil
+}
+
+func (a *Authenticator) check(ctx context.Context, token string, claims satoken.Claims) (*serviceaccount.ServiceAccountInfo, error) {
+	if claims.Issuer == satoken.LegacyIssuer {
+		return a.checkLegacy(ctx, token, claims)
+	}
+	return a.checkBound(ctx, claims)
 }
 
 func (a *Authenticator) ours(issuer string) bool {
@@ -162,7 +170,7 @@ func tell(binding *satoken.Binding, info *serviceaccount.ServiceAccountInfo) {
 }
 
 // checkLegacy checks a token that is kept in a secret: it is valid while that secret holds it.
-func (a *Authenticator) checkLegacy(ctx context.Context, claims satoken.Claims) (*serviceaccount.ServiceAccountInfo, error) {
+func (a *Authenticator) checkLegacy(ctx context.Context, token string, claims satoken.Claims) (*serviceaccount.ServiceAccountInfo, error) {
 	namespace, name, uid := claims.LegacyNamespace, claims.LegacyName, claims.LegacyUID
 	switch {
 	case claims.Subject == "":
@@ -183,8 +191,11 @@ func (a *Authenticator) checkLegacy(ctx context.Context, claims satoken.Claims) 
 		return info, nil
 	}
 	secret, err := a.Objects.Secret(ctx, namespace, claims.LegacySecretName)
-	if err != nil || secret.DeletionTimestamp != nil {
+	if err != nil || secret.DeletionTimestamp != nil || secret.Labels[invalidSince] != "" {
 		return nil, errors.New("token has been invalidated")
+	}
+	if subtle.ConstantTimeCompare(secret.Data[corev1.ServiceAccountTokenKey], []byte(token)) != 1 {
+		return nil, errors.New("token does not match server's copy")
 	}
 	sa, err := a.Objects.ServiceAccount(ctx, namespace, name)
 	if err != nil {

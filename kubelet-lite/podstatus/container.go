@@ -65,7 +65,7 @@ func (in Input) container(c *corev1.Container, old *corev1.ContainerStatus, r ro
 	switch {
 	case status.State.Running != nil:
 		started = podplan.Started(c, inst, in.Observed)
-		status.Ready = started && in.ready(c, inst)
+		status.Ready = started && r != initOnce && in.ready(c, inst)
 	case r == initOnce:
 		status.Ready = status.State.Terminated != nil && inst.ExitCode == 0
 	}

@@ -263,13 +263,13 @@ func validateRestartRules(container *corev1.Container, path *field.Path) field.E
 	}
 	for i, rule := range container.RestartPolicyRules {
 		at := rules.Index(i)
-		errs = append(errs, validate.RequiredOneOf(rule.Action, at.Child("action"),
+		errs = append(errs, validate.OneOf(rule.Action, at.Child("action"),
 			corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)...)
 		if rule.ExitCodes == nil {
 			errs = append(errs, field.Required(at.Child("exitCodes"), "must be specified"))
 			continue
 		}
-		errs = append(errs, validate.RequiredOneOf(rule.ExitCodes.Operator, at.Child("exitCodes", "operator"),
+		errs = append(errs, validate.OneOf(rule.ExitCodes.Operator, at.Child("exitCodes", "operator"),
 			corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)...)
 		values := at.Child("exitCodes", "values")
 		if len(rule.ExitCodes.Values) > maxRestartRuleValues {

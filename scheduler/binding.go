@@ -79,7 +79,7 @@ func (s *Scheduler) unplace(ctx context.Context, prof *profile.Profile, state *p
 	if status.IsRejected() {
 		d.Blame(status)
 		d.NodeStatus[node] = status
-		message = explain(d, len(d.NodeStatus))
+		message = d.Explain(len(d.NodeStatus))
 	}
 	s.fail(ctx, p, &failure{status: status, diagnosis: d, message: message})
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"keelson.dev/scheduler/profile"
@@ -89,19 +90,13 @@ func (s *Scheduler) decide(ctx context.Context, prof *profile.Profile, state *pr
 
 // noneFits lets the PostFilter plugins make room and says why the pod must wait.
 func (s *Scheduler) noneFits(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod, d *profile.Diagnosis) *failure {
-	f := &failure{status: fwk.NewStatus(fwk.Unschedulable), diagnosis: d, nominating: clearNomination()}
+	f := &failure{status: fwk.NewStatus(fwk.Unschedulable), diagnosis: d}
 	result, status := prof.RunPostFilter(ctx, state, pod, d)
-	switch {
-	case status.IsError():
-		// The pod is retried; what it lacks is in the message all the same.
-		d.PostFilterMessage = status.Message()
-	default:
-		d.PostFilterMessage = status.Message()
-		if result != nil && result.NominatingInfo != nil {
-			f.nominating = result.NominatingInfo
-		}
+	d.PostFilterMessage = status.Message()
+	if result != nil {
+		f.nominating = result.NominatingInfo
 	}
-	f.message = explain(d, s.snapshot.NumNodes())
+	f.message = d.Explain(s.snapshot.NumNodes())
 	return f
 }
 
@@ -133,7 +128,7 @@ func (s *Scheduler) feasibleNodes(ctx context.Context, prof *profile.Profile, st
 			}
 		}
 		d.Absent = fwk.NewStatus(fwk.UnschedulableAndUnresolvable,
-			fmt.Sprintf("node(s) didn't satisfy plugin(s) %v", sortedNames(limiters)))
+			fmt.Sprintf("node(s) didn't satisfy plugin(s) %v", sets.List(limiters)))
 		d.Rejectors = d.Rejectors.Union(limiters)
 	}
 	if n := s.nominatedNode(pod); n != nil && (pre.AllNodes() || pre.NodeNames.Has(n.Node().Name)) {

@@ -4,65 +4,22 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
-	"keelson.dev/scheduler/profile"
 	"keelson.dev/scheduler/queue"
 )
 
 // maxNote is the longest note that the events API takes.
 const maxNote = 1024
-
-// explain words a diagnosis as users know it: "0/3 nodes are available: 1 node(s) had …, 2 Insufficient cpu. preemption: …".
-func explain(d *profile.Diagnosis, numNodes int) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "0/%d nodes are available:", numNodes)
-	if d.PreFilterMessage != "" {
-		fmt.Fprintf(&b, " %s.", d.PreFilterMessage)
-	} else if reasons := countReasons(d, numNodes); len(reasons) > 0 {
-		fmt.Fprintf(&b, " %s.", strings.Join(reasons, ", "))
-	}
-	if d.PostFilterMessage != "" {
-		fmt.Fprintf(&b, " %s", d.PostFilterMessage)
-	}
-	return b.String()
-}
-
-// countReasons returns "count reason" for each reason of a refusal, sorted.
-func countReasons(d *profile.Diagnosis, numNodes int) []string {
-	counts := map[string]int{}
-	for _, status := range d.NodeStatus {
-		for _, reason := range status.Reasons() {
-			counts[reason]++
-		}
-	}
-	if absent := numNodes - len(d.NodeStatus); absent > 0 {
-		for _, reason := range d.Absent.Reasons() {
-			counts[reason] += absent
-		}
-	}
-	out := make([]string, 0, len(counts))
-	for reason, n := range counts {
-		out = append(out, fmt.Sprintf("%d %s", n, reason))
-	}
-	slices.Sort(out)
-	return out
-}
-
-func sortedNames(s sets.Set[string]) []string { return sets.List(s) }
 
 // fail puts the pod back into the queue and tells the user.
 func (s *Scheduler) fail(ctx context.Context, p *queue.Pod, f *failure) {

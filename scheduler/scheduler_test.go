@@ -176,9 +176,9 @@ func TestRefusals(t *testing.T) {
 		testNode("a", tainted), testNode("b"), testNode("c", func(n *corev1.Node) { n.Spec.Unschedulable = true }))
 
 	c.create(testPod("big", cpu("3")))
-	c.refused("big", "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable.")
+	c.refused("big", "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.")
 	c.create(testPod("picky", selector("disk", "ssd")))
-	c.refused("picky", "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable.")
+	c.refused("picky", "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.")
 	events, err := c.client.EventsV1().Events("default").List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -197,14 +197,14 @@ func TestRequeue(t *testing.T) {
 	c.create(testPod("full", cpu("2")))
 	c.nodeOf("full")
 	c.create(testPod("waits", cpu("1")))
-	c.refused("waits", "0/1 nodes are available: 1 Insufficient cpu.")
+	c.refused("waits", "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
 	if err := c.client.CoreV1().Pods("default").Delete(t.Context(), "full", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	c.nodeOf("waits")
 
 	c.create(testPod("labelled", selector("disk", "ssd")))
-	c.refused("labelled", "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.")
+	c.refused("labelled", "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
 	node := testNode("b")
 	node.Labels["disk"] = "ssd"
 	if _, err := c.client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
@@ -237,7 +237,7 @@ func TestHostPorts(t *testing.T) {
 		c.nodeOf(name)
 	}
 	c.create(testPod("clash", hostPort("", 54321, corev1.ProtocolTCP)))
-	c.refused("clash", "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.")
+	c.refused("clash", "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
 }
 
 func TestGates(t *testing.T) {
@@ -268,4 +268,26 @@ func TestDaemonPodGoesToItsNode(t *testing.T) {
 	if got := c.nodeOf("daemon"); got != "b" {
 		t.Errorf("the pod is on %s, want b", got)
 	}
+}
+
+func prio(value int32) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.Priority = &value } }
+
+func TestPreemption(t *testing.T) {
+	c := startCluster(t, testNode("a"), testNode("b"))
+	c.create(testPod("low", cpu("1500m"), prio(1), selector(corev1.LabelHostname, "a")))
+	c.nodeOf("low")
+	c.create(testPod("middle", cpu("1500m"), prio(5), selector(corev1.LabelHostname, "b")))
+	c.nodeOf("middle")
+	c.create(testPod("equal", cpu("1"), prio(1)))
+	c.refused("equal", "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.")
+	c.create(testPod("high", cpu("1"), prio(10)))
+	if got := c.nodeOf("high"); got != "a" {
+		t.Errorf("the pod of high priority is on %s, want a, where the victim's priority is lowest", got)
+	}
+	if _, err := c.client.CoreV1().Pods("default").Get(t.Context(), "low", metav1.GetOptions{}); err == nil {
+		t.Error("the victim is still there")
+	}
+	never := corev1.PreemptNever
+	c.create(testPod("polite", cpu("1"), prio(10), func(p *corev1.Pod) { p.Spec.PreemptionPolicy = &never }))
+	c.refused("polite", "0/2 nodes are available: 2 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.")
 }

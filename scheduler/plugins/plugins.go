@@ -3,6 +3,7 @@ package plugins
 
 import (
 	"keelson.dev/scheduler/plugins/defaultbinder"
+	"keelson.dev/scheduler/plugins/defaultpreemption"
 	"keelson.dev/scheduler/plugins/imagelocality"
 	"keelson.dev/scheduler/plugins/nodeaffinity"
 	"keelson.dev/scheduler/plugins/nodename"
@@ -26,6 +27,7 @@ func Default() []profile.Plugin {
 		{Name: nodeaffinity.Name, New: nodeaffinity.New, Weight: 2},
 		{Name: nodeports.Name, New: nodeports.New},
 		{Name: noderesources.FitName, New: noderesources.NewFit, Weight: 1},
+		{Name: defaultpreemption.Name, New: defaultpreemption.New},
 		{Name: noderesources.BalancedName, New: noderesources.NewBalanced, Weight: 1},
 		{Name: imagelocality.Name, New: imagelocality.New, Weight: 1},
 		{Name: defaultbinder.Name, New: defaultbinder.New},

@@ -1,6 +1,9 @@
 package profile
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -158,4 +161,40 @@ func (d *Diagnosis) Blame(status *fwk.Status) {
 		return
 	}
 	d.Rejectors.Insert(status.Plugin())
+}
+
+// Explain words the diagnosis as users know it: "0/3 nodes are available: 1 node(s) had …, 2 Insufficient cpu. preemption: …".
+func (d *Diagnosis) Explain(numNodes int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "0/%d nodes are available:", numNodes)
+	if d.PreFilterMessage != "" {
+		fmt.Fprintf(&b, " %s.", d.PreFilterMessage)
+	} else if reasons := d.countReasons(numNodes); len(reasons) > 0 {
+		fmt.Fprintf(&b, " %s.", strings.Join(reasons, ", "))
+	}
+	if d.PostFilterMessage != "" {
+		fmt.Fprintf(&b, " %s", d.PostFilterMessage)
+	}
+	return b.String()
+}
+
+// countReasons returns "count reason" for each reason of a refusal, sorted.
+func (d *Diagnosis) countReasons(numNodes int) []string {
+	counts := map[string]int{}
+	for _, status := range d.NodeStatus {
+		for _, reason := range status.Reasons() {
+			counts[reason]++
+		}
+	}
+	if absent := numNodes - len(d.NodeStatus); absent > 0 {
+		for _, reason := range d.Absent.Reasons() {
+			counts[reason] += absent
+		}
+	}
+	out := make([]string, 0, len(counts))
+	for reason, n := range counts {
+		out = append(out, fmt.Sprintf("%d %s", n, reason))
+	}
+	slices.Sort(out)
+	return out
 }

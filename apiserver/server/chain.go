@@ -42,8 +42,8 @@ func (c *config) library(codec runtime.Codec, group schema.GroupVersion) (generi
 	etcd.StorageConfig.Codec = codec
 	etcd.StorageConfig.EncodeVersioner = runtime.NewMultiGroupVersioner(group, schema.GroupKind{Group: group.Group})
 	etcd.SkipHealthEndpoints = true
-	generic.RESTOptionsGetter = etcd.CreateRESTOptionsGetter(
-		&genericoptions.SimpleStorageFactory{StorageConfig: etcd.StorageConfig}, generic.ResourceTransformers)
+	generic.RESTOptionsGetter = c.backend.Getter(etcd.CreateRESTOptionsGetter(
+		&genericoptions.SimpleStorageFactory{StorageConfig: etcd.StorageConfig}, generic.ResourceTransformers))
 	return generic, &etcd
 }
 
@@ -53,7 +53,7 @@ func (c *config) newExtensions(delegate genericapiserver.DelegationTarget) (*api
 	cfg := &apiextensionsserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: generic, SharedInformerFactory: c.informers},
 		ExtraConfig: apiextensionsserver.ExtraConfig{
-			CRDRESTOptionsGetter: apiextensionsoptions.NewCRDRESTOptionsGetter(*etcd, generic.ResourceTransformers, generic.StorageObjectCountTracker),
+			CRDRESTOptionsGetter: c.backend.Getter(apiextensionsoptions.NewCRDRESTOptionsGetter(*etcd, generic.ResourceTransformers, generic.StorageObjectCountTracker)),
 			MasterCount:          1,
 			ServiceResolver:      c.resolver,
 			AuthResolverWrapper:  c.authInfo,

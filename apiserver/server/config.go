@@ -42,6 +42,7 @@ type config struct {
 
 	generic   *genericapiserver.Config
 	factory   *serverstorage.DefaultStorageFactory
+	backend   *storage.Backend // nil where etcd runs elsewhere
 	client    kubernetes.Interface
 	informers informers.SharedInformerFactory
 	slices    proxy.EndpointSliceGetter

@@ -75,7 +75,7 @@ func (c *config) newKinds() (kinds, error) {
 			continue
 		}
 		kind, err := registry.New(row, registry.Config{
-			Scheme: c.scheme, Options: c.generic.RESTOptionsGetter, EventTTL: c.options.EventTTL,
+			Scheme: c.scheme, Options: c.backend.Getter(c.generic.RESTOptionsGetter), EventTTL: c.options.EventTTL,
 		})
 		if err != nil {
 			return nil, err

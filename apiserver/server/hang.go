@@ -10,7 +10,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/storage"
@@ -90,7 +89,7 @@ func (c *config) rawStorage(server *genericapiserver.GenericAPIServer, gr schema
 	if err != nil {
 		return nil, fmt.Errorf("storage of %s: %w", gr, err)
 	}
-	opened, destroy, err := generic.NewRawStorage(cfg, empty.DeepCopyObject, emptyList.DeepCopyObject, prefix)
+	opened, destroy, err := c.backend.Open(cfg, empty.DeepCopyObject, emptyList.DeepCopyObject, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("storage of %s: %w", gr, err)
 	}

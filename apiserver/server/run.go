@@ -30,9 +30,10 @@ func Run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return err
 	}
-	if err := etcd.ready(stop); err != nil {
+	if cfg.backend, err = etcd.ready(stop, o); err != nil {
 		return err
 	}
+	defer cfg.backend.Close()
 	aggregator, err := cfg.newChain()
 	if err != nil {
 		return err
@@ -93,20 +94,20 @@ func startEtcd(ctx context.Context, o *Options) *etcdMember {
 }
 
 // ready waits for the member, and from then on stops the server when the member fails.
-func (e *etcdMember) ready(stop context.CancelCauseFunc) error {
+func (e *etcdMember) ready(stop context.CancelCauseFunc, o *Options) (*storage.Backend, error) {
 	if e == nil {
-		return nil
+		return nil, nil
 	}
 	<-e.started
 	if e.err != nil {
-		return e.err
+		return nil, e.err
 	}
 	go func() {
 		if err, ok := <-e.member.Err(); ok {
 			stop(fmt.Errorf("run embedded etcd: %w", err))
 		}
 	}()
-	return nil
+	return storage.NewBackend(e.member, o.Etcd.StorageConfig), nil
 }
 
 // close ends the member once the server has drained.

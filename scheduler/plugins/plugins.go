@@ -5,11 +5,13 @@ import (
 	"keelson.dev/scheduler/plugins/defaultbinder"
 	"keelson.dev/scheduler/plugins/defaultpreemption"
 	"keelson.dev/scheduler/plugins/imagelocality"
+	"keelson.dev/scheduler/plugins/interpodaffinity"
 	"keelson.dev/scheduler/plugins/nodeaffinity"
 	"keelson.dev/scheduler/plugins/nodename"
 	"keelson.dev/scheduler/plugins/nodeports"
 	"keelson.dev/scheduler/plugins/noderesources"
 	"keelson.dev/scheduler/plugins/nodeunschedulable"
+	"keelson.dev/scheduler/plugins/podtopologyspread"
 	"keelson.dev/scheduler/plugins/prioritysort"
 	"keelson.dev/scheduler/plugins/schedulinggates"
 	"keelson.dev/scheduler/plugins/tainttoleration"
@@ -27,6 +29,8 @@ func Default() []profile.Plugin {
 		{Name: nodeaffinity.Name, New: nodeaffinity.New, Weight: 2},
 		{Name: nodeports.Name, New: nodeports.New},
 		{Name: noderesources.FitName, New: noderesources.NewFit, Weight: 1},
+		{Name: podtopologyspread.Name, New: podtopologyspread.New, Weight: 2},
+		{Name: interpodaffinity.Name, New: interpodaffinity.New, Weight: 2},
 		{Name: defaultpreemption.Name, New: defaultpreemption.New},
 		{Name: noderesources.BalancedName, New: noderesources.NewBalanced, Weight: 1},
 		{Name: imagelocality.Name, New: imagelocality.New, Weight: 1},

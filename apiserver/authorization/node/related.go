@@ -56,7 +56,7 @@ func newRelated(factory informers.SharedInformerFactory) (related, error) {
 	}
 	return &lookup{
 		signals: signals,
-		pods: pods.Informer().GetIndexer(), podLister: pods.Lister(),
+		pods:    pods.Informer().GetIndexer(), podLister: pods.Lister(),
 		volumes: volumes.Informer().GetIndexer(), volumeNames: volumes.Lister(),
 		attachments: factory.Storage().V1().VolumeAttachments().Lister(),
 	}, nil

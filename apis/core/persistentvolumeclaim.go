@@ -101,11 +101,12 @@ func ValidatePersistentVolumeClaimSpec(spec *corev1.PersistentVolumeClaimSpec, p
 	} else {
 		errs = append(errs, field.Required(storagePath, ""))
 	}
-	for name, class := range map[string]*string{
-		"storageClassName": spec.StorageClassName, "volumeAttributesClassName": spec.VolumeAttributesClassName,
+	for _, class := range []pair{
+		{"storageClassName", ptr.Deref(spec.StorageClassName, "")},
+		{"volumeAttributesClassName", ptr.Deref(spec.VolumeAttributesClassName, "")},
 	} {
-		if ptr.Deref(class, "") != "" {
-			errs = append(errs, validate.ObjectName(*class, path.Child(name), apivalidation.NameIsDNSSubdomain)...)
+		if class.value != "" {
+			errs = append(errs, validate.ObjectName(class.value, path.Child(class.name), apivalidation.NameIsDNSSubdomain)...)
 		}
 	}
 	errs = append(errs, validate.OptionalOneOf(spec.VolumeMode, path.Child("volumeMode"),

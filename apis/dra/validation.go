@@ -20,8 +20,12 @@ func validateClaimSpec(spec *resourcev1.ResourceClaimSpec, path *field.Path) fie
 		request, requestPath := &spec.Devices.Requests[i], devices.Child("requests").Index(i)
 		errs = append(errs, validate.DNSLabel(request.Name, requestPath.Child("name"))...)
 		names.Insert(request.Name)
+		if request.Exactly == nil && len(request.FirstAvailable) == 0 {
+			errs = append(errs, field.Required(requestPath, "exactly one of `exactly` or `firstAvailable` is required"))
+		}
 		if request.Exactly != nil {
 			exact := requestPath.Child("exactly")
+			errs = append(errs, validateClassName(request.Exactly.DeviceClassName, exact)...)
 			errs = append(errs, validateSelectors(request.Exactly.Selectors, exact.Child("selectors"))...)
 			errs = append(errs, validateAmount(request.Exactly.AllocationMode, request.Exactly.Count, exact)...)
 		}
@@ -29,6 +33,7 @@ func validateClaimSpec(spec *resourcev1.ResourceClaimSpec, path *field.Path) fie
 			sub, subPath := &request.FirstAvailable[j], requestPath.Child("firstAvailable").Index(j)
 			errs = append(errs, validate.DNSLabel(sub.Name, subPath.Child("name"))...)
 			names.Insert(request.Name + "/" + sub.Name)
+			errs = append(errs, validateClassName(sub.DeviceClassName, subPath)...)
 			errs = append(errs, validateSelectors(sub.Selectors, subPath.Child("selectors"))...)
 			errs = append(errs, validateAmount(sub.AllocationMode, sub.Count, subPath)...)
 		}
@@ -43,6 +48,13 @@ func validateClaimSpec(spec *resourcev1.ResourceClaimSpec, path *field.Path) fie
 		errs = append(errs, validateConfiguration(config.DeviceConfiguration, configPath)...)
 	}
 	return errs
+}
+
+func validateClassName(name string, path *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(path.Child("deviceClassName"), "")}
+	}
+	return nil // the format is the business of the tags
 }
 
 func validateRequestNames(requests []string, known sets.Set[string], path *field.Path) field.ErrorList {

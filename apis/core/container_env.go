@@ -91,6 +91,8 @@ func validateFileKeyRef(c *podContext, ref *corev1.FileKeySelector, path *field.
 	var errs field.ErrorList
 	if ref.VolumeName == "" {
 		errs = append(errs, field.Required(path.Child("volumeName"), ""))
+	} else if invalid := validate.DNSLabel(ref.VolumeName, path.Child("volumeName")); len(invalid) > 0 {
+		errs = append(errs, invalid...)
 	} else if v, ok := c.volumes[ref.VolumeName]; !ok {
 		errs = append(errs, field.NotFound(path.Child("volumeName"), ref.VolumeName))
 	} else if v.EmptyDir == nil {
@@ -99,12 +101,12 @@ func validateFileKeyRef(c *podContext, ref *corev1.FileKeySelector, path *field.
 	if ref.Path == "" {
 		errs = append(errs, field.Required(path.Child("path"), ""))
 	} else {
-		errs = append(errs, validate.NonReservedPath(ref.Path, path.Child("path"))...)
+		errs = append(errs, validate.DescendingPath(ref.Path, path.Child("path"))...)
 	}
 	if ref.Key == "" {
 		return append(errs, field.Required(path.Child("key"), ""))
 	}
-	return append(errs, validate.Messages(path.Child("key"), ref.Key, validation.IsEnvVarName(ref.Key))...)
+	return append(errs, validate.EnvVarName(ref.Key, path.Child("key"))...)
 }
 
 func validateEnvFrom(sources []corev1.EnvFromSource, path *field.Path) field.ErrorList {

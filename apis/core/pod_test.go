@@ -99,7 +99,7 @@ func TestPodLevelDefaults(t *testing.T) {
 			`{limits: {cpu: 4, memory: 4Gi}, requests: {cpu: 3, memory: 4Gi}}`,
 		},
 		"huge pages": {
-			`spec: {resources: {requests: {hugepages-2Mi: 4Mi, cpu: 1}}, containers: [{name: a}]}`,
+			`spec: {resources: {requests: {cpu: 1}}, containers: [{name: a, resources: {limits: {hugepages-2Mi: 4Mi}}}]}`,
 			`{limits: {hugepages-2Mi: 4Mi}, requests: {hugepages-2Mi: 4Mi, cpu: 1}}`,
 		},
 		"nothing": {`spec: {containers: [{name: a, resources: {requests: {cpu: 1}}}]}`, `null`},

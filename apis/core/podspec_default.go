@@ -149,8 +149,8 @@ func defaultPodLevelResources(p *corev1.Pod) {
 	if r == nil {
 		return
 	}
-	if len(r.Requests) > 0 {
-		r.Limits = withHugePageLimits(r.Limits, r.Requests)
+	if len(r.Requests)+len(r.Limits) > 0 {
+		r.Limits = withHugePageLimits(p)
 	}
 	if len(r.Limits) == 0 {
 		return
@@ -174,10 +174,13 @@ func defaultPodLevelResources(p *corev1.Pod) {
 	}
 }
 
-// withHugePageLimits sets limits for requested huge pages, which cannot be overcommitted.
-func withHugePageLimits(limits, requests corev1.ResourceList) corev1.ResourceList {
-	for name, quantity := range requests {
-		if _, ok := limits[name]; ok || !validate.IsHugePages(name) {
+// withHugePageLimits adds the sum of the containers' huge pages to the pod's limits, where the pod itself says nothing of them.
+func withHugePageLimits(p *corev1.Pod) corev1.ResourceList {
+	limits := p.Spec.Resources.Limits
+	for name, quantity := range resourcehelper.AggregateContainerLimits(p, resourcehelper.PodResourcesOptions{}) {
+		_, limited := limits[name]
+		_, requested := p.Spec.Resources.Requests[name]
+		if limited || requested || !validate.IsHugePages(name) {
 			continue
 		}
 		if limits == nil {

@@ -33,6 +33,14 @@ func validatePodResources(spec *corev1.PodSpec, specPath *field.Path) field.Erro
 				fmt.Sprintf("must be greater than or equal to aggregate container requests of %s", sum.String())))
 		}
 	}
+	limited := resourcehelper.AggregateContainerLimits(pod, resourcehelper.PodResourcesOptions{})
+	for _, name := range validate.SortedNames(limited) {
+		sum, own := limited[name], spec.Resources.Limits[name]
+		if _, ok := spec.Resources.Limits[name]; ok && validate.IsHugePages(name) && sum.Cmp(own) > 0 {
+			errs = append(errs, field.Invalid(path.Child("limits").Key(string(name)), own.String(),
+				fmt.Sprintf("must be greater than or equal to aggregate container limits of %s", sum.String())))
+		}
+	}
 	// A single container may not have more than the whole; their sum may, since they share.
 	visitContainers(spec, func(list string, i int, c *corev1.Container) {
 		for _, name := range validate.SortedNames(c.Resources.Limits) {

@@ -12,6 +12,8 @@ import (
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
+
+	"keelson.dev/kubelet-lite/cgroups"
 )
 
 // Rejection is why a pod fails.
@@ -27,11 +29,13 @@ type Input struct {
 	// UnsafeSysctls are allowed beyond the safe ones; a trailing * matches any rest.
 	UnsafeSysctls []string
 	ShuttingDown  bool
+	// Pressure reports whether a condition of the node holds; nil: none does.
+	Pressure func(corev1.NodeConditionType) bool
 }
 
 // Check returns nil if the pod may run.
 func Check(in Input) *Rejection {
-	for _, check := range []func(Input) *Rejection{shutdown, sysctls, appArmor, Fits, affinity, ports, taints} {
+	for _, check := range []func(Input) *Rejection{shutdown, pressure, sysctls, appArmor, Fits, affinity, ports, taints} {
 		if r := check(in); r != nil {
 			return r
 		}
@@ -44,6 +48,30 @@ func shutdown(in Input) *Rejection {
 		return &Rejection{"NodeShutdown", "Pod was rejected as the node is shutting down."}
 	}
 	return nil
+}
+
+// criticalPriority and above run under any pressure.
+const criticalPriority = 2_000_000_000
+
+// pressure keeps new pods away from a node that is short of something: only those that cannot make memory scarcer, because they
+// asked for theirs or tolerate it, come in under memory pressure.
+func pressure(in Input) *Rejection {
+	critical := in.Static || in.Pod.Spec.Priority != nil && *in.Pod.Spec.Priority >= criticalPriority
+	if in.Pressure == nil || critical {
+		return nil
+	}
+	for _, c := range []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure} {
+		if !in.Pressure(c) || c == corev1.NodeMemoryPressure && (cgroups.QoS(in.Pod) != corev1.PodQOSBestEffort || toleratesMemoryPressure(in.Pod)) {
+			continue
+		}
+		return &Rejection{"Evicted", fmt.Sprintf("The node had condition: [%s]. ", c)}
+	}
+	return nil
+}
+
+func toleratesMemoryPressure(pod *corev1.Pod) bool {
+	taint := &corev1.Taint{Key: corev1.TaintNodeMemoryPressure, Effect: corev1.TaintEffectNoSchedule}
+	return corev1helpers.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, taint, true)
 }
 
 // Feasible reports whether an empty node could take the pod; its message is that of an infeasible resize.

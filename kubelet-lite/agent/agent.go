@@ -30,6 +30,7 @@ import (
 	"keelson.dev/kubelet-lite/certs"
 	"keelson.dev/kubelet-lite/cgroups"
 	"keelson.dev/kubelet-lite/cri"
+	"keelson.dev/kubelet-lite/eviction"
 	"keelson.dev/kubelet-lite/hooks"
 	"keelson.dev/kubelet-lite/images"
 	"keelson.dev/kubelet-lite/logs"
@@ -64,6 +65,8 @@ type agent struct {
 	workers    *podworker.Manager
 	node       *nodestatus.Manager
 	stats      *stats.Provider
+	collector  *images.Collector
+	eviction   *eviction.Manager
 	recorder   record.EventRecorder
 	broadcast  record.EventBroadcaster
 	serving    func(*tls.ClientHelloInfo) (*tls.Certificate, error)
@@ -93,7 +96,7 @@ func build(ctx context.Context, cfg Config) (*agent, error) {
 	a := &agent{cfg: cfg, clock: clock.RealClock{}, api: map[types.UID]*corev1.Pod{}, static: map[types.UID]*corev1.Pod{},
 		mirrors: map[types.NamespacedName]*corev1.Pod{}, rejected: map[types.UID]bool{}}
 	for _, step := range []func(context.Context) error{
-		a.makeDirectories, a.connectRuntime, a.connectAPI, a.measureNode, a.makeServing, a.makePods, a.findPods,
+		a.makeDirectories, a.connectRuntime, a.connectAPI, a.measureNode, a.makeServing, a.makePods, a.makeReclaim, a.findPods,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -222,7 +225,7 @@ func (a *agent) measureNode(ctx context.Context) error {
 		Unschedulable: a.cfg.Cordoned, Addresses: a.addresses(), Capacity: capacity, Allocatable: a.allocation, KubeletPort: k.Port,
 		Info:         nodestatus.Info(version, runtime.RuntimeName+"://"+runtime.RuntimeVersion),
 		InUse:        func() []corev1.UniqueVolumeName { return a.volumes.InUse() },
-		Pressure:     func() map[corev1.NodeConditionType]nodestatus.Pressure { return nil },
+		Pressure:     func(c corev1.NodeConditionType) bool { return a.eviction.Pressure(c) },
 		Extra:        func() (corev1.ResourceList, corev1.ResourceList) { return nil, nil },
 		ShuttingDown: func() bool { return false },
 	})
@@ -395,8 +398,10 @@ func (a *agent) run(ctx context.Context) error {
 			a.runtime.Follow(ctx, a.clock, a.workers.Wake, a.workers.WakeAll)
 			return nil
 		},
-		"status": func(ctx context.Context) error { a.status.Run(ctx); return nil },
-		"logs":   func(ctx context.Context) error { rotator.Run(ctx); return nil },
+		"status":   func(ctx context.Context) error { a.status.Run(ctx); return nil },
+		"eviction": a.eviction.Run,
+		"images":   func(ctx context.Context) error { a.collector.Run(ctx); return nil },
+		"logs":     func(ctx context.Context) error { rotator.Run(ctx); return nil },
 	} {
 		wg.Go(func() {
 			if err := part(ctx); err != nil && ctx.Err() == nil {

@@ -81,19 +81,22 @@ func (m *Manager) runtimeFeatures(s *corev1.NodeStatus, status *runtimeapi.Statu
 	}
 }
 
-// calm are the conditions that hold while nothing is wrong.
-var calm = []corev1.NodeCondition{
-	{Type: corev1.NodeMemoryPressure, Reason: "KubeletHasSufficientMemory", Message: "kubelet has sufficient memory available"},
-	{Type: corev1.NodeDiskPressure, Reason: "KubeletHasNoDiskPressure", Message: "kubelet has no disk pressure"},
-	{Type: corev1.NodePIDPressure, Reason: "KubeletHasSufficientPID", Message: "kubelet has sufficient PID available"},
+// pressures are the conditions of what can run short, with what is said of each in good times and in bad.
+var pressures = []struct {
+	condition               corev1.NodeConditionType
+	calm, calmMessage       string
+	strained, strainMessage string
+}{
+	{corev1.NodeMemoryPressure, "KubeletHasSufficientMemory", "kubelet has sufficient memory available", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"},
+	{corev1.NodeDiskPressure, "KubeletHasNoDiskPressure", "kubelet has no disk pressure", "KubeletHasDiskPressure", "kubelet has disk pressure"},
+	{corev1.NodePIDPressure, "KubeletHasSufficientPID", "kubelet has sufficient PID available", "KubeletHasInsufficientPID", "kubelet has insufficient PID available"},
 }
 
 func (m *Manager) pressureConditions(s *corev1.NodeStatus) {
-	pressure := m.cfg.Pressure()
-	for _, c := range calm {
-		c.Status = corev1.ConditionFalse
-		if p, ok := pressure[c.Type]; ok {
-			c.Status, c.Reason, c.Message = corev1.ConditionTrue, p.Reason, p.Message
+	for _, p := range pressures {
+		c := corev1.NodeCondition{Type: p.condition, Status: corev1.ConditionFalse, Reason: p.calm, Message: p.calmMessage}
+		if m.cfg.Pressure(p.condition) {
+			c.Status, c.Reason, c.Message = corev1.ConditionTrue, p.strained, p.strainMessage
 		}
 		m.setCondition(s, c)
 	}

@@ -54,16 +54,13 @@ type Config struct {
 	KubeletPort   int32
 	// InUse lists the attachable volumes that pods use.
 	InUse func() []corev1.UniqueVolumeName
-	// Pressure returns the signals that are under pressure.
-	Pressure func() map[corev1.NodeConditionType]Pressure
+	// Pressure reports whether a condition of the node, MemoryPressure for one, holds.
+	Pressure func(corev1.NodeConditionType) bool
 	// Extra are resources of device plugins.
 	Extra func() (capacity, allocatable corev1.ResourceList)
 	// ShuttingDown reports that the machine is going down.
 	ShuttingDown func() bool
 }
-
-// Pressure is a condition that holds, and its message.
-type Pressure struct{ Reason, Message string }
 
 // Manager is safe for concurrent use.
 type Manager struct {

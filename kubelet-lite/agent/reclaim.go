@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"keelson.dev/kubelet-lite/cri"
+	"keelson.dev/kubelet-lite/eviction"
+	"keelson.dev/kubelet-lite/images"
+	"keelson.dev/kubelet-lite/podplan"
+)
+
+// makeReclaim builds what gives the node back what it runs short of.
+func (a *agent) makeReclaim(context.Context) error {
+	k := &a.cfg.Kubelet
+	a.collector = images.NewCollector(images.CollectorConfig{
+		Images: a.runtime.Images, Runtime: a.runtime.Runtime, Disk: a.imageDisk, High: int(*k.ImageGCHighThresholdPercent), Low: int(*k.ImageGCLowThresholdPercent),
+		MinAge: k.ImageMinimumGCAge.Duration, Clock: a.clock,
+	})
+	thresholds, err := eviction.Parse(k.EvictionHard, k.EvictionSoft, k.EvictionSoftGracePeriod, k.EvictionMinimumReclaim)
+	if err != nil {
+		return err
+	}
+	a.eviction = eviction.New(eviction.Config{
+		Thresholds: thresholds, Transition: k.EvictionPressureTransitionPeriod.Duration, MaxPodGrace: int64(k.EvictionMaxPodGracePeriod),
+		Node: a.stats.Node, Summary: a.stats.Summary, Pods: func() []*corev1.Pod { return a.active("") }, Evict: a.evict,
+		Reclaim: func(ctx context.Context, _ eviction.Signal) error { return a.collector.Free(ctx) },
+		Changed: func() { a.node.Nudge() }, Clock: a.clock,
+	})
+	return nil
+}
+
+// imageDisk measures the disk that holds images.
+func (a *agent) imageDisk(ctx context.Context) (capacity, available uint64, err error) {
+	node, err := a.stats.Node(ctx)
+	if err != nil || node.Runtime == nil || node.Runtime.ImageFs == nil {
+		return 0, 0, err
+	}
+	if fs := node.Runtime.ImageFs; fs.CapacityBytes != nil && fs.AvailableBytes != nil {
+		return *fs.CapacityBytes, *fs.AvailableBytes, nil
+	}
+	return 0, 0, nil
+}
+
+// evict ends a pod for the node's sake.
+func (a *agent) evict(_ context.Context, pod *corev1.Pod, message string, grace *int64) error {
+	if grace == nil {
+		grace = new(int64)
+	}
+	a.recorder.Event(cri.ContainerReference(pod, ""), corev1.EventTypeWarning, "Evicted", message)
+	a.workers.Stop(pod.UID, podplan.Stop{Reason: "Evicted", Message: message, Grace: grace, Condition: &corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: message}})
+	return nil
+}

@@ -41,10 +41,10 @@ type sourceCheck struct {
 func validateVolumeSource(v *corev1.VolumeSource, isPod bool, path *field.Path) field.ErrorList {
 	sources := []sourceCheck{
 		{"emptyDir", v.EmptyDir != nil, func(at *field.Path) field.ErrorList { return validateEmptyDir(v.EmptyDir, at) }},
-		{"hostPath", v.HostPath != nil, func(at *field.Path) field.ErrorList { return ValidateHostPath(v.HostPath, at) }},
+		{"hostPath", v.HostPath != nil, func(at *field.Path) field.ErrorList { return validateHostPathSource(v.HostPath, at) }},
 		{"secret", v.Secret != nil, func(at *field.Path) field.ErrorList { return validateSecretVolume(v.Secret, at) }},
 		{"persistentVolumeClaim", v.PersistentVolumeClaim != nil, func(at *field.Path) field.ErrorList {
-			return requireAll(at, text{"claimName", v.PersistentVolumeClaim.ClaimName})
+			return requireStrings(at, pair{"claimName", v.PersistentVolumeClaim.ClaimName})
 		}},
 		{"downwardAPI", v.DownwardAPI != nil, func(at *field.Path) field.ErrorList { return validateDownwardVolume(v.DownwardAPI, at) }},
 		{"configMap", v.ConfigMap != nil, func(at *field.Path) field.ErrorList { return validateConfigMapVolume(v.ConfigMap, at) }},
@@ -71,19 +71,6 @@ func validateVolumeSource(v *corev1.VolumeSource, isPod bool, path *field.Path) 
 	return errs
 }
 
-// text is a field that must not be empty.
-type text struct{ name, value string }
-
-func requireAll(path *field.Path, fields ...text) field.ErrorList {
-	var errs field.ErrorList
-	for _, f := range fields {
-		if f.value == "" {
-			errs = append(errs, field.Required(path.Child(f.name), ""))
-		}
-	}
-	return errs
-}
-
 func validateEmptyDir(v *corev1.EmptyDirVolumeSource, path *field.Path) field.ErrorList {
 	if v.SizeLimit != nil && v.SizeLimit.Sign() < 0 {
 		return field.ErrorList{field.Forbidden(path.Child("sizeLimit"), "SizeLimit field must be a valid resource quantity")}
@@ -91,27 +78,14 @@ func validateEmptyDir(v *corev1.EmptyDirVolumeSource, path *field.Path) field.Er
 	return nil
 }
 
-// ValidateHostPath checks a directory of the node, for pods and persistent volumes.
-func ValidateHostPath(v *corev1.HostPathVolumeSource, path *field.Path) field.ErrorList {
-	if v.Path == "" {
-		return field.ErrorList{field.Required(path.Child("path"), "")}
-	}
-	errs := validate.NoBacksteps(v.Path, path.Child("path"))
-	if v.Type == nil {
-		return errs
-	}
-	return append(errs, validate.OneOf(*v.Type, path.Child("type"), corev1.HostPathUnset, corev1.HostPathBlockDev, corev1.HostPathCharDev,
-		corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate, corev1.HostPathFile, corev1.HostPathFileOrCreate, corev1.HostPathSocket)...)
-}
-
 func validateSecretVolume(v *corev1.SecretVolumeSource, path *field.Path) field.ErrorList {
-	errs := requireAll(path, text{"secretName", v.SecretName})
+	errs := requireStrings(path, pair{"secretName", v.SecretName})
 	errs = append(errs, validate.FileMode(v.DefaultMode, path.Child("defaultMode"))...)
 	return append(errs, validateItems(v.Items, path.Child("items"), nil)...)
 }
 
 func validateConfigMapVolume(v *corev1.ConfigMapVolumeSource, path *field.Path) field.ErrorList {
-	errs := requireAll(path, text{"name", v.Name})
+	errs := requireStrings(path, pair{"name", v.Name})
 	errs = append(errs, validate.FileMode(v.DefaultMode, path.Child("defaultMode"))...)
 	return append(errs, validateItems(v.Items, path.Child("items"), nil)...)
 }
@@ -121,7 +95,7 @@ func validateItems(items []corev1.KeyToPath, path *field.Path, taken func(string
 	var errs field.ErrorList
 	for i := range items {
 		at := path.Index(i)
-		errs = append(errs, requireAll(at, text{"key", items[i].Key}, text{"path", items[i].Path})...)
+		errs = append(errs, requireStrings(at, pair{"key", items[i].Key}, pair{"path", items[i].Path})...)
 		errs = append(errs, validate.NonReservedPath(items[i].Path, at.Child("path"))...)
 		errs = append(errs, validate.FileMode(items[i].Mode, at.Child("mode"))...)
 		if taken != nil && items[i].Path != "" {
@@ -140,7 +114,7 @@ func validateDownwardVolume(v *corev1.DownwardAPIVolumeSource, path *field.Path)
 }
 
 func validateDownwardFile(file *corev1.DownwardAPIVolumeFile, path *field.Path) field.ErrorList {
-	errs := requireAll(path, text{"path", file.Path})
+	errs := requireStrings(path, pair{"path", file.Path})
 	errs = append(errs, validate.NonReservedPath(file.Path, path.Child("path"))...)
 	switch {
 	case file.FieldRef != nil:
@@ -193,7 +167,7 @@ func validateEphemeralVolume(v *corev1.EphemeralVolumeSource, path *field.Path) 
 func validateImageVolume(v *corev1.ImageVolumeSource, isPod bool, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if isPod {
-		errs = requireAll(path, text{"reference", v.Reference})
+		errs = requireStrings(path, pair{"reference", v.Reference})
 	}
 	return append(errs, validatePullPolicy(v.PullPolicy, path.Child("pullPolicy"))...)
 }
@@ -209,11 +183,11 @@ func validateVolumeMounts(c *podContext, container *corev1.Container, fieldPath 
 	places := sets.New[string]()
 	for i := range container.VolumeMounts {
 		mount, at := &container.VolumeMounts[i], fieldPath.Index(i)
-		errs = append(errs, requireAll(at, text{"name", mount.Name})...)
+		errs = append(errs, requireStrings(at, pair{"name", mount.Name})...)
 		if _, ok := c.volumes[mount.Name]; !ok && mount.Name != "" {
 			errs = append(errs, field.NotFound(at.Child("name"), mount.Name))
 		}
-		errs = append(errs, requireAll(at, text{"mountPath", mount.MountPath})...)
+		errs = append(errs, requireStrings(at, pair{"mountPath", mount.MountPath})...)
 		if places.Has(mount.MountPath) {
 			errs = append(errs, field.Invalid(at.Child("mountPath"), mount.MountPath, "must be unique"))
 		}
@@ -274,7 +248,7 @@ func validateVolumeDevices(c *podContext, container *corev1.Container, fieldPath
 	names, places := sets.New[string](), sets.New[string]()
 	for i, device := range container.VolumeDevices {
 		at := fieldPath.Index(i)
-		errs = append(errs, requireAll(at, text{"name", device.Name})...)
+		errs = append(errs, requireStrings(at, pair{"name", device.Name})...)
 		if names.Has(device.Name) {
 			errs = append(errs, field.Invalid(at.Child("name"), device.Name, "must be unique"))
 		}
@@ -286,7 +260,7 @@ func validateVolumeDevices(c *podContext, container *corev1.Container, fieldPath
 		case !ok && device.Name != "":
 			errs = append(errs, field.NotFound(at.Child("name"), device.Name))
 		}
-		errs = append(errs, requireAll(at, text{"devicePath", device.DevicePath})...)
+		errs = append(errs, requireStrings(at, pair{"devicePath", device.DevicePath})...)
 		if places.Has(device.DevicePath) {
 			errs = append(errs, field.Invalid(at.Child("devicePath"), device.DevicePath, "must be unique"))
 		}

@@ -17,61 +17,61 @@ import (
 func networkSources(v *corev1.VolumeSource) []sourceCheck {
 	return []sourceCheck{
 		{"gitRepo", v.GitRepo != nil, func(at *field.Path) field.ErrorList {
-			return append(requireAll(at, text{"repository", v.GitRepo.Repository}), validate.DescendingPath(v.GitRepo.Directory, at.Child("directory"))...)
+			return append(requireStrings(at, pair{"repository", v.GitRepo.Repository}), validate.DescendingPath(v.GitRepo.Directory, at.Child("directory"))...)
 		}},
 		{"gcePersistentDisk", v.GCEPersistentDisk != nil, func(at *field.Path) field.ErrorList {
-			return append(requireAll(at, text{"pdName", v.GCEPersistentDisk.PDName}), partition(v.GCEPersistentDisk.Partition, at)...)
+			return append(requireStrings(at, pair{"pdName", v.GCEPersistentDisk.PDName}), partition(v.GCEPersistentDisk.Partition, at)...)
 		}},
 		{"awsElasticBlockStore", v.AWSElasticBlockStore != nil, func(at *field.Path) field.ErrorList {
-			return append(requireAll(at, text{"volumeID", v.AWSElasticBlockStore.VolumeID}), partition(v.AWSElasticBlockStore.Partition, at)...)
+			return append(requireStrings(at, pair{"volumeID", v.AWSElasticBlockStore.VolumeID}), partition(v.AWSElasticBlockStore.Partition, at)...)
 		}},
-		{"nfs", v.NFS != nil, func(at *field.Path) field.ErrorList { return ValidateNFS(v.NFS, at) }},
+		{"nfs", v.NFS != nil, func(at *field.Path) field.ErrorList { return validateNFS(v.NFS, at) }},
 		{"iscsi", v.ISCSI != nil, func(at *field.Path) field.ErrorList {
-			return ValidateISCSI(v.ISCSI.TargetPortal, v.ISCSI.IQN, v.ISCSI.InitiatorName, v.ISCSI.Lun,
+			return validateISCSI(v.ISCSI.TargetPortal, v.ISCSI.IQN, v.ISCSI.InitiatorName, v.ISCSI.Lun,
 				(v.ISCSI.DiscoveryCHAPAuth || v.ISCSI.SessionCHAPAuth) && v.ISCSI.SecretRef == nil, at)
 		}},
 		{"glusterfs", v.Glusterfs != nil, func(at *field.Path) field.ErrorList {
-			return requireAll(at, text{"endpoints", v.Glusterfs.EndpointsName}, text{"path", v.Glusterfs.Path})
+			return requireStrings(at, pair{"endpoints", v.Glusterfs.EndpointsName}, pair{"path", v.Glusterfs.Path})
 		}},
-		{"flocker", v.Flocker != nil, func(at *field.Path) field.ErrorList { return ValidateFlocker(v.Flocker, at) }},
+		{"flocker", v.Flocker != nil, func(at *field.Path) field.ErrorList { return validateFlocker(v.Flocker, at) }},
 		{"rbd", v.RBD != nil, func(at *field.Path) field.ErrorList {
-			return append(requireList(len(v.RBD.CephMonitors), at.Child("monitors")), requireAll(at, text{"image", v.RBD.RBDImage})...)
+			return append(requireList(len(v.RBD.CephMonitors), at.Child("monitors")), requireStrings(at, pair{"image", v.RBD.RBDImage})...)
 		}},
 		{"cinder", v.Cinder != nil, func(at *field.Path) field.ErrorList {
-			errs := requireAll(at, text{"volumeID", v.Cinder.VolumeID})
+			errs := requireStrings(at, pair{"volumeID", v.Cinder.VolumeID})
 			if v.Cinder.SecretRef != nil {
-				errs = append(errs, requireAll(at.Child("secretRef"), text{"name", v.Cinder.SecretRef.Name})...)
+				errs = append(errs, requireStrings(at.Child("secretRef"), pair{"name", v.Cinder.SecretRef.Name})...)
 			}
 			return errs
 		}},
 		{"cephfs", v.CephFS != nil, func(at *field.Path) field.ErrorList { return requireList(len(v.CephFS.Monitors), at.Child("monitors")) }},
-		{"quobyte", v.Quobyte != nil, func(at *field.Path) field.ErrorList { return ValidateQuobyte(v.Quobyte, at) }},
-		{"fc", v.FC != nil, func(at *field.Path) field.ErrorList { return ValidateFC(v.FC, at) }},
+		{"quobyte", v.Quobyte != nil, func(at *field.Path) field.ErrorList { return validateQuobyte(v.Quobyte, at) }},
+		{"fc", v.FC != nil, func(at *field.Path) field.ErrorList { return validateFC(v.FC, at) }},
 		{"flexVolume", v.FlexVolume != nil, func(at *field.Path) field.ErrorList {
-			return ValidateFlexOptions(v.FlexVolume.Driver, v.FlexVolume.Options, at)
+			return validateFlexOptions(v.FlexVolume.Driver, v.FlexVolume.Options, at)
 		}},
 		{"azureFile", v.AzureFile != nil, func(at *field.Path) field.ErrorList {
-			return requireAll(at, text{"secretName", v.AzureFile.SecretName}, text{"shareName", v.AzureFile.ShareName})
+			return requireStrings(at, pair{"secretName", v.AzureFile.SecretName}, pair{"shareName", v.AzureFile.ShareName})
 		}},
 		{"vsphereVolume", v.VsphereVolume != nil, func(at *field.Path) field.ErrorList {
-			return requireAll(at, text{"volumePath", v.VsphereVolume.VolumePath})
+			return requireStrings(at, pair{"volumePath", v.VsphereVolume.VolumePath})
 		}},
 		{"photonPersistentDisk", v.PhotonPersistentDisk != nil, func(at *field.Path) field.ErrorList {
-			return requireAll(at, text{"pdID", v.PhotonPersistentDisk.PdID})
+			return requireStrings(at, pair{"pdID", v.PhotonPersistentDisk.PdID})
 		}},
 		{"portworxVolume", v.PortworxVolume != nil, func(at *field.Path) field.ErrorList {
-			return requireAll(at, text{"volumeID", v.PortworxVolume.VolumeID})
+			return requireStrings(at, pair{"volumeID", v.PortworxVolume.VolumeID})
 		}},
-		{"azureDisk", v.AzureDisk != nil, func(at *field.Path) field.ErrorList { return ValidateAzureDisk(v.AzureDisk, at) }},
+		{"azureDisk", v.AzureDisk != nil, func(at *field.Path) field.ErrorList { return validateAzureDisk(v.AzureDisk, at) }},
 		{"storageos", v.StorageOS != nil, func(at *field.Path) field.ErrorList {
-			errs := requireAll(at, text{"volumeName", v.StorageOS.VolumeName})
+			errs := requireStrings(at, pair{"volumeName", v.StorageOS.VolumeName})
 			if v.StorageOS.SecretRef != nil {
-				errs = append(errs, requireAll(at.Child("secretRef"), text{"name", v.StorageOS.SecretRef.Name})...)
+				errs = append(errs, requireStrings(at.Child("secretRef"), pair{"name", v.StorageOS.SecretRef.Name})...)
 			}
 			return errs
 		}},
 		{"scaleIO", v.ScaleIO != nil, func(at *field.Path) field.ErrorList {
-			return requireAll(at, text{"gateway", v.ScaleIO.Gateway}, text{"system", v.ScaleIO.System}, text{"volumeName", v.ScaleIO.VolumeName})
+			return requireStrings(at, pair{"gateway", v.ScaleIO.Gateway}, pair{"system", v.ScaleIO.System}, pair{"volumeName", v.ScaleIO.VolumeName})
 		}},
 	}
 }
@@ -90,9 +90,9 @@ func partition(number int32, path *field.Path) field.ErrorList {
 	return field.ErrorList{field.Invalid(path.Child("partition"), number, validation.InclusiveRangeError(1, 255))}
 }
 
-// ValidateNFS checks an NFS export, for pods and persistent volumes.
-func ValidateNFS(v *corev1.NFSVolumeSource, path *field.Path) field.ErrorList {
-	errs := requireAll(path, text{"server", v.Server}, text{"path", v.Path})
+// validateNFS checks an NFS export.
+func validateNFS(v *corev1.NFSVolumeSource, path *field.Path) field.ErrorList {
+	errs := requireStrings(path, pair{"server", v.Server}, pair{"path", v.Path})
 	return append(errs, absolute(v.Path, path.Child("path"))...)
 }
 
@@ -102,9 +102,9 @@ var (
 	iscsiNAA = regexp.MustCompile(`^naa.[[:alnum:]]{32}$`)
 )
 
-// ValidateISCSI checks an iSCSI target, for pods and persistent volumes.
-func ValidateISCSI(portal, iqn string, initiator *string, lun int32, secretMissing bool, path *field.Path) field.ErrorList {
-	errs := requireAll(path, text{"targetPortal", portal}, text{"iqn", iqn})
+// validateISCSI checks an iSCSI target.
+func validateISCSI(portal, iqn string, initiator *string, lun int32, secretMissing bool, path *field.Path) field.ErrorList {
+	errs := requireStrings(path, pair{"targetPortal", portal}, pair{"iqn", iqn})
 	if iqn != "" && !isISCSIName(iqn) {
 		errs = append(errs, field.Invalid(path.Child("iqn"), iqn, "must be valid format"))
 	}
@@ -132,8 +132,8 @@ func isISCSIName(name string) bool {
 	return false
 }
 
-// ValidateFC checks a Fibre Channel volume, for pods and persistent volumes.
-func ValidateFC(v *corev1.FCVolumeSource, path *field.Path) field.ErrorList {
+// validateFC checks a Fibre Channel volume.
+func validateFC(v *corev1.FCVolumeSource, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	switch {
 	case len(v.TargetWWNs) == 0 && len(v.WWIDs) == 0:
@@ -153,8 +153,8 @@ func ValidateFC(v *corev1.FCVolumeSource, path *field.Path) field.ErrorList {
 	return errs
 }
 
-// ValidateFlocker checks a Flocker dataset, for pods and persistent volumes.
-func ValidateFlocker(v *corev1.FlockerVolumeSource, path *field.Path) field.ErrorList {
+// validateFlocker checks a Flocker dataset.
+func validateFlocker(v *corev1.FlockerVolumeSource, path *field.Path) field.ErrorList {
 	switch {
 	case v.DatasetName == "" && v.DatasetUUID == "":
 		return field.ErrorList{field.Required(path, "one of datasetName and datasetUUID is required")}
@@ -166,8 +166,8 @@ func ValidateFlocker(v *corev1.FlockerVolumeSource, path *field.Path) field.Erro
 	return nil
 }
 
-// ValidateQuobyte checks a Quobyte volume, for pods and persistent volumes.
-func ValidateQuobyte(v *corev1.QuobyteVolumeSource, path *field.Path) field.ErrorList {
+// validateQuobyte checks a Quobyte volume.
+func validateQuobyte(v *corev1.QuobyteVolumeSource, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if v.Registry == "" {
 		errs = append(errs, field.Required(path.Child("registry"), "must be a host:port pair or multiple pairs separated by commas"))
@@ -180,12 +180,12 @@ func ValidateQuobyte(v *corev1.QuobyteVolumeSource, path *field.Path) field.Erro
 			}
 		}
 	}
-	return append(errs, requireAll(path, text{"volume", v.Volume})...)
+	return append(errs, requireStrings(path, pair{"volume", v.Volume})...)
 }
 
-// ValidateFlexOptions checks the driver of a flex volume and the options that are not its own.
-func ValidateFlexOptions(driver string, options map[string]string, path *field.Path) field.ErrorList {
-	errs := requireAll(path, text{"driver", driver})
+// validateFlexOptions checks the driver of a flex volume and the options that are not its own.
+func validateFlexOptions(driver string, options map[string]string, path *field.Path) field.ErrorList {
+	errs := requireStrings(path, pair{"driver", driver})
 	for key := range options {
 		namespace, _, ok := strings.Cut(strings.ToLower(key), "/")
 		if ok && (strings.HasSuffix("."+namespace, ".kubernetes.io") || strings.HasSuffix("."+namespace, ".k8s.io")) {
@@ -195,9 +195,9 @@ func ValidateFlexOptions(driver string, options map[string]string, path *field.P
 	return errs
 }
 
-// ValidateAzureDisk checks an Azure disk, for pods and persistent volumes.
-func ValidateAzureDisk(v *corev1.AzureDiskVolumeSource, path *field.Path) field.ErrorList {
-	errs := requireAll(path, text{"diskName", v.DiskName}, text{"diskURI", v.DataDiskURI})
+// validateAzureDisk checks an Azure disk.
+func validateAzureDisk(v *corev1.AzureDiskVolumeSource, path *field.Path) field.ErrorList {
+	errs := requireStrings(path, pair{"diskName", v.DiskName}, pair{"diskURI", v.DataDiskURI})
 	errs = append(errs, validate.OptionalOneOf(v.CachingMode, path.Child("cachingMode"), corev1.AzureDataDiskCachingNone,
 		corev1.AzureDataDiskCachingReadOnly, corev1.AzureDataDiskCachingReadWrite)...)
 	errs = append(errs, validate.OptionalOneOf(v.Kind, path.Child("kind"),

@@ -28,11 +28,11 @@ func validateProjected(v *corev1.ProjectedVolumeSource, path *field.Path) field.
 		}
 		checks := []sourceCheck{
 			{"secret", source.Secret != nil, func(at *field.Path) field.ErrorList {
-				errs := requireAll(at, text{"name", source.Secret.Name})
+				errs := requireStrings(at, pair{"name", source.Secret.Name})
 				return append(errs, validateItems(source.Secret.Items, at.Child("items"), claim(source.Secret.Name))...)
 			}},
 			{"configMap", source.ConfigMap != nil, func(at *field.Path) field.ErrorList {
-				errs := requireAll(at, text{"name", source.ConfigMap.Name})
+				errs := requireStrings(at, pair{"name", source.ConfigMap.Name})
 				return append(errs, validateItems(source.ConfigMap.Items, at.Child("items"), claim(source.ConfigMap.Name))...)
 			}},
 			{"downwardAPI", source.DownwardAPI != nil, func(at *field.Path) field.ErrorList {
@@ -138,7 +138,7 @@ func validateCertificateProjection(p *corev1.PodCertificateProjection, path *fie
 	if p.CredentialBundlePath == "" && p.KeyPath == "" && p.CertificateChainPath == "" {
 		errs = append(errs, field.Required(path, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
 	}
-	for _, file := range []text{{"credentialBundlePath", p.CredentialBundlePath}, {"keyPath", p.KeyPath}, {"certificateChainPath", p.CertificateChainPath}} {
+	for _, file := range []pair{{"credentialBundlePath", p.CredentialBundlePath}, {"keyPath", p.KeyPath}, {"certificateChainPath", p.CertificateChainPath}} {
 		if file.value != "" {
 			errs = append(errs, validate.NonReservedPath(file.value, path.Child(file.name))...)
 			claim(file.value)(file.value)

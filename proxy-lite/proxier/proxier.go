@@ -20,6 +20,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -89,6 +90,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	return run(ctx, client, cfg, rulesConfig)
+}
+
+func run(ctx context.Context, client kubernetes.Interface, cfg Config, rulesConfig rules.Config) error {
 	p := &Proxier{
 		cfg: cfg, rulesConfig: rulesConfig, clock: clock.RealClock{},
 		health: newHealth(clock.RealClock{}), healthChecks: newHealthChecks(),

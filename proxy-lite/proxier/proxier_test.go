@@ -1,0 +1,178 @@
+package proxier
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"keelson.dev/proxy-lite/internal/testnet"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func testService(change ...func(*corev1.Service)) *corev1.Service {
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.0.50",
+			Ports: []corev1.ServicePort{{Name: "t", Port: 80, Protocol: corev1.ProtocolTCP}, {Name: "u", Port: 80, Protocol: corev1.ProtocolUDP}},
+		},
+	}
+	for _, f := range change {
+		f(s)
+	}
+	return s
+}
+
+func testSlice(addrs ...string) *discoveryv1.EndpointSlice {
+	s := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports: []discoveryv1.EndpointPort{
+			{Name: ptr("t"), Protocol: ptr(corev1.ProtocolTCP), Port: ptr(int32(8080))},
+			{Name: ptr("u"), Protocol: ptr(corev1.ProtocolUDP), Port: ptr(int32(8080))},
+		},
+	}
+	for _, a := range addrs {
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}, NodeName: ptr("here")})
+	}
+	return s
+}
+
+func testNode(addr string) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "here"},
+		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: addr}}},
+	}
+}
+
+// start runs a proxy for the node of a test network.
+func start(t *testing.T, n *testnet.Net, objects ...runtime.Object) *fake.Clientset {
+	client := fake.NewClientset(objects...)
+	cfg := Config{NodeName: "here", ClusterCIDR: "10.244.0.0/16", MasqueradeEgress: true, HealthzBindAddress: "127.0.0.1:10256"}
+	rulesConfig, err := cfg.rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go n.Node.Do(func() { done <- run(ctx, client, cfg, rulesConfig) })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return client
+}
+
+func eventually(t *testing.T, what string, check func() bool) {
+	t.Helper()
+	err := wait.PollUntilContextTimeout(t.Context(), 5*time.Millisecond, 10*time.Second, true, func(context.Context) (bool, error) { return check(), nil })
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func TestFollowsTheAPI(t *testing.T) {
+	n := testnet.New(t)
+	outside, nodeAddr := n.Outside("192.168.50.9")
+	a, b := n.Pod("10.244.7.2"), n.Pod("10.244.7.3")
+	a.ServeTCP(8080, "a")
+	b.ServeTCP(8080, "b")
+	client := start(t, n, testNode(nodeAddr.String()), testService(), testSlice("10.244.7.2"))
+	vip := netip.MustParseAddrPort("10.96.0.50:80")
+	eventually(t, "the service answers", func() bool { return b.Ask("tcp4", vip).Server == "a" })
+
+	if _, err := client.DiscoveryV1().EndpointSlices("default").Update(t.Context(), testSlice("10.244.7.3"), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	eventually(t, "the other endpoint answers", func() bool { return a.Ask("tcp4", vip).Server == "b" })
+	t.Logf("a changed endpoint was in the kernel after %v", time.Since(began))
+
+	nodePort := testService(func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
+		s.Spec.Ports[0].NodePort = 30080
+		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		s.Spec.HealthCheckNodePort = 30081
+	})
+	if _, err := client.CoreV1().Services("default").Update(t.Context(), nodePort, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	at := netip.AddrPortFrom(nodeAddr, 30080)
+	eventually(t, "the node port answers", func() bool { return outside.Ask("tcp4", at).Server == "b" })
+	if got := outside.Ask("tcp4", at); got.Client != outside.Addr.String() {
+		t.Errorf("with externalTrafficPolicy Local the endpoint saw %v, want %s", got, outside.Addr)
+	}
+	status, body := get(n.Node, fmt.Sprintf("%s:30081", nodeAddr), "/")
+	if status != 200 || !strings.Contains(body, `"localEndpoints":1`) {
+		t.Errorf("the health check node port says %d %s", status, body)
+	}
+	if status, body := get(n.Node, "127.0.0.1:10256", "/healthz"); status != 200 || !strings.Contains(body, `"nodeEligible":true`) {
+		t.Errorf("/healthz says %d %s", status, body)
+	}
+	if err := client.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the service is gone", func() bool { return a.Ask("tcp4", vip).Err != nil })
+}
+
+// get dials on the namespace's own thread, which an http.Client would not.
+func get(from *testnet.Host, addr, path string) (status int, body string) {
+	from.Do(func() {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			body = err.Error()
+			return
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET %s HTTP/1.0\r\n\r\n", path)
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			body = err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		data, _ := io.ReadAll(resp.Body) //nolint:errcheck // compared by the caller
+		status, body = resp.StatusCode, string(data)
+	})
+	return status, body
+}
+
+// TestUDPClientFollows checks that a client which keeps its socket is moved when its endpoint goes, and when a Service gets its
+// first endpoint.
+func TestUDPClientFollows(t *testing.T) {
+	n := testnet.New(t)
+	_, nodeAddr := n.Outside("192.168.50.9")
+	a, b := n.Pod("10.244.7.2"), n.Pod("10.244.7.3")
+	a.ServeUDP(8080, "a")
+	b.ServeUDP(8080, "b")
+	client := start(t, n, testNode(nodeAddr.String()), testService(), testSlice("10.244.7.2"))
+	vip := netip.MustParseAddrPort("10.96.0.50:80")
+	eventually(t, "the service answers", func() bool { return b.Ask("udp4", vip).Server == "a" })
+
+	pod := n.Pod("10.244.7.4")
+	ask := pod.KeepUDP(vip)
+	if got := ask(); got.Server != "a" {
+		t.Fatalf("got %v, want a", got)
+	}
+	if _, err := client.DiscoveryV1().EndpointSlices("default").Update(t.Context(), testSlice("10.244.7.3"), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the same socket reaches the other endpoint", func() bool { return ask().Server == "b" })
+}

@@ -88,7 +88,6 @@ func validateStatefulSetSpec(spec, old *appsv1.StatefulSetSpec) field.ErrorList 
 	if spec.Ordinals != nil {
 		errs = append(errs, validate.Nonnegative(spec.Ordinals.Start, path.Child("ordinals", "start"))...)
 	}
-	errs = append(errs, validate.NonnegativePtr(spec.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
 	errs = append(errs, validate.WorkloadSelector(spec.Selector, spec.Template.Labels, path, "statefulset")...)
 	var oldTemplate *corev1.PodTemplateSpec
 	if old != nil {

@@ -239,3 +239,24 @@ func TestWarnings(t *testing.T) {
 		})
 	}
 }
+
+func TestMirrorIP(t *testing.T) {
+	cases := map[string]struct{ old, now, want string }{
+		"both set":           {`{}`, `{podIP: 1.1.1.1, podIPs: [{ip: 1.1.1.1}]}`, `{podIP: 1.1.1.1, podIPs: [{ip: 1.1.1.1}]}`},
+		"only the address":   {`{}`, `{podIP: 1.1.1.1}`, `{podIP: 1.1.1.1, podIPs: [{ip: 1.1.1.1}]}`},
+		"only the list":      {`{}`, `{podIPs: [{ip: 1.1.1.1}, {ip: "::1"}]}`, `{podIP: 1.1.1.1, podIPs: [{ip: 1.1.1.1}, {ip: "::1"}]}`},
+		"address replaced":   {`{podIP: 1.1.1.1, podIPs: [{ip: 1.1.1.1}]}`, `{podIP: 2.2.2.2, podIPs: [{ip: 1.1.1.1}]}`, `{podIP: 2.2.2.2, podIPs: [{ip: 2.2.2.2}]}`},
+		"list replaced":      {`{podIP: 1.1.1.1, podIPs: [{ip: 1.1.1.1}]}`, `{podIP: 1.1.1.1, podIPs: [{ip: 2.2.2.2}]}`, `{podIP: 2.2.2.2, podIPs: [{ip: 2.2.2.2}]}`},
+		"address taken away": {`{podIP: 1.1.1.1, podIPs: [{ip: 1.1.1.1}]}`, `{podIPs: [{ip: 1.1.1.1}]}`, `{}`},
+		"list taken away":    {`{podIP: 1.1.1.1, podIPs: [{ip: 1.1.1.1}]}`, `{podIP: 1.1.1.1}`, `{}`},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			now := parse[corev1.PodStatus](t, tc.now)
+			mirrorIP(now, parse[corev1.PodStatus](t, tc.old))
+			if diff := cmp.Diff(parse[corev1.PodStatus](t, tc.want), now); diff != "" {
+				t.Errorf("addresses (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -9,7 +9,7 @@ trees=$out/trees
 version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
 upstream=$(go list -m -f '{{.Dir}}' k8s.io/kubernetes)
 
-stamp=$(cat go.mod images.sh | sha256sum | cut -d' ' -f1)
+stamp=$(cat go.mod images.sh sh.c | sha256sum | cut -d' ' -f1)
 [ "$(cat "$out/images/.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 
 rm -rf "$trees" "$out/images"
@@ -63,6 +63,8 @@ rootfs busybox bash busybox hostname
 for applet in $(/bin/busybox --list); do
 	[ -e "$trees/busybox/bin/$applet" ] || ln -s busybox "$trees/busybox/bin/$applet"
 done
+rm "$trees/busybox/bin/sh"
+gcc -Os -static -o "$trees/busybox/bin/sh" sh.c
 
 echo "conformance images: nginx"
 rootfs nginx bash coreutils nginx-light

@@ -29,9 +29,3 @@ func selectorString(selector *metav1.LabelSelector) string {
 	}
 	return parsed.String()
 }
-
-func setDefault[T any](target **T, value T) {
-	if *target == nil {
-		*target = &value
-	}
-}

@@ -57,15 +57,13 @@ var daemonSet = resource.Definition[*appsv1.DaemonSet]{
 
 func defaultDaemonSet(ds *appsv1.DaemonSet) {
 	core.DefaultPodTemplateSpec(&ds.Spec.Template)
-	setDefault(&ds.Spec.RevisionHistoryLimit, 10)
+	resource.SetDefaultPtr(&ds.Spec.RevisionHistoryLimit, 10)
 	strategy := &ds.Spec.UpdateStrategy
-	if strategy.Type == "" {
-		strategy.Type = appsv1.RollingUpdateDaemonSetStrategyType
-	}
+	resource.SetDefault(&strategy.Type, appsv1.RollingUpdateDaemonSetStrategyType)
 	if strategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
-		setDefault(&strategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
-		setDefault(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
-		setDefault(&strategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
+		resource.SetDefaultPtr(&strategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
+		resource.SetDefaultPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+		resource.SetDefaultPtr(&strategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
 	}
 }
 

@@ -50,17 +50,15 @@ var deployment = resource.Definition[*appsv1.Deployment]{
 
 func defaultDeployment(d *appsv1.Deployment) {
 	core.DefaultPodTemplateSpec(&d.Spec.Template)
-	setDefault(&d.Spec.Replicas, 1)
-	setDefault(&d.Spec.RevisionHistoryLimit, 10)
-	setDefault(&d.Spec.ProgressDeadlineSeconds, 600)
+	resource.SetDefaultPtr(&d.Spec.Replicas, 1)
+	resource.SetDefaultPtr(&d.Spec.RevisionHistoryLimit, 10)
+	resource.SetDefaultPtr(&d.Spec.ProgressDeadlineSeconds, 600)
 	strategy := &d.Spec.Strategy
-	if strategy.Type == "" {
-		strategy.Type = appsv1.RollingUpdateDeploymentStrategyType
-	}
+	resource.SetDefault(&strategy.Type, appsv1.RollingUpdateDeploymentStrategyType)
 	if strategy.Type == appsv1.RollingUpdateDeploymentStrategyType {
-		setDefault(&strategy.RollingUpdate, appsv1.RollingUpdateDeployment{})
-		setDefault(&strategy.RollingUpdate.MaxUnavailable, intstr.FromString("25%"))
-		setDefault(&strategy.RollingUpdate.MaxSurge, intstr.FromString("25%"))
+		resource.SetDefaultPtr(&strategy.RollingUpdate, appsv1.RollingUpdateDeployment{})
+		resource.SetDefaultPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromString("25%"))
+		resource.SetDefaultPtr(&strategy.RollingUpdate.MaxSurge, intstr.FromString("25%"))
 	}
 }
 

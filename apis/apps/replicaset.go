@@ -22,7 +22,7 @@ var replicaSet = resource.Definition[*appsv1.ReplicaSet]{
 	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true,
 	Default: func(rs *appsv1.ReplicaSet) {
 		core.DefaultPodTemplateSpec(&rs.Spec.Template)
-		setDefault(&rs.Spec.Replicas, 1)
+		resource.SetDefaultPtr(&rs.Spec.Replicas, 1)
 	},
 	Prepare: func(rs, _ *appsv1.ReplicaSet) { core.PreparePodTemplate(&rs.Spec.Template) },
 	Validate: func(rs *appsv1.ReplicaSet) field.ErrorList {

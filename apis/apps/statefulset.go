@@ -49,16 +49,16 @@ var statefulSet = resource.Definition[*appsv1.StatefulSet]{
 func defaultStatefulSet(sts *appsv1.StatefulSet) {
 	spec := &sts.Spec
 	core.DefaultPodTemplateSpec(&spec.Template)
-	setDefault(&spec.Replicas, 1)
-	setDefault(&spec.RevisionHistoryLimit, 10)
+	resource.SetDefaultPtr(&spec.Replicas, 1)
+	resource.SetDefaultPtr(&spec.RevisionHistoryLimit, 10)
 	resource.SetDefault(&spec.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
 	resource.SetDefault(&spec.UpdateStrategy.Type, appsv1.RollingUpdateStatefulSetStrategyType)
 	if spec.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType {
-		setDefault(&spec.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
-		setDefault(&spec.UpdateStrategy.RollingUpdate.Partition, 0)
-		setDefault(&spec.UpdateStrategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+		resource.SetDefaultPtr(&spec.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
+		resource.SetDefaultPtr(&spec.UpdateStrategy.RollingUpdate.Partition, 0)
+		resource.SetDefaultPtr(&spec.UpdateStrategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
 	}
-	setDefault(&spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+	resource.SetDefaultPtr(&spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
 	resource.SetDefault(&spec.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
 	resource.SetDefault(&spec.PersistentVolumeClaimRetentionPolicy.WhenScaled, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
 	for i := range spec.VolumeClaimTemplates {

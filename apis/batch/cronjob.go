@@ -87,9 +87,9 @@ func suspendCell(cj *batchv1.CronJob) any {
 
 func defaultCronJob(cj *batchv1.CronJob) {
 	resource.SetDefault(&cj.Spec.ConcurrencyPolicy, batchv1.AllowConcurrent)
-	setDefault(&cj.Spec.Suspend, false)
-	setDefault(&cj.Spec.SuccessfulJobsHistoryLimit, 3)
-	setDefault(&cj.Spec.FailedJobsHistoryLimit, 1)
+	resource.SetDefaultPtr(&cj.Spec.Suspend, false)
+	resource.SetDefaultPtr(&cj.Spec.SuccessfulJobsHistoryLimit, 3)
+	resource.SetDefaultPtr(&cj.Spec.FailedJobsHistoryLimit, 1)
 	defaultJobSpec(&cj.Spec.JobTemplate.Spec)
 }
 

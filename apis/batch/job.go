@@ -98,18 +98,18 @@ func defaultJob(j *batchv1.Job) {
 	if spec.Completions == nil && spec.Parallelism == nil {
 		spec.Completions = ptr.To[int32](1)
 	}
-	setDefault(&spec.Parallelism, 1)
+	resource.SetDefaultPtr(&spec.Parallelism, 1)
 	if spec.BackoffLimitPerIndex != nil {
-		setDefault(&spec.BackoffLimit, math.MaxInt32)
+		resource.SetDefaultPtr(&spec.BackoffLimit, math.MaxInt32)
 	}
-	setDefault(&spec.BackoffLimit, 6)
-	setDefault(&spec.CompletionMode, batchv1.NonIndexedCompletion)
-	setDefault(&spec.Suspend, false)
-	setDefault(&spec.ManualSelector, false)
+	resource.SetDefaultPtr(&spec.BackoffLimit, 6)
+	resource.SetDefaultPtr(&spec.CompletionMode, batchv1.NonIndexedCompletion)
+	resource.SetDefaultPtr(&spec.Suspend, false)
+	resource.SetDefaultPtr(&spec.ManualSelector, false)
 	if spec.PodFailurePolicy != nil {
-		setDefault(&spec.PodReplacementPolicy, batchv1.Failed)
+		resource.SetDefaultPtr(&spec.PodReplacementPolicy, batchv1.Failed)
 	}
-	setDefault(&spec.PodReplacementPolicy, batchv1.TerminatingOrFailed)
+	resource.SetDefaultPtr(&spec.PodReplacementPolicy, batchv1.TerminatingOrFailed)
 	if len(j.Labels) == 0 {
 		j.Labels = spec.Template.Labels
 	}
@@ -125,12 +125,6 @@ func defaultJobSpec(spec *batchv1.JobSpec) {
 		for j := range spec.PodFailurePolicy.Rules[i].OnPodConditions {
 			resource.SetDefault(&spec.PodFailurePolicy.Rules[i].OnPodConditions[j].Status, corev1.ConditionTrue)
 		}
-	}
-}
-
-func setDefault[T any](target **T, value T) {
-	if *target == nil {
-		*target = &value
 	}
 }
 

@@ -4,10 +4,10 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
-	"k8s.io/utils/ptr"
 
+	"keelson.dev/apis/resource"
 	"keelson.dev/apis/validate"
 )
 
@@ -22,7 +22,7 @@ func DefaultPod(p *corev1.Pod) {
 		requestsFromLimits(&p.Spec.InitContainers[i].Resources)
 	}
 	defaultPodLevelResources(p)
-	setDefault(&p.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
+	resource.SetDefaultPtr(&p.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
 	if p.Spec.HostNetwork {
 		hostPorts(p.Spec.Containers)
 		hostPorts(p.Spec.InitContainers)
@@ -42,10 +42,10 @@ func DefaultPodTemplateSpec(t *corev1.PodTemplateSpec) { DefaultPodSpec(&t.Spec)
 
 // DefaultPodSpec fills the defaults that pods and templates share.
 func DefaultPodSpec(spec *corev1.PodSpec) {
-	setDefaultString(&spec.DNSPolicy, corev1.DNSClusterFirst)
-	setDefaultString(&spec.RestartPolicy, corev1.RestartPolicyAlways)
-	setDefaultString(&spec.SchedulerName, corev1.DefaultSchedulerName)
-	setDefault(&spec.TerminationGracePeriodSeconds, int64(corev1.DefaultTerminationGracePeriodSeconds))
+	resource.SetDefault(&spec.DNSPolicy, corev1.DNSClusterFirst)
+	resource.SetDefault(&spec.RestartPolicy, corev1.RestartPolicyAlways)
+	resource.SetDefault(&spec.SchedulerName, corev1.DefaultSchedulerName)
+	resource.SetDefaultPtr(&spec.TerminationGracePeriodSeconds, int64(corev1.DefaultTerminationGracePeriodSeconds))
 	if spec.SecurityContext == nil {
 		spec.SecurityContext = &corev1.PodSecurityContext{}
 	}
@@ -65,17 +65,17 @@ func DefaultPodSpec(spec *corev1.PodSpec) {
 }
 
 func defaultContainer(c *corev1.Container) {
-	setDefaultString(&c.ImagePullPolicy, defaultPullPolicy(c.Image))
-	setDefaultString(&c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
-	setDefaultString(&c.TerminationMessagePolicy, corev1.TerminationMessageReadFile)
+	resource.SetDefault(&c.ImagePullPolicy, defaultPullPolicy(c.Image))
+	resource.SetDefault(&c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
+	resource.SetDefault(&c.TerminationMessagePolicy, corev1.TerminationMessageReadFile)
 	for i := range c.Ports {
-		setDefaultString(&c.Ports[i].Protocol, corev1.ProtocolTCP)
+		resource.SetDefault(&c.Ports[i].Protocol, corev1.ProtocolTCP)
 	}
 	for i := range c.Env {
 		if source := c.Env[i].ValueFrom; source != nil {
 			defaultFieldRef(source.FieldRef)
 			if source.FileKeyRef != nil {
-				setDefault(&source.FileKeyRef.Optional, false)
+				resource.SetDefaultPtr(&source.FileKeyRef.Optional, false)
 			}
 		}
 	}
@@ -96,26 +96,26 @@ func defaultContainer(c *corev1.Container) {
 }
 
 func defaultProbe(p *corev1.Probe) {
-	setDefaultNumber(&p.TimeoutSeconds, 1)
-	setDefaultNumber(&p.PeriodSeconds, 10)
-	setDefaultNumber(&p.SuccessThreshold, 1)
-	setDefaultNumber(&p.FailureThreshold, 3)
+	resource.SetDefault(&p.TimeoutSeconds, 1)
+	resource.SetDefault(&p.PeriodSeconds, 10)
+	resource.SetDefault(&p.SuccessThreshold, 1)
+	resource.SetDefault(&p.FailureThreshold, 3)
 	defaultHTTPGet(p.HTTPGet)
 	if p.GRPC != nil {
-		setDefault(&p.GRPC.Service, "")
+		resource.SetDefaultPtr(&p.GRPC.Service, "")
 	}
 }
 
 func defaultHTTPGet(action *corev1.HTTPGetAction) {
 	if action != nil {
-		setDefaultString(&action.Path, "/")
-		setDefaultString(&action.Scheme, corev1.URISchemeHTTP)
+		resource.SetDefault(&action.Path, "/")
+		resource.SetDefault(&action.Scheme, corev1.URISchemeHTTP)
 	}
 }
 
 func defaultFieldRef(ref *corev1.ObjectFieldSelector) {
 	if ref != nil {
-		setDefaultString(&ref.APIVersion, "v1")
+		resource.SetDefault(&ref.APIVersion, "v1")
 	}
 }
 
@@ -194,7 +194,7 @@ func withHugePageLimits(p *corev1.Pod) corev1.ResourceList {
 func hostPorts(containers []corev1.Container) {
 	for i := range containers {
 		for j := range containers[i].Ports {
-			setDefaultNumber(&containers[i].Ports[j].HostPort, containers[i].Ports[j].ContainerPort)
+			resource.SetDefault(&containers[i].Ports[j].HostPort, containers[i].Ports[j].ContainerPort)
 		}
 	}
 }
@@ -203,26 +203,8 @@ func hostPorts(containers []corev1.Container) {
 func roundUp(lists ...corev1.ResourceList) {
 	for _, list := range lists {
 		for name, quantity := range list {
-			quantity.RoundUp(resource.Milli)
+			quantity.RoundUp(apiresource.Milli)
 			list[name] = quantity
 		}
-	}
-}
-
-func setDefault[T any](target **T, value T) {
-	if *target == nil {
-		*target = ptr.To(value)
-	}
-}
-
-func setDefaultString[S ~string](target *S, value S) {
-	if *target == "" {
-		*target = value
-	}
-}
-
-func setDefaultNumber(target *int32, value int32) {
-	if *target == 0 {
-		*target = value
 	}
 }

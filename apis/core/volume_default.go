@@ -3,6 +3,8 @@ package core
 import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
+
+	"keelson.dev/apis/resource"
 )
 
 const fileMode int32 = 0o644
@@ -13,26 +15,26 @@ func defaultVolume(v *corev1.Volume) {
 		v.EmptyDir = &corev1.EmptyDirVolumeSource{}
 	}
 	if v.HostPath != nil {
-		setDefault(&v.HostPath.Type, corev1.HostPathUnset)
+		resource.SetDefaultPtr(&v.HostPath.Type, corev1.HostPathUnset)
 	}
 	if v.Secret != nil {
-		setDefault(&v.Secret.DefaultMode, fileMode)
+		resource.SetDefaultPtr(&v.Secret.DefaultMode, fileMode)
 	}
 	if v.ConfigMap != nil {
-		setDefault(&v.ConfigMap.DefaultMode, fileMode)
+		resource.SetDefaultPtr(&v.ConfigMap.DefaultMode, fileMode)
 	}
 	if v.DownwardAPI != nil {
-		setDefault(&v.DownwardAPI.DefaultMode, fileMode)
+		resource.SetDefaultPtr(&v.DownwardAPI.DefaultMode, fileMode)
 		defaultDownwardFiles(v.DownwardAPI.Items)
 	}
 	if v.Projected != nil {
-		setDefault(&v.Projected.DefaultMode, fileMode)
+		resource.SetDefaultPtr(&v.Projected.DefaultMode, fileMode)
 		for i := range v.Projected.Sources {
 			defaultProjection(&v.Projected.Sources[i])
 		}
 	}
 	if v.Image != nil {
-		setDefaultString(&v.Image.PullPolicy, defaultPullPolicy(v.Image.Reference))
+		resource.SetDefault(&v.Image.PullPolicy, defaultPullPolicy(v.Image.Reference))
 	}
 	if v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil {
 		DefaultVolumeClaimSpec(&v.Ephemeral.VolumeClaimTemplate.Spec)
@@ -42,13 +44,13 @@ func defaultVolume(v *corev1.Volume) {
 
 func defaultProjection(p *corev1.VolumeProjection) {
 	if p.ServiceAccountToken != nil {
-		setDefault(&p.ServiceAccountToken.ExpirationSeconds, 60*60)
+		resource.SetDefaultPtr(&p.ServiceAccountToken.ExpirationSeconds, 60*60)
 	}
 	if p.DownwardAPI != nil {
 		defaultDownwardFiles(p.DownwardAPI.Items)
 	}
 	if p.PodCertificate != nil {
-		setDefault(&p.PodCertificate.MaxExpirationSeconds, 24*60*60)
+		resource.SetDefaultPtr(&p.PodCertificate.MaxExpirationSeconds, 24*60*60)
 	}
 }
 
@@ -60,28 +62,28 @@ func defaultDownwardFiles(items []corev1.DownwardAPIVolumeFile) {
 
 // DefaultVolumeClaimSpec fills what a claim, or a template of one, leaves open.
 func DefaultVolumeClaimSpec(spec *corev1.PersistentVolumeClaimSpec) {
-	setDefault(&spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+	resource.SetDefaultPtr(&spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 	roundUp(spec.Resources.Limits, spec.Resources.Requests)
 }
 
 // defaultNetworkVolume keeps the API of the old in-tree drivers, which CSI migration still reads.
 func defaultNetworkVolume(v *corev1.VolumeSource) {
 	if v.ISCSI != nil {
-		setDefaultString(&v.ISCSI.ISCSIInterface, "default")
+		resource.SetDefault(&v.ISCSI.ISCSIInterface, "default")
 	}
 	if v.RBD != nil {
-		setDefaultString(&v.RBD.RBDPool, "rbd")
-		setDefaultString(&v.RBD.RadosUser, "admin")
-		setDefaultString(&v.RBD.Keyring, "/etc/ceph/keyring")
+		resource.SetDefault(&v.RBD.RBDPool, "rbd")
+		resource.SetDefault(&v.RBD.RadosUser, "admin")
+		resource.SetDefault(&v.RBD.Keyring, "/etc/ceph/keyring")
 	}
 	if v.ScaleIO != nil {
-		setDefaultString(&v.ScaleIO.StorageMode, "ThinProvisioned")
-		setDefaultString(&v.ScaleIO.FSType, "xfs")
+		resource.SetDefault(&v.ScaleIO.StorageMode, "ThinProvisioned")
+		resource.SetDefault(&v.ScaleIO.FSType, "xfs")
 	}
 	if v.AzureDisk != nil {
-		setDefault(&v.AzureDisk.CachingMode, corev1.AzureDataDiskCachingReadWrite)
-		setDefault(&v.AzureDisk.Kind, corev1.AzureSharedBlobDisk)
-		setDefault(&v.AzureDisk.FSType, "ext4")
-		setDefault(&v.AzureDisk.ReadOnly, false)
+		resource.SetDefaultPtr(&v.AzureDisk.CachingMode, corev1.AzureDataDiskCachingReadWrite)
+		resource.SetDefaultPtr(&v.AzureDisk.Kind, corev1.AzureSharedBlobDisk)
+		resource.SetDefaultPtr(&v.AzureDisk.FSType, "ext4")
+		resource.SetDefaultPtr(&v.AzureDisk.ReadOnly, false)
 	}
 }

@@ -20,6 +20,9 @@ var podTemplate = resource.Definition[*corev1.PodTemplate]{
 	Validate: func(t *corev1.PodTemplate) field.ErrorList {
 		return ValidatePodTemplateSpec(&t.Template, field.NewPath("template"))
 	},
+	ValidateUpdate: func(t, old *corev1.PodTemplate) field.ErrorList {
+		return ValidatePodTemplateSpecUpdate(&t.Template, &old.Template, field.NewPath("template"))
+	},
 	Warn: func(t, old *corev1.PodTemplate) []string {
 		if old == nil {
 			return PodTemplateWarnings(&t.Template, nil, field.NewPath("template"))

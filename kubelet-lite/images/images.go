@@ -253,8 +253,11 @@ func (m *Manager) status(ctx context.Context, spec *runtimeapi.ImageSpec) (*Imag
 
 func imageFrom(i *runtimeapi.Image) Image {
 	out := Image{Ref: i.Id, Digests: i.RepoDigests, User: cri.ImageUser{Name: i.Username}}
-	if i.Uid != nil {
+	switch {
+	case i.Uid != nil:
 		out.User.UID = &i.Uid.Value
+	case i.Username == "":
+		out.User.UID = new(int64) // an image that names nobody runs as root
 	}
 	return out
 }

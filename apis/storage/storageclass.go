@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"fmt"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -130,18 +129,8 @@ func validateTopologies(topologies []corev1.TopologySelectorTerm, path *field.Pa
 }
 
 func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
-	var errs field.ErrorList
-	for _, frozen := range []struct {
-		name string
-		same bool
-	}{
-		{"parameters", validate.Equal(c.Parameters, old.Parameters)},
-		{"provisioner", c.Provisioner == old.Provisioner},
-		{"reclaimPolicy", ptr.Equal(c.ReclaimPolicy, old.ReclaimPolicy)},
-	} {
-		if !frozen.same {
-			errs = append(errs, field.Forbidden(field.NewPath(frozen.name), fmt.Sprintf("updates to %s are forbidden.", frozen.name)))
-		}
-	}
+	errs := validate.Immutable(c.Parameters, old.Parameters, field.NewPath("parameters"))
+	errs = append(errs, validate.Immutable(c.Provisioner, old.Provisioner, field.NewPath("provisioner"))...)
+	errs = append(errs, validate.Immutable(c.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))...)
 	return append(errs, validate.Immutable(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
 }

@@ -20,8 +20,14 @@ var volumeAttributesClass = resource.Definition[*storagev1.VolumeAttributesClass
 		return append(errs, validateParameters(c.Parameters, field.NewPath("parameters"))...)
 	},
 	ValidateUpdate: func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
-		return append(validate.Immutable(c.DriverName, old.DriverName, field.NewPath("driverName")),
-			validate.Immutable(c.Parameters, old.Parameters, field.NewPath("parameters"))...)
+		var errs field.ErrorList
+		if c.DriverName != old.DriverName {
+			errs = append(errs, field.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden."))
+		}
+		if !validate.Equal(c.Parameters, old.Parameters) {
+			errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
+		}
+		return errs
 	},
 	Columns: resource.Columns(resource.Column[*storagev1.VolumeAttributesClass]{
 		Name: "DriverName", Description: storagev1.VolumeAttributesClass{}.SwaggerDoc()["driverName"],

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -291,6 +292,9 @@ func TestTokenRequest(t *testing.T) {
 			}
 			if c.real == 0 {
 				c.real = c.told
+			}
+			if payload, err := base64.RawURLEncoding.DecodeString(strings.Split(out.Status.Token, ".")[1]); err != nil || !strings.Contains(string(payload), `"aud":[`) {
+				t.Errorf("the audiences are no list: %s %v", payload, err)
 			}
 			if got := claims.Expiry.Time().Sub(start); got != c.real {
 				t.Errorf("lives %v, want %v", got, c.real)

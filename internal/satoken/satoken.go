@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -30,12 +31,26 @@ const Leeway = jwt.DefaultLeeway
 // Claims are all claims of a service account token, bound (Kubernetes) or kept in a secret (the flat Legacy ones).
 type Claims struct {
 	jwt.Claims
+	Audience   Audience `json:"aud,omitempty"` // in place of the library's, which writes a single audience without brackets
 	Kubernetes *Binding `json:"kubernetes.io,omitempty"`
 
 	LegacyNamespace  string `json:"kubernetes.io/serviceaccount/namespace,omitempty"`
 	LegacySecretName string `json:"kubernetes.io/serviceaccount/secret.name,omitempty"`
 	LegacyName       string `json:"kubernetes.io/serviceaccount/service-account.name,omitempty"`
 	LegacyUID        string `json:"kubernetes.io/serviceaccount/service-account.uid,omitempty"`
+}
+
+// Audience is whom a token is for. It is always written as a list, as upstream does; a single string is understood.
+type Audience []string
+
+// UnmarshalJSON reads a list or a single string.
+func (a *Audience) UnmarshalJSON(data []byte) error {
+	var single string
+	if json.Unmarshal(data, &single) == nil {
+		*a = Audience{single}
+		return nil
+	}
+	return json.Unmarshal(data, (*[]string)(a))
 }
 
 // Binding says which service account a token speaks for and which object's life ends the token's.
@@ -89,10 +104,10 @@ func BoundClaims(issuer string, now time.Time, r Request) Claims {
 	}
 	return Claims{
 		Claims: jwt.Claims{
-			Issuer: issuer, Subject: Subject(sa.Namespace, sa.Name), Audience: r.Audiences, ID: uuid.NewString(),
+			Issuer: issuer, Subject: Subject(sa.Namespace, sa.Name), ID: uuid.NewString(),
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(r.Lifetime)),
 		},
-		Kubernetes: binding,
+		Audience: r.Audiences, Kubernetes: binding,
 	}
 }
 

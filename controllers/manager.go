@@ -36,6 +36,7 @@ import (
 	"keelson.dev/controllers/garbagecollector"
 	"keelson.dev/controllers/job"
 	"keelson.dev/controllers/namespace"
+	"keelson.dev/controllers/policystatus"
 	"keelson.dev/controllers/replicaset"
 	"keelson.dev/controllers/replicationcontroller"
 	"keelson.dev/controllers/rootca"
@@ -107,6 +108,8 @@ func list() []registration {
 		{"certificatesigningrequest-approving", workers(2, certificates.AddApprover)},
 		{"certificatesigningrequest-signing", addSigner},
 		{"certificatesigningrequest-cleaner", func(e *env.Env, _ *Config) error { return certificates.AddCleaner(e) }},
+
+		{"validatingadmissionpolicy-status", workers(2, policystatus.Add)},
 
 		// Last: it uses the informers that the others have asked for.
 		{"garbage-collector", workers(20, garbagecollector.Add)},

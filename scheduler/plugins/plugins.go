@@ -11,10 +11,14 @@ import (
 	"keelson.dev/scheduler/plugins/nodeports"
 	"keelson.dev/scheduler/plugins/noderesources"
 	"keelson.dev/scheduler/plugins/nodeunschedulable"
+	"keelson.dev/scheduler/plugins/nodevolumelimits"
 	"keelson.dev/scheduler/plugins/podtopologyspread"
 	"keelson.dev/scheduler/plugins/prioritysort"
 	"keelson.dev/scheduler/plugins/schedulinggates"
 	"keelson.dev/scheduler/plugins/tainttoleration"
+	"keelson.dev/scheduler/plugins/volumebinding"
+	"keelson.dev/scheduler/plugins/volumerestrictions"
+	"keelson.dev/scheduler/plugins/volumezone"
 	"keelson.dev/scheduler/profile"
 )
 
@@ -29,6 +33,10 @@ func Default() []profile.Plugin {
 		{Name: nodeaffinity.Name, New: nodeaffinity.New, Weight: 2},
 		{Name: nodeports.Name, New: nodeports.New},
 		{Name: noderesources.FitName, New: noderesources.NewFit, Weight: 1},
+		{Name: volumerestrictions.Name, New: volumerestrictions.New},
+		{Name: nodevolumelimits.Name, New: nodevolumelimits.New},
+		{Name: volumebinding.Name, New: volumebinding.New},
+		{Name: volumezone.Name, New: volumezone.New},
 		{Name: podtopologyspread.Name, New: podtopologyspread.New, Weight: 2},
 		{Name: interpodaffinity.Name, New: interpodaffinity.New, Weight: 2},
 		{Name: defaultpreemption.Name, New: defaultpreemption.New},

@@ -46,8 +46,6 @@ func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, erro
 		handle: h, budgets: h.SharedInformerFactory().Policy().V1().PodDisruptionBudgets().Lister(),
 		minPercentage: 10, minAbsolute: 100, preempting: map[types.UID]bool{},
 	}
-	// Asking for the informer is what makes the factory start it.
-	h.SharedInformerFactory().Policy().V1().PodDisruptionBudgets().Informer()
 	if a, ok := args.(*configv1.DefaultPreemptionArgs); ok {
 		if a.MinCandidateNodesPercentage != nil {
 			p.minPercentage = int(*a.MinCandidateNodesPercentage)

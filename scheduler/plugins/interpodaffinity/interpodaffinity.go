@@ -40,9 +40,7 @@ type Plugin struct {
 
 // New makes the plugin.
 func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, error) {
-	namespaces := h.SharedInformerFactory().Core().V1().Namespaces()
-	namespaces.Informer()
-	p := &Plugin{handle: h, namespaces: namespaces.Lister(), hardWeight: 1}
+	p := &Plugin{handle: h, namespaces: h.SharedInformerFactory().Core().V1().Namespaces().Lister(), hardWeight: 1}
 	if a, ok := args.(*configv1.InterPodAffinityArgs); ok {
 		if a.HardPodAffinityWeight != nil {
 			p.hardWeight = *a.HardPodAffinityWeight

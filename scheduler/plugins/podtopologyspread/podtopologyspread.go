@@ -50,9 +50,7 @@ func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, erro
 		p.defaults, p.system = a.DefaultConstraints, false
 	}
 	if len(p.defaults) > 0 {
-		services := h.SharedInformerFactory().Core().V1().Services()
-		services.Informer()
-		p.services = services.Lister()
+		p.services = h.SharedInformerFactory().Core().V1().Services().Lister()
 	}
 	return p, nil
 }

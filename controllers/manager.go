@@ -30,6 +30,7 @@ import (
 	"keelson.dev/controllers/cronjob"
 	"keelson.dev/controllers/daemonset"
 	"keelson.dev/controllers/deployment"
+	"keelson.dev/controllers/disruption"
 	"keelson.dev/controllers/endpoints"
 	"keelson.dev/controllers/endpointslice"
 	"keelson.dev/controllers/env"
@@ -39,11 +40,13 @@ import (
 	"keelson.dev/controllers/policystatus"
 	"keelson.dev/controllers/replicaset"
 	"keelson.dev/controllers/replicationcontroller"
+	"keelson.dev/controllers/resourcequota"
 	"keelson.dev/controllers/rootca"
 	"keelson.dev/controllers/serviceaccount"
 	"keelson.dev/controllers/statefulset"
 	"keelson.dev/controllers/tainteviction"
 	"keelson.dev/controllers/ttlafterfinished"
+	"keelson.dev/controllers/volumeprotection"
 	"keelson.dev/internal/apiclient"
 )
 
@@ -95,6 +98,10 @@ func list() []registration {
 		{"cronjob", workers(5, cronjob.Add)},
 		{"ttl-after-finished", workers(2, ttlafterfinished.Add)},
 
+		{"disruption", workers(5, disruption.Add)},
+		{"resourcequota", workers(5, resourcequota.Add)},
+		{"persistentvolumeclaim-protection", workers(2, volumeprotection.AddClaims)},
+		{"persistentvolume-protection", workers(2, volumeprotection.AddVolumes)},
 		{"clusterrole-aggregation", workers(1, clusterroles.Add)},
 
 		{"endpointslice", workers(5, endpointslice.Add)},

@@ -41,6 +41,8 @@ type Env struct {
 	Clock     clock.WithTicker
 	Partial   []client.Object // kinds of which the cache holds only some objects
 
+	deletions deletions
+
 	mu      sync.Mutex
 	indexed map[reflect.Type]toolscache.SharedIndexInformer
 }

@@ -43,6 +43,7 @@ type monitors struct {
 	shared    map[schema.GroupVersionKind]toolscache.SharedIndexInformer
 	graph     *graph
 	attend    func([]types.UID)
+	deleted   func(schema.GroupVersionResource, string) // told of every object that goes
 
 	mu      sync.Mutex
 	running map[schema.GroupResource]*monitor
@@ -250,6 +251,7 @@ func (f *feed) Delete(obj any) error {
 	}
 	if meta, ok := obj.(metav1.Object); ok {
 		f.monitors.attend(f.monitors.graph.remove(meta.GetUID()))
+		f.monitors.deleted(f.kind.resource, meta.GetNamespace())
 	}
 	if f.announces {
 		f.monitors.askRescan()

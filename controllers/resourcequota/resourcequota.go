@@ -1,0 +1,196 @@
+// Package resourcequota counts what a namespace uses of its ResourceQuotas. Admission adds as objects are created; this controller
+// sets the whole sum whenever something goes away or the quota changes.
+package resourcequota
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	quotav1 "k8s.io/apiserver/pkg/quota/v1"
+	"k8s.io/apiserver/pkg/quota/v1/generic"
+	"k8s.io/client-go/metadata"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/controllers/env"
+	"keelson.dev/internal/lister"
+	"keelson.dev/internal/podstate"
+	"keelson.dev/internal/quota"
+)
+
+// recount is how often everything is counted again even if nothing seems to have changed.
+const recount = 5 * time.Minute
+
+// countPrefix begins the names that count objects of any kind: count/<resource>.<group>.
+const countPrefix = "count/"
+
+type reconciler struct {
+	env      *env.Env
+	quotas   lister.Of[*corev1.ResourceQuota]
+	pods     lister.Of[*corev1.Pod]
+	services lister.Of[*corev1.Service]
+	claims   lister.Of[*corev1.PersistentVolumeClaim]
+	metadata metadata.Interface
+}
+
+// Add wires the controller.
+func Add(e *env.Env, workers int) error {
+	quotas, err := env.Lister(e, &corev1.ResourceQuota{})
+	if err != nil {
+		return err
+	}
+	pods, err := env.Lister(e, &corev1.Pod{})
+	if err != nil {
+		return err
+	}
+	services, err := env.Lister(e, &corev1.Service{})
+	if err != nil {
+		return err
+	}
+	claims, err := env.Lister(e, &corev1.PersistentVolumeClaim{})
+	if err != nil {
+		return err
+	}
+	r := &reconciler{env: e, quotas: quotas, pods: pods, services: services, claims: claims, metadata: e.Metadata}
+	return e.Controller("resourcequota", workers, r.reconcile,
+		env.On(&corev1.ResourceQuota{}, env.Changes[*corev1.ResourceQuota]{
+			Created: func(q *corev1.ResourceQuota, queue env.Queue) { env.Add(queue, client.ObjectKeyFromObject(q)) },
+			Updated: func(before, after *corev1.ResourceQuota, queue env.Queue) {
+				if !quotav1.Equals(before.Spec.Hard, after.Spec.Hard) || !quotav1.Equals(after.Spec.Hard, after.Status.Hard) {
+					env.Add(queue, client.ObjectKeyFromObject(after))
+				}
+			},
+		}),
+		env.On(&corev1.Pod{}, env.Changes[*corev1.Pod]{Updated: func(before, after *corev1.Pod, queue env.Queue) {
+			if podstate.Terminal(before) != podstate.Terminal(after) || !equality.Semantic.DeepEqual(before.Status.Resources, after.Status.Resources) || before.Generation != after.Generation {
+				r.wake(after.Namespace, queue)
+			}
+		}}),
+		env.On(&corev1.Service{}, env.Changes[*corev1.Service]{Updated: func(before, after *corev1.Service, queue env.Queue) {
+			if !equality.Semantic.DeepEqual(before.Spec, after.Spec) {
+				r.wake(after.Namespace, queue)
+			}
+		}}),
+		env.On(&corev1.PersistentVolumeClaim{}, env.Changes[*corev1.PersistentVolumeClaim]{Updated: func(before, after *corev1.PersistentVolumeClaim, queue env.Queue) {
+			if !equality.Semantic.DeepEqual(before.Spec, after.Spec) || !equality.Semantic.DeepEqual(before.Status.AllocatedResources, after.Status.AllocatedResources) {
+				r.wake(after.Namespace, queue)
+			}
+		}}),
+		e.Deletions(func(_ schema.GroupVersionResource, namespace string, queue env.Queue) { r.wake(namespace, queue) }))
+}
+
+func (r *reconciler) wake(namespace string, queue env.Queue) {
+	for _, q := range r.quotas.In(namespace) {
+		env.Add(queue, client.ObjectKeyFromObject(q))
+	}
+}
+
+func (r *reconciler) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	q, ok := r.quotas.Find(req.Namespace, req.Name)
+	if !ok {
+		return ctrl.Result{}, nil
+	}
+	used, err := quotav1.CalculateUsage(q.Namespace, q.Spec.Scopes, q.Spec.Hard, r.registry(ctx, q.Spec.Hard), q.Spec.ScopeSelector)
+	if err != nil && len(used) == 0 {
+		return ctrl.Result{}, fmt.Errorf("calculate usage: %w", err)
+	}
+	for name, value := range q.Status.Used {
+		if _, counted := used[name]; !counted && err != nil {
+			used[name] = value // could not be counted just now
+		}
+	}
+	status := corev1.ResourceQuotaStatus{Hard: q.Spec.Hard, Used: quotav1.Mask(used, quotav1.ResourceNames(q.Spec.Hard))}
+	if !equality.Semantic.DeepEqual(status, q.Status) {
+		changed := q.DeepCopy()
+		changed.Status = *status.DeepCopy()
+		if updateErr := r.env.Client.Status().Update(ctx, changed); updateErr != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(updateErr)
+		}
+	}
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("calculate usage: %w", err)
+	}
+	return ctrl.Result{RequeueAfter: recount}, nil
+}
+
+// registry returns the evaluators of the built-in kinds and those that a quota's count/ names ask for besides.
+func (r *reconciler) registry(ctx context.Context, hard corev1.ResourceList) quotav1.Registry {
+	list := r.lister(ctx)
+	evaluators := quota.ForController(list).Evaluators()
+	for name := range hard {
+		text, counts := strings.CutPrefix(string(name), countPrefix)
+		if !counts || covered(evaluators, name) {
+			continue
+		}
+		resource, err := r.env.Manager.GetRESTMapper().ResourceFor(schema.ParseGroupResource(text).WithVersion(""))
+		if err != nil {
+			continue // nothing of that kind is served, so there is nothing to count
+		}
+		evaluators = append(evaluators, quota.ObjectCount(resource, list))
+	}
+	return generic.NewRegistry(evaluators)
+}
+
+func covered(evaluators []quotav1.Evaluator, name corev1.ResourceName) bool {
+	for _, e := range evaluators {
+		if len(e.MatchingResources([]corev1.ResourceName{name})) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// lister reads what the shared cache holds there, and the metadata of other kinds, which is all that counting needs, from the server.
+func (r *reconciler) lister(ctx context.Context) quota.Lister {
+	return func(resource schema.GroupVersionResource, namespace string) ([]runtime.Object, error) {
+		switch resource.GroupResource() {
+		case schema.GroupResource{Resource: "pods"}:
+			return objects(r.pods.In(namespace)), nil
+		case schema.GroupResource{Resource: "services"}:
+			return objects(r.services.In(namespace)), nil
+		case schema.GroupResource{Resource: "persistentvolumeclaims"}:
+			return objects(r.claims.In(namespace)), nil
+		case schema.GroupResource{Resource: "resourcequotas"}:
+			return objects(r.quotas.In(namespace)), nil
+		case schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}:
+			return r.resourceClaims(ctx, namespace)
+		}
+		list, err := r.metadata.Resource(resource).Namespace(namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return nil, err
+		}
+		out := make([]runtime.Object, 0, len(list.Items))
+		for i := range list.Items {
+			out = append(out, &list.Items[i])
+		}
+		return out, nil
+	}
+}
+
+func objects[T runtime.Object](items []T) []runtime.Object {
+	out := make([]runtime.Object, 0, len(items))
+	for _, item := range items {
+		out = append(out, item)
+	}
+	return out
+}
+
+// resourceClaims are read whole: their requests count, not only their number.
+func (r *reconciler) resourceClaims(ctx context.Context, namespace string) ([]runtime.Object, error) {
+	list, err := r.env.Clientset.ResourceV1().ResourceClaims(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]runtime.Object, 0, len(list.Items))
+	for i := range list.Items {
+		out = append(out, &list.Items[i])
+	}
+	return out, nil
+}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 
 	"net/url"
@@ -19,7 +20,7 @@ import (
 
 // newChain builds the three servers, last first: a request goes to the aggregation layer, which sends what an APIService claims
 // elsewhere, then to the built-in kinds, then to custom resources, then 404.
-func (c *config) newChain() (*aggregatorapiserver.APIAggregator, error) {
+func (c *config) newChain(ctx context.Context) (*aggregatorapiserver.APIAggregator, error) {
 	notFound := notfoundhandler.New(c.generic.Serializer, genericapifilters.NoMuxAndDiscoveryIncompleteKey)
 	extensions, err := c.newExtensions(genericapiserver.NewEmptyDelegateWithCustomHandler(notFound))
 	if err != nil {
@@ -29,7 +30,15 @@ func (c *config) newChain() (*aggregatorapiserver.APIAggregator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.newAggregator(core, extensions)
+	c.publishCore(core)
+	aggregator, err := c.newAggregator(core, extensions)
+	if err != nil {
+		return nil, err
+	}
+	c.publish(ctx, aggregator)
+	// The models of server-side apply are made from the definitions by now; who needs them later builds them.
+	c.generic.OpenAPIV3Config.Definitions = nil
+	return aggregator, nil
 }
 
 // library derives the configuration of a server that comes from a library with a scheme of its own. The hooks of the generic

@@ -74,7 +74,7 @@ func newConfig(ctx context.Context, o *Options) (*config, error) {
 	if c.security, err = newSecurity(ctx, c); err != nil {
 		return nil, err
 	}
-	if err := c.applyAdmission(); err != nil {
+	if err := c.applyAdmission(ctx); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -97,8 +97,11 @@ func (c *config) applyServing() error {
 	if err := c.ensureServingCertificate(); err != nil {
 		return err
 	}
-	if err := o.Serving.WithLoopback().ApplyToConfig(c.generic); err != nil {
+	if err := o.Serving.ApplyTo(&c.generic.SecureServing); err != nil {
 		return fmt.Errorf("apply serving options: %w", err)
+	}
+	if err := c.applyLoopback(); err != nil {
+		return err
 	}
 	if err := o.Audit.ApplyTo(c.generic); err != nil {
 		return fmt.Errorf("apply audit options: %w", err)
@@ -185,7 +188,7 @@ func (c *config) applyStorage() error {
 }
 
 // applyAdmission builds the admission chain; its plugins wait for the informers when the first write comes.
-func (c *config) applyAdmission() error {
+func (c *config) applyAdmission(ctx context.Context) error {
 	dynamicClient, err := dynamic.NewForConfig(c.generic.LoopbackClientConfig)
 	if err != nil {
 		return fmt.Errorf("build dynamic client: %w", err)
@@ -196,7 +199,11 @@ func (c *config) applyAdmission() error {
 		Schemas:         &lazySchemas{openAPI: c.openAPI, discovery: c.client.Discovery()},
 		Excluded:        admission.DefaultExcluded(),
 	})
-	err = c.options.Admission.ApplyTo(c.generic, c.informers, c.client, dynamicClient, c.generic.FeatureGate, c.generic.EffectiveVersion, initializers...)
+	client, err := newPolicyClient(ctx, c.client, c.informers.Admissionregistration().V1().MutatingAdmissionPolicies().Informer())
+	if err != nil {
+		return fmt.Errorf("watch admission policies: %w", err)
+	}
+	err = c.options.Admission.ApplyTo(c.generic, c.informers, client, dynamicClient, c.generic.FeatureGate, c.generic.EffectiveVersion, initializers...)
 	if err != nil {
 		return fmt.Errorf("build the admission chain: %w", err)
 	}

@@ -42,7 +42,9 @@ type kinds map[schema.GroupResource]*registry.Kind
 
 // newCore builds the server of the built-in kinds.
 func (c *config) newCore(delegate genericapiserver.DelegationTarget) (*genericapiserver.GenericAPIServer, error) {
-	server, err := c.generic.Complete(c.informers).New("kube-apiserver", delegate)
+	generic := *c.generic
+	generic.SkipOpenAPIInstallation = true // publishCore does it
+	server, err := generic.Complete(c.informers).New("kube-apiserver", delegate)
 	if err != nil {
 		return nil, fmt.Errorf("build the core server: %w", err)
 	}

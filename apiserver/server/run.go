@@ -34,18 +34,15 @@ func Run(ctx context.Context, o *Options) error {
 		return err
 	}
 	defer cfg.backend.Close()
-	aggregator, err := cfg.newChain()
+	aggregator, err := cfg.newChain(ctx)
 	if err != nil {
 		return err
 	}
 	if o.Ready != nil {
 		go announce(ctx, cfg, o.Ready)
 	}
-	prepared, err := aggregator.PrepareRun()
-	if err != nil {
-		return fmt.Errorf("prepare the server: %w", err)
-	}
-	if err := prepared.Run(ctx); err != nil {
+	// Not the aggregator's own PrepareRun: that one builds OpenAPI.
+	if err := aggregator.GenericAPIServer.PrepareRun().RunWithContext(ctx); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return failure(ctx)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/rest"
 	"k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
@@ -19,8 +20,11 @@ import (
 	"keelson.dev/apiserver/server"
 )
 
-// gcPercent trades memory for CPU: the live heap is small, so a collection at half its growth is cheap.
-const gcPercent = 75
+// The garbage of the start is collected once, at its end; from then on the live heap is small, so collecting often is cheap.
+const (
+	gcPercentAtStart = 400
+	gcPercent        = 75
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -32,9 +36,6 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	flags := pflag.NewFlagSet("apiserver", pflag.ContinueOnError)
 	flags.SetNormalizeFunc(flag.WordSepNormalizeFunc)
 	options := server.NewOptions()
@@ -53,6 +54,13 @@ func run(ctx context.Context, args []string) error {
 	defer logs.FlushLogs()
 	if err := logsapi.ValidateAndApply(logging, nil); err != nil {
 		return fmt.Errorf("logging options: %w", err)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercentAtStart)
+		options.Ready = func(*rest.Config) {
+			debug.SetGCPercent(gcPercent)
+			debug.FreeOSMemory()
+		}
 	}
 	return server.Run(ctx, options)
 }

@@ -395,7 +395,10 @@ func (a *agent) run(ctx context.Context) error {
 		"static pods": a.runStaticPods,
 		"pods":        a.runPods,
 		"events": func(ctx context.Context) error {
-			a.runtime.Follow(ctx, a.clock, a.workers.Wake, a.workers.WakeAll)
+			a.runtime.Follow(ctx, a.clock, a.workers.Wake, func() {
+				a.workers.WakeAll()
+				a.node.Nudge() // a runtime that came back makes the node ready
+			})
 			return nil
 		},
 		"status":   func(ctx context.Context) error { a.status.Run(ctx); return nil },

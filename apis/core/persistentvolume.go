@@ -329,6 +329,9 @@ func warnPersistentVolume(pv, _ *corev1.PersistentVolume) []string {
 		warnings = append(warnings, fmt.Sprintf("metadata.annotations[%s]: deprecated since v1.8; use \"storageClassName\" attribute instead",
 			corev1.BetaStorageClassAnnotation))
 	}
+	if pv.Spec.NodeAffinity != nil {
+		warnings = append(warnings, warnNodeSelector(pv.Spec.NodeAffinity.Required, field.NewPath("spec", "nodeAffinity", "required"))...)
+	}
 	if pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
 		warnings = append(warnings, "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. "+
 			"Instead, the recommended approach is to use dynamic provisioning.")

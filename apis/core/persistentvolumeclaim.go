@@ -27,6 +27,7 @@ var persistentVolumeClaim = resource.Definition[*corev1.PersistentVolumeClaim]{
 	Validate: func(pvc *corev1.PersistentVolumeClaim) field.ErrorList {
 		return ValidatePersistentVolumeClaimSpec(&pvc.Spec, field.NewPath("spec"))
 	},
+	Warn:           warnPersistentVolumeClaim,
 	ValidateUpdate: validatePersistentVolumeClaimUpdate, ValidateStatus: validatePersistentVolumeClaimStatus,
 	Columns: []resource.Column[*corev1.PersistentVolumeClaim]{
 		resource.NameColumn[*corev1.PersistentVolumeClaim](),
@@ -202,4 +203,24 @@ func validatePersistentVolumeClaimStatus(pvc, _ *corev1.PersistentVolumeClaim) f
 		errs = append(errs, validate.NonnegativeQuantity(pvc.Status.AllocatedResources[name], key)...)
 	}
 	return errs
+}
+
+func warnPersistentVolumeClaim(pvc, _ *corev1.PersistentVolumeClaim) []string {
+	var warnings []string
+	if _, annotated := pvc.Annotations[corev1.BetaStorageClassAnnotation]; annotated {
+		warnings = append(warnings, fmt.Sprintf("metadata.annotations[%s]: deprecated since v1.8; use \"storageClassName\" attribute instead",
+			corev1.BetaStorageClassAnnotation))
+	}
+	path := field.NewPath("spec", "resources")
+	for _, list := range []struct {
+		name   string
+		amount corev1.ResourceList
+	}{{"requests", pvc.Spec.Resources.Requests}, {"limits", pvc.Spec.Resources.Limits}} {
+		storage := list.amount[corev1.ResourceStorage]
+		if storage.MilliValue()%1000 != 0 {
+			warnings = append(warnings, fmt.Sprintf("%s: fractional byte value %q is invalid, must be an integer",
+				path.Child(list.name).Key(string(corev1.ResourceStorage)), storage.String()))
+		}
+	}
+	return warnings
 }

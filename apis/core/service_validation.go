@@ -286,18 +286,16 @@ func warnService(s, old *corev1.Service) []string {
 		}
 	}
 	path := field.NewPath("spec")
-	if ip := s.Spec.LoadBalancerIP; ip != "" && netutils.ParseIPSloppy(ip) != nil {
-		warnings = append(warnings, validation.GetWarningsForIP(path.Child("loadBalancerIP"), ip)...)
-	}
+	warnings = append(warnings, validate.WarnIP(s.Spec.LoadBalancerIP, path.Child("loadBalancerIP"))...)
 	for i, ip := range s.Spec.ExternalIPs {
-		warnings = append(warnings, validation.GetWarningsForIP(path.Child("externalIPs").Index(i), ip)...)
+		warnings = append(warnings, validate.WarnIP(ip, path.Child("externalIPs").Index(i))...)
 	}
 	for i, cidr := range s.Spec.LoadBalancerSourceRanges {
-		warnings = append(warnings, validation.GetWarningsForCIDR(path.Child("loadBalancerSourceRanges").Index(i), strings.TrimSpace(cidr))...)
+		warnings = append(warnings, validate.WarnCIDR(strings.TrimSpace(cidr), path.Child("loadBalancerSourceRanges").Index(i))...)
 	}
 	if !isHeadless(&s.Spec) {
 		for i, ip := range s.Spec.ClusterIPs {
-			warnings = append(warnings, validation.GetWarningsForIP(path.Child("clusterIPs").Index(i), ip)...)
+			warnings = append(warnings, validate.WarnIP(ip, path.Child("clusterIPs").Index(i))...)
 		}
 	}
 	distribution := ptr.Deref(s.Spec.TrafficDistribution, "")

@@ -1,6 +1,8 @@
 package core
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"keelson.dev/apis/resource"
@@ -15,8 +17,17 @@ var serviceAccount = resource.Definition[*corev1.ServiceAccount]{
 			sa.Secrets[i] = corev1.ObjectReference{Name: ref.Name}
 		}
 	},
+	Warn: func(sa, _ *corev1.ServiceAccount) []string {
+		if _, annotated := sa.Annotations[mountableSecretsAnnotation]; annotated {
+			return []string{fmt.Sprintf("metadata.annotations[%s]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets",
+				mountableSecretsAnnotation)}
+		}
+		return nil
+	},
 	Columns: resource.Columns(resource.Column[*corev1.ServiceAccount]{
 		Name: "Secrets", Description: corev1.ServiceAccount{}.SwaggerDoc()["secrets"],
 		Get: func(sa *corev1.ServiceAccount) any { return int64(len(sa.Secrets)) },
 	}),
 }
+
+const mountableSecretsAnnotation = "kubernetes.io/enforce-mountable-secrets"

@@ -35,6 +35,7 @@ var endpointSlice = resource.Definition[*discoveryv1.EndpointSlice]{
 	ValidateUpdate: func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 		return append(validateEndpointSlice(s), validate.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 	},
+	Warn: warnEndpointSlice,
 	Columns: resource.Columns([]resource.Column[*discoveryv1.EndpointSlice]{
 		{Name: "AddressType", Description: doc("addressType"), Get: func(s *discoveryv1.EndpointSlice) any { return string(s.AddressType) }},
 		{Name: "Ports", Description: doc("ports"), Get: func(s *discoveryv1.EndpointSlice) any {
@@ -199,4 +200,17 @@ func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.Err
 		}
 	}
 	return errs
+}
+
+func warnEndpointSlice(s, _ *discoveryv1.EndpointSlice) []string {
+	if s.AddressType == discoveryv1.AddressTypeFQDN {
+		return []string{field.NewPath("addressType").String() + ": FQDN endpoints are deprecated"}
+	}
+	var warnings []string
+	for i, endpoint := range s.Endpoints {
+		for j, address := range endpoint.Addresses {
+			warnings = append(warnings, validate.WarnIP(address, field.NewPath("endpoints").Index(i).Child("addresses").Index(j))...)
+		}
+	}
+	return warnings
 }

@@ -28,6 +28,12 @@ var ingress = resource.Definition[*networkingv1.Ingress]{
 		return validateIngressSpec(&ing.Spec, field.NewPath("spec"))
 	},
 	ValidateStatus: validateIngressStatus,
+	Warn: func(ing, old *networkingv1.Ingress) []string {
+		if _, annotated := ing.Annotations[classAnnotation]; annotated && old == nil {
+			return []string{fmt.Sprintf("annotation %q is deprecated, please use 'spec.ingressClassName' instead", classAnnotation)}
+		}
+		return nil
+	},
 	Columns: resource.Columns([]resource.Column[*networkingv1.Ingress]{
 		{Name: "Class", Description: "The name of the IngressClass resource that should be used for additional configuration", Get: func(ing *networkingv1.Ingress) any {
 			return ptr.Deref(ing.Spec.IngressClassName, "<none>")

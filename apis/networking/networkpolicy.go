@@ -21,6 +21,7 @@ var networkPolicy = resource.Definition[*networkingv1.NetworkPolicy]{
 	GenerationOf: func(p *networkingv1.NetworkPolicy) any { return &p.Spec },
 	Default:      defaultNetworkPolicy,
 	Validate:     validateNetworkPolicy,
+	Warn:         warnNetworkPolicy,
 	Columns: resource.Columns(resource.Column[*networkingv1.NetworkPolicy]{
 		Name: "Pod-Selector", Description: networkingv1.NetworkPolicySpec{}.SwaggerDoc()["podSelector"],
 		Get: func(p *networkingv1.NetworkPolicy) any { return metav1.FormatLabelSelector(&p.Spec.PodSelector) },
@@ -144,4 +145,29 @@ func strictSubset(inner, outer *net.IPNet) bool {
 	innerBits, _ := inner.Mask.Size()
 	outerBits, _ := outer.Mask.Size()
 	return outer.Contains(inner.IP) && innerBits > outerBits
+}
+
+// warnNetworkPolicy is for addresses that other software might read differently.
+func warnNetworkPolicy(p, _ *networkingv1.NetworkPolicy) []string {
+	var warnings []string
+	check := func(peers []networkingv1.NetworkPolicyPeer, path *field.Path) {
+		for i, peer := range peers {
+			if peer.IPBlock == nil {
+				continue
+			}
+			block := path.Index(i).Child("ipBlock")
+			warnings = append(warnings, validate.WarnCIDR(peer.IPBlock.CIDR, block.Child("cidr"))...)
+			for j, except := range peer.IPBlock.Except {
+				warnings = append(warnings, validate.WarnCIDR(except, block.Child("except").Index(j))...)
+			}
+		}
+	}
+	spec := field.NewPath("spec")
+	for i, rule := range p.Spec.Ingress {
+		check(rule.From, spec.Child("ingress").Index(i).Child("from"))
+	}
+	for i, rule := range p.Spec.Egress {
+		check(rule.To, spec.Child("egress").Index(i).Child("to"))
+	}
+	return warnings
 }

@@ -1,10 +1,14 @@
 package node
 
 import (
+	"maps"
+	"slices"
+
 	nodev1 "k8s.io/api/node/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"keelson.dev/apis/core"
 	"keelson.dev/apis/resource"
 	"keelson.dev/apis/validate"
 )
@@ -15,6 +19,16 @@ var runtimeClass = resource.Definition[*nodev1.RuntimeClass]{
 	Validate: validateRuntimeClass,
 	ValidateUpdate: func(c, old *nodev1.RuntimeClass) field.ErrorList {
 		return validate.Immutable(c.Handler, old.Handler, field.NewPath("handler"))
+	},
+	Warn: func(c, _ *nodev1.RuntimeClass) []string {
+		if c.Scheduling == nil {
+			return nil
+		}
+		var warnings []string
+		for _, key := range slices.Sorted(maps.Keys(c.Scheduling.NodeSelector)) {
+			warnings = append(warnings, core.WarnNodeLabel(key, field.NewPath("scheduling", "nodeSelector"))...)
+		}
+		return warnings
 	},
 	Columns: resource.Columns(resource.Column[*nodev1.RuntimeClass]{
 		Name: "Handler", Description: nodev1.RuntimeClass{}.SwaggerDoc()["handler"],

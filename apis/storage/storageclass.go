@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
+	"keelson.dev/apis/core"
 	"keelson.dev/apis/resource"
 	"keelson.dev/apis/validate"
 )
@@ -23,6 +24,7 @@ var storageClass = resource.Definition[*storagev1.StorageClass]{
 		resource.SetDefaultPtr(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)
 	},
 	Validate: validateStorageClass, ValidateUpdate: validateStorageClassUpdate,
+	Warn: warnStorageClass,
 	Columns: []resource.Column[*storagev1.StorageClass]{
 		{
 			Name: "Name", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"],
@@ -126,6 +128,17 @@ func validateTopologies(topologies []corev1.TopologySelectorTerm, path *field.Pa
 		}
 	}
 	return errs
+}
+
+func warnStorageClass(c, _ *storagev1.StorageClass) []string {
+	var warnings []string
+	for i, term := range c.AllowedTopologies {
+		for j, requirement := range term.MatchLabelExpressions {
+			path := field.NewPath("allowedTopologies").Index(i).Child("matchLabelExpressions").Index(j).Child("key")
+			warnings = append(warnings, core.WarnNodeLabel(requirement.Key, path)...)
+		}
+	}
+	return warnings
 }
 
 func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {

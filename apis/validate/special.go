@@ -3,6 +3,7 @@ package validate
 import (
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
 )
@@ -26,4 +27,21 @@ func NonSpecialIP(address string, path *field.Path) field.ErrorList {
 		return nil
 	}
 	return field.ErrorList{field.Invalid(path, address, message)}
+}
+
+// WarnIP and WarnCIDR tell of values in a form that other software may read differently; values that are no addresses at all are
+// left to validation.
+func WarnIP(address string, path *field.Path) []string {
+	if netutils.ParseIPSloppy(address) == nil {
+		return nil
+	}
+	return validation.GetWarningsForIP(path, address)
+}
+
+// WarnCIDR is WarnIP for blocks.
+func WarnCIDR(cidr string, path *field.Path) []string {
+	if _, _, err := netutils.ParseCIDRSloppy(cidr); err != nil {
+		return nil
+	}
+	return validation.GetWarningsForCIDR(path, cidr)
 }

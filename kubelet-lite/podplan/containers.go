@@ -172,6 +172,8 @@ func (p *planner) start(c *corev1.Container, prev *cri.Container) {
 			return
 		}
 		a.BackOff = next
+	} else if a.Attempt > 0 {
+		a.BackOff = min(backOffStart<<min(a.Attempt-1, 10), backOffMax) // the instance before took its own memory with it
 	}
 	if p.image(c) && p.o.Volumes {
 		p.do(a)

@@ -151,6 +151,9 @@ func For(pod *corev1.Pod, o Observed, now time.Time) Plan {
 	if !p.sandbox() {
 		return p.plan
 	}
+	if p.restartAll() {
+		return p.plan
+	}
 	if p.initContainers() {
 		for i := range pod.Spec.Containers {
 			p.mainContainer(&pod.Spec.Containers[i])

@@ -216,7 +216,7 @@ func TestStart(t *testing.T) {
 		"the API remembers restarts that the runtime forgot": {
 			newPod(main("a"), edit(func(p *corev1.Pod) {
 				p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "a", ContainerID: "x://1", RestartCount: 4}}
-			})), seen(ready, images("a")), []string{"Start a #5"},
+			})), seen(ready, images("a")), []string{"Start a #5 then 2m40s"},
 		},
 	})
 }
@@ -326,6 +326,21 @@ func TestRestart(t *testing.T) {
 			newPod(policyIs(corev1.RestartPolicyNever), main("a"), edit(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "new" })),
 			seen(ready, with(func(o *Observed) { o.Images["a"] = Image{Name: "new", Ref: "x"} }), exited("a", 0, backOff(time.Minute))), []string{"Start a #1 then 10s"},
 		},
+	})
+}
+
+func TestRestartAllContainers(t *testing.T) {
+	pod := newPod(initc("i"), main("a", "b"), edit(func(p *corev1.Pod) {
+		p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers,
+			ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{88}}}}
+		p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "i", ContainerID: "x", RestartCount: 2}}
+	}))
+	check(t, map[string]planCase{
+		"another exit code":       {pod, seen(ready, images("a"), exited("a", 1), running("b"), exited("i", 0)), []string{"Start a #1 then 10s"}},
+		"the others are stopped":  {pod, seen(ready, images("a"), exited("a", 88), running("b"), exited("i", 0)), []string{"Kill b-1 30s"}},
+		"then all are forgotten":  {pod, seen(ready, exited("a", 88), exited("b", 0), exited("i", 0)), []string{"RemoveContainer a-0", "RemoveContainer b-1", "RemoveContainer i-2"}},
+		"after the back-off":      {pod, seen(ready, exited("a", 88, backOff(10*time.Second)), exited("b", 0), exited("i", 0)), []string{"back-off a", "again in 9s"}},
+		"and the pod starts over": {pod, seen(ready, images("i")), []string{"Start i #3 then 40s"}},
 	})
 }
 

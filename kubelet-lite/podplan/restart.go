@@ -89,6 +89,54 @@ func matchingRule(c *corev1.Container, exitCode int32) *corev1.ContainerRestartR
 	return nil
 }
 
+// RestartingAll returns the container whose exit makes the whole pod start over, or nil: its rule says RestartAllContainers.
+func RestartingAll(pod *corev1.Pod, o Observed) *corev1.Container {
+	if o.Pod == nil {
+		return nil
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			inst := current(o.Pod, list[i].Name)
+			if inst == nil || inst.State != cri.Exited {
+				continue
+			}
+			if rule := matchingRule(&list[i], inst.ExitCode); rule != nil && rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers {
+				return &list[i]
+			}
+		}
+	}
+	return nil
+}
+
+// restartAll starts the pod over inside its sandbox: everything is stopped, and once the back-off is over forgotten, so that init
+// containers run again.
+func (p *planner) restartAll() bool {
+	trigger := RestartingAll(p.pod, p.o)
+	if trigger == nil {
+		return false
+	}
+	waiting := false
+	for _, c := range p.o.Pod.Containers {
+		if c.State == cri.Running || c.State == cri.Unknown {
+			waiting = true
+			p.kill(c, GracePeriod(p.pod, p.o.Stop), "Stopping container "+c.Name+" because all containers of the pod restart")
+		}
+		waiting = waiting || p.busy(Start, c.Name)
+	}
+	if waiting {
+		return true
+	}
+	if ready, _ := BackOff(trigger, p.o.Pod.Container(trigger.Name)); ready.After(p.now) {
+		p.plan.BackingOff = append(p.plan.BackingOff, trigger.Name)
+		p.again(ready)
+		return true
+	}
+	for _, c := range p.o.Pod.Containers {
+		p.do(Action{Key: Key{RemoveContainer, c.ID}, Container: c.Name})
+	}
+	return true
+}
+
 func isInit(pod *corev1.Pod, name string) bool {
 	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name })
 }

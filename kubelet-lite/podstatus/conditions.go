@@ -37,6 +37,9 @@ func conditions(in Input, status *corev1.PodStatus, initialized bool) []corev1.P
 		own = append(own, *stop.Condition)
 	}
 	own = append(own, in.Resize...)
+	if podplan.RestartingAll(in.Pod, in.Observed) != nil && !in.Plan.Terminating {
+		own = append(own, corev1.PodCondition{Type: corev1.AllContainersRestarting, Status: corev1.ConditionTrue})
+	}
 	var out []corev1.PodCondition
 	for _, c := range own {
 		c.ObservedGeneration = max(c.ObservedGeneration, in.Pod.Generation)

@@ -28,10 +28,11 @@ func main() {
 func root() *cobra.Command {
 	name := cluster.DefaultName
 	command := &cobra.Command{
-		Use:           "keelson",
-		Short:         "Kubernetes, rebuilt small: a whole cluster on one machine",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:              "keelson",
+		Short:            "Kubernetes, rebuilt small: a whole cluster on one machine",
+		SilenceUsage:     true,
+		SilenceErrors:    true,
+		TraverseChildren: true, // kubectl parses its own flags; ours stand before it
 	}
 	command.PersistentFlags().StringVar(&name, "name", name, "the cluster that is meant")
 	command.AddCommand(

@@ -65,7 +65,7 @@ func kubeconfig() string {
 
 // clients are the kubectls that run the scripts: the one on the machine, if any, and the one built in.
 func clients() map[string][]string {
-	all := map[string][]string{"BuiltIn": {keelson, "kubectl", "--kubeconfig", kubeconfig()}}
+	all := map[string][]string{"BuiltIn": {keelson, "--name", *clusterName, "kubectl"}}
 	if path, err := exec.LookPath("kubectl"); err == nil {
 		all["OnMachine"] = []string{path, "--kubeconfig", kubeconfig()}
 	}

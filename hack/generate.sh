@@ -4,7 +4,7 @@
 # The generators write beside their *inputs* unless told otherwise, and an input in the module cache must never be written to: so
 # openapi-gen gets an output folder of ours, and validation-gen gets packages of ours whose doc.go names the foreign types.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 : >"$scratch/boilerplate"

@@ -10,10 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -31,6 +34,7 @@ import (
 
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/scheduler/cache"
+	"keelson.dev/scheduler/plugins/dynamicresources"
 	"keelson.dev/scheduler/profile"
 	"keelson.dev/scheduler/queue"
 )
@@ -177,7 +181,11 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 	if conf.PodMaxBackoffSeconds != nil {
 		qc.MaxBackoff = time.Duration(*conf.PodMaxBackoffSeconds) * time.Second
 	}
+	servesDRA := servesDevices(client)
 	for _, spec := range specs {
+		if !servesDRA {
+			spec.plugins = slices.DeleteFunc(spec.plugins, func(p profile.Plugin) bool { return p.Name == dynamicresources.Name })
+		}
 		p, err := profile.New(ctx, spec.name, spec.plugins, shared)
 		if err != nil {
 			return nil, err
@@ -193,6 +201,13 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 	s.queue = queue.New(qc)
 	shared.Queue = s.queue
 	return s, s.watch(ctx, qc.Hints)
+}
+
+// servesDevices says whether the API server has ResourceClaims. Without, a watch on them would never begin, and the plugin for them
+// is left out.
+func servesDevices(client kubernetes.Interface) bool {
+	_, err := client.Discovery().ServerResourcesForGroupVersion(resourceapi.SchemeGroupVersion.String())
+	return !apierrors.IsNotFound(err)
 }
 
 // run starts what works in the background, waits for the caches, does the work, and drains.

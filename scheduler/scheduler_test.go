@@ -27,6 +27,7 @@ type cluster struct {
 func startCluster(t *testing.T, objects ...runtime.Object) *cluster {
 	t.Helper()
 	client := fake.NewClientset(objects...)
+	client.Resources = []*metav1.APIResourceList{{GroupVersion: "resource.k8s.io/v1"}}
 	client.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		create, ok := action.(clienttesting.CreateAction)
 		if !ok || action.GetSubresource() != "binding" {

@@ -4,6 +4,7 @@ package plugins
 import (
 	"keelson.dev/scheduler/plugins/defaultbinder"
 	"keelson.dev/scheduler/plugins/defaultpreemption"
+	"keelson.dev/scheduler/plugins/dynamicresources"
 	"keelson.dev/scheduler/plugins/imagelocality"
 	"keelson.dev/scheduler/plugins/interpodaffinity"
 	"keelson.dev/scheduler/plugins/nodeaffinity"
@@ -39,6 +40,7 @@ func Default() []profile.Plugin {
 		{Name: volumezone.Name, New: volumezone.New},
 		{Name: podtopologyspread.Name, New: podtopologyspread.New, Weight: 2},
 		{Name: interpodaffinity.Name, New: interpodaffinity.New, Weight: 2},
+		{Name: dynamicresources.Name, New: dynamicresources.New},
 		{Name: defaultpreemption.Name, New: defaultpreemption.New},
 		{Name: noderesources.BalancedName, New: noderesources.NewBalanced, Weight: 1},
 		{Name: imagelocality.Name, New: imagelocality.New, Weight: 1},

@@ -25,10 +25,10 @@ func (p *Plugin) Reserve(_ context.Context, state fwk.CycleState, _ *corev1.Pod,
 			return fwk.AsStatus(fmt.Errorf("bind volume %s: %w", b.volume.Name, err))
 		}
 		pl.static[i].volume = bound
-		p.assumedVolumes.set(bound)
+		p.assumedVolumes.Set(bound)
 	}
 	for _, claim := range pl.provisioned {
-		p.assumedClaims.set(claim)
+		p.assumedClaims.Set(claim)
 	}
 	return nil
 }
@@ -41,10 +41,10 @@ func (p *Plugin) Unreserve(_ context.Context, state fwk.CycleState, _ *corev1.Po
 	}
 	pl := s.plans.get(node)
 	for _, b := range pl.static {
-		p.assumedVolumes.drop(b.volume)
+		p.assumedVolumes.Drop(b.volume)
 	}
 	for _, claim := range pl.provisioned {
-		p.assumedClaims.drop(claim)
+		p.assumedClaims.Drop(claim)
 	}
 }
 
@@ -97,7 +97,7 @@ func (p *Plugin) write(ctx context.Context, pl plan) error {
 		if err != nil {
 			return fmt.Errorf("bind volume %s: %w", b.volume.Name, err)
 		}
-		p.assumedVolumes.set(updated)
+		p.assumedVolumes.Set(updated)
 	}
 	for i, claim := range pl.provisioned {
 		if _, asked := pl.original[i].Annotations[volume.AnnSelectedNode]; asked {
@@ -107,7 +107,7 @@ func (p *Plugin) write(ctx context.Context, pl plan) error {
 		if err != nil {
 			return fmt.Errorf("select node for claim %s: %w", claim.Name, err)
 		}
-		p.assumedClaims.set(updated)
+		p.assumedClaims.Set(updated)
 	}
 	return nil
 }

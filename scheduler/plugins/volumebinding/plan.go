@@ -59,7 +59,7 @@ func (p *Plugin) listCandidates(s *cycleState) error {
 	for _, v := range all {
 		class := volume.GetPersistentVolumeClass(v)
 		if list, ok := s.candidates[class]; ok {
-			s.candidates[class] = append(list, p.assumedVolumes.over(v))
+			s.candidates[class] = append(list, p.assumedVolumes.Over(v))
 		}
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/plugins/assume"
 	"keelson.dev/scheduler/plugins/hint"
 )
 
@@ -50,8 +51,8 @@ type Plugin struct {
 	drivers    storagelisters.CSIDriverLister
 	capacities storagelisters.CSIStorageCapacityLister
 
-	assumedVolumes *overlay[*corev1.PersistentVolume]
-	assumedClaims  *overlay[*corev1.PersistentVolumeClaim]
+	assumedVolumes *assume.Overlay[*corev1.PersistentVolume]
+	assumedClaims  *assume.Overlay[*corev1.PersistentVolumeClaim]
 	changed        *signal
 }
 
@@ -63,7 +64,7 @@ func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, erro
 		handle: h, timeout: bindTimeout,
 		volumes: volumes.Lister(), claims: claims.Lister(), classes: f.Storage().V1().StorageClasses().Lister(),
 		drivers: f.Storage().V1().CSIDrivers().Lister(), capacities: f.Storage().V1().CSIStorageCapacities().Lister(),
-		assumedVolumes: newOverlay[*corev1.PersistentVolume](), assumedClaims: newOverlay[*corev1.PersistentVolumeClaim](),
+		assumedVolumes: assume.NewOverlay[*corev1.PersistentVolume](), assumedClaims: assume.NewOverlay[*corev1.PersistentVolumeClaim](),
 		changed: newSignal(),
 	}
 	if a, ok := args.(*configv1.VolumeBindingArgs); ok && a.BindTimeoutSeconds != nil {
@@ -204,7 +205,7 @@ func (p *Plugin) claim(namespace, name string) (*corev1.PersistentVolumeClaim, e
 	if err != nil {
 		return nil, err
 	}
-	return p.assumedClaims.over(claim), nil
+	return p.assumedClaims.Over(claim), nil
 }
 
 func (p *Plugin) volume(name string) (*corev1.PersistentVolume, error) {
@@ -212,7 +213,7 @@ func (p *Plugin) volume(name string) (*corev1.PersistentVolume, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.assumedVolumes.over(v), nil
+	return p.assumedVolumes.Over(v), nil
 }
 
 // PreFilterExtensions implements fwk.PreFilterPlugin.

@@ -1,0 +1,168 @@
+package deployment
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+)
+
+func newDeployment(replicas int32, surge, unavailable intstr.IntOrString) *appsv1.Deployment {
+	return &appsv1.Deployment{Spec: appsv1.DeploymentSpec{
+		Replicas: &replicas,
+		Strategy: appsv1.DeploymentStrategy{
+			Type:          appsv1.RollingUpdateDeploymentStrategyType,
+			RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &surge, MaxUnavailable: &unavailable},
+		},
+	}}
+}
+
+func set(name string, age int, replicas, available int32) *appsv1.ReplicaSet {
+	return &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), CreationTimestamp: metav1.NewTime(time.Unix(int64(1000-age), 0))},
+		Spec:       appsv1.ReplicaSetSpec{Replicas: &replicas},
+		Status:     appsv1.ReplicaSetStatus{Replicas: replicas, AvailableReplicas: available},
+	}
+}
+
+func TestFenceposts(t *testing.T) {
+	cases := map[string]struct {
+		replicas           int32
+		surge, unavailable intstr.IntOrString
+		want               [2]int32
+	}{
+		"percent rounds apart":    {10, intstr.FromString("25%"), intstr.FromString("25%"), [2]int32{3, 2}},
+		"both zero":               {1, intstr.FromString("0%"), intstr.FromString("1%"), [2]int32{0, 1}},
+		"no more than there are":  {2, intstr.FromInt32(1), intstr.FromInt32(5), [2]int32{1, 2}},
+		"a Deployment of nothing": {0, intstr.FromInt32(2), intstr.FromInt32(1), [2]int32{2, 0}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			surge, unavailable := fenceposts(newDeployment(tc.replicas, tc.surge, tc.unavailable))
+			if diff := cmp.Diff(tc.want, [2]int32{surge, unavailable}); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestRolloutInvariants plays rollouts with pods that become available at random, and checks after each step that there are never
+// more than replicas + maxSurge pods and that the plan never takes availability below replicas - maxUnavailable.
+func TestRolloutInvariants(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for round := range 300 {
+		replicas := int32(random.IntN(12))
+		d := newDeployment(replicas, intstr.FromInt32(int32(random.IntN(4))), intstr.FromInt32(int32(random.IntN(4))))
+		surge, unavailable := fenceposts(d)
+		newest := set("new", 0, 0, 0)
+		old := []*appsv1.ReplicaSet{set("a", 20, replicas, replicas)}
+		all := append([]*appsv1.ReplicaSet{newest}, old...)
+		done := false
+		for step := range 200 {
+			if want := newSetReplicas(d, all, newest); want != *newest.Spec.Replicas {
+				newest.Spec.Replicas = ptr.To(want)
+			} else {
+				before := sum(all, availableReplicas)
+				lost := int32(0)
+				for _, target := range planOld(d, all, old, newest) {
+					drop := *target.set.Spec.Replicas - target.replicas
+					broken := *target.set.Spec.Replicas - target.set.Status.AvailableReplicas
+					lost += max(0, drop-broken)
+					target.set.Spec.Replicas = ptr.To(target.replicas)
+					target.set.Status.AvailableReplicas = min(target.set.Status.AvailableReplicas, target.replicas)
+				}
+				if least := replicas - unavailable; lost > 0 && before-lost < least {
+					t.Fatalf("round %d step %d: took availability from %d to %d, least is %d", round, step, before, before-lost, least)
+				}
+			}
+			if total := sum(all, specReplicas); total > replicas+surge {
+				t.Fatalf("round %d step %d: %d pods, most is %d", round, step, total, replicas+surge)
+			}
+			if newest.Status.AvailableReplicas < *newest.Spec.Replicas && random.IntN(2) == 0 {
+				newest.Status.AvailableReplicas++
+			}
+			if done = *newest.Spec.Replicas == replicas && *old[0].Spec.Replicas == 0; done {
+				break
+			}
+		}
+		if !done {
+			t.Fatalf("round %d: %d replicas, surge %d, unavailable %d: the rollout did not end", round, replicas, surge, unavailable)
+		}
+	}
+}
+
+func TestPlanScale(t *testing.T) {
+	sized := func(s *appsv1.ReplicaSet, desired, most int32) *appsv1.ReplicaSet {
+		setSizeAnnotations(s, desired, most)
+		return s
+	}
+	cases := map[string]struct {
+		replicas int32
+		new      *appsv1.ReplicaSet
+		old      []*appsv1.ReplicaSet
+		want     map[string]int32
+	}{
+		"the only one takes all": {20, sized(set("new", 0, 10, 10), 10, 13), nil, map[string]int32{"new": 20}},
+		"in proportion, the larger gets the rest": {
+			15, sized(set("new", 0, 5, 0), 10, 13), []*appsv1.ReplicaSet{sized(set("old", 10, 8, 8), 10, 13)}, map[string]int32{"old": 11, "new": 7},
+		},
+		"down to nothing": {
+			0, sized(set("new", 0, 5, 5), 10, 13), []*appsv1.ReplicaSet{sized(set("old", 10, 8, 8), 10, 13)}, map[string]int32{"old": 0, "new": 0},
+		},
+		"a finished rollout leaves nothing old": {
+			5, sized(set("new", 0, 5, 5), 5, 7), []*appsv1.ReplicaSet{sized(set("old", 10, 2, 2), 5, 7)}, map[string]int32{"old": 0},
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			d := newDeployment(tc.replicas, intstr.FromInt32(3), intstr.FromInt32(2))
+			o := &rollout{d: d, new: tc.new, old: tc.old, sets: append([]*appsv1.ReplicaSet{tc.new}, tc.old...)}
+			got := map[string]int32{}
+			for _, target := range planScale(o) {
+				got[target.set.Name] = target.replicas
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("sizes (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAnnotateKeepsHistory(t *testing.T) {
+	d := newDeployment(1, intstr.FromInt32(1), intstr.FromInt32(0))
+	d.Annotations = map[string]string{"kubernetes.io/change-cause": "undo", RevisionAnnotation: "3"}
+	s := set("a", 0, 0, 0)
+	for _, revision := range []int64{1, 4, 7} {
+		annotate(d, s, revision, true)
+	}
+	want := map[string]string{"kubernetes.io/change-cause": "undo", RevisionAnnotation: "7", revisionHistoryAnnotation: "1,4"}
+	if diff := cmp.Diff(want, s.Annotations); diff != "" {
+		t.Errorf("annotations (-want +got):\n%s", diff)
+	}
+}
+
+func TestSurplusHistory(t *testing.T) {
+	d := newDeployment(1, intstr.FromInt32(1), intstr.FromInt32(0))
+	d.Spec.RevisionHistoryLimit = ptr.To[int32](1)
+	var old []*appsv1.ReplicaSet
+	for i := range 4 {
+		s := set(fmt.Sprint(i), i, 0, 0)
+		s.Annotations = map[string]string{RevisionAnnotation: fmt.Sprint(i)}
+		old = append(old, s)
+	}
+	old[1].Spec.Replicas = ptr.To[int32](1)
+	var names []string
+	for _, s := range surplusHistory(d, old) {
+		names = append(names, s.Name)
+	}
+	if diff := cmp.Diff([]string{"0", "2"}, names); diff != "" {
+		t.Errorf("surplus (-want +got):\n%s", diff)
+	}
+}

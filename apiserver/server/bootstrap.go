@@ -220,6 +220,9 @@ func (c *config) keepIdentityLease(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("get the host's name: %w", err)
 	}
+	if err := c.ensureNamespace(ctx, metav1.NamespaceSystem); err != nil {
+		return err
+	}
 	holder := c.generic.APIServerID + "_" + uuid.New().String()
 	controller := lease.NewController(clock.RealClock{}, c.client, holder, int32(c.options.IdentityLeaseSeconds), nil,
 		time.Duration(c.options.IdentityLeaseRenewSeconds)*time.Second, c.generic.APIServerID, metav1.NamespaceSystem,

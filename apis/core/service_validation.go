@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/apis/validate"
 )
@@ -272,7 +271,7 @@ func validateLoadBalancerAddress(ip, hostname string, path *field.Path) field.Er
 	return errs
 }
 
-func warnService(s, old *corev1.Service) []string {
+func warnService(s, _ *corev1.Service) []string {
 	var warnings []string
 	if isHeadless(&s.Spec) {
 		if s.Spec.LoadBalancerIP != "" {
@@ -297,11 +296,6 @@ func warnService(s, old *corev1.Service) []string {
 		for i, ip := range s.Spec.ClusterIPs {
 			warnings = append(warnings, validate.WarnIP(ip, path.Child("clusterIPs").Index(i))...)
 		}
-	}
-	distribution := ptr.Deref(s.Spec.TrafficDistribution, "")
-	if distribution == corev1.ServiceTrafficDistributionPreferClose &&
-		(old == nil || ptr.Deref(old.Spec.TrafficDistribution, "") != distribution) {
-		warnings = append(warnings, `spec.trafficDistribution: "PreferClose" is deprecated, use "PreferSameZone"`)
 	}
 	return warnings
 }

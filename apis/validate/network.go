@@ -10,9 +10,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// IP checks an address of a field that has existed for long: forms that newer fields reject, such as leading zeros, pass.
+// IP checks an address of a field that has existed for long: it need not be in canonical form, but leading zeros and IPv4 inside
+// of IPv6, which programs read differently, are rejected (StrictIPCIDRValidation, on by default since 1.36).
 func IP(value string, path *field.Path) field.ErrorList {
-	return validation.IsValidIPForLegacyField(path, value, false, nil)
+	return validation.IsValidIPForLegacyField(path, value, true, nil)
 }
 
 // StrictIP checks an address of a newer field: only the canonical form passes.
@@ -20,9 +21,9 @@ func StrictIP(value string, path *field.Path) field.ErrorList {
 	return validation.IsValidIP(path, value)
 }
 
-// CIDR checks a block of addresses of a field that has existed for long.
+// CIDR checks a block of addresses of a field that has existed for long, as strictly as IP; bits beyond the mask are rejected too.
 func CIDR(value string, path *field.Path) field.ErrorList {
-	return validation.IsValidCIDRForLegacyField(path, value, false, nil)
+	return validation.IsValidCIDRForLegacyField(path, value, true, nil)
 }
 
 // StrictCIDR checks a block of addresses of a newer field.

@@ -111,8 +111,9 @@ func (s *security) authenticate(ctx context.Context, c *config) error {
 		TokenAuthFile: a.TokenAuthFile, ConfigFile: a.ConfigFile,
 		WebhookConfigFile: a.WebhookConfigFile, WebhookVersion: a.WebhookVersion, WebhookCacheTTL: a.WebhookCacheTTL,
 		APIServerID: c.generic.APIServerID,
-		// RBAC opens no more than the health and version endpoints to system:anonymous, and what an administrator grants it.
-		Anonymous: &apiserver.AnonymousAuthConfig{Enabled: a.Anonymous},
+	}
+	if a.AnonymousFlagSet || !a.Anonymous { // unasked, anonymous requests reach the health endpoints only
+		cfg.Anonymous = &apiserver.AnonymousAuthConfig{Enabled: a.Anonymous}
 	}
 	if c.options.ServiceAccount.Lookup {
 		cfg.Objects = tokens.NewObjects(c.client, c.informers)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -124,20 +123,20 @@ func (h *harness) execute(ctx context.Context, p pass) ([]result, error) {
 // progressEvery is how often a line is printed when nobody watches a terminal.
 const progressEvery = 20 * time.Second
 
-// watchProgress copies the runner's output to the log and prints how far it is. A finished test is a bullet in that output.
+// watchProgress copies the runner's output to the log and prints how far it is. A finished test is a bullet in that output, not
+// always at the end of a line.
 func watchProgress(output io.Reader, log io.Writer, p pass, to io.Writer) {
 	started, printed := time.Now(), time.Now()
 	done, failed := 0, 0
-	reader := bufio.NewReader(output)
+	buffer := make([]byte, 64<<10)
 	for {
-		line, err := reader.ReadString('\n')
-		if _, writeErr := io.WriteString(log, line); writeErr != nil {
+		n, err := output.Read(buffer)
+		chunk := string(buffer[:n])
+		if _, writeErr := io.WriteString(log, chunk); writeErr != nil {
 			fmt.Fprintln(to, "write log:", writeErr)
 		}
-		done += strings.Count(line, "•")
-		if strings.Contains(line, "• [FAILED]") || strings.Contains(line, "• [PANICKED]") {
-			failed++
-		}
+		done += strings.Count(chunk, "•")
+		failed += strings.Count(chunk, "• [FAILED]") + strings.Count(chunk, "• [PANICKED]")
 		if err != nil {
 			break
 		}

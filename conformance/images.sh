@@ -51,6 +51,7 @@ echo "conformance images: agnhost"
 rootfs agnhost bash coreutils curl bind9-dnsutils netcat-openbsd iperf socat iproute2 util-linux mount hostname procps grep sed \
 	findutils tar gzip ncurses-bin ca-certificates
 gobuild agnhost/agnhost k8s.io/kubernetes/test/images/agnhost
+ln -s nc.openbsd "$trees/agnhost/bin/nc" # what update-alternatives would do
 ln -s agnhost "$trees/agnhost/agnhost-2"
 cp "$root/bin/coredns" "$trees/agnhost/coredns"
 mkdir -p "$trees/agnhost/uploads"
@@ -102,6 +103,7 @@ cat >"$out/specs.json" <<-EOT
 	[
 	{"ref": "$e2e/agnhost:2.66.1", "files": {"/": "$trees/agnhost"}, "cmd": ["pause"], $agnhost},
 	{"ref": "$e2e/agnhost:2.55", "files": {"/": "$trees/agnhost"}, "cmd": ["pause"], $agnhost},
+	{"ref": "$e2e/glibc-dns-testing:2.1.1", "files": {"/": "$trees/agnhost"}, "cmd": ["bash"], $path},
 	{"ref": "$e2e/kitten:1.8", "files": {"/": "$trees/agnhost", "/kitten.jpg": "$trees/kitten/kitten.jpg", "/data.json": "$trees/kitten/data.json"}, "cmd": ["test-webserver"], $agnhost},
 	{"ref": "$e2e/nautilus:1.8", "files": {"/": "$trees/agnhost", "/nautilus.jpg": "$trees/nautilus/nautilus.jpg", "/data.json": "$trees/nautilus/data.json"}, "cmd": ["test-webserver"], $agnhost},
 	{"ref": "$e2e/busybox:1.37.0-2", "files": {"/": "$trees/busybox"}, "cmd": ["sh"], $path},

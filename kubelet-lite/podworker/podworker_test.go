@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -96,8 +97,7 @@ func (r *runtime) PodSandboxStatus(_ context.Context, id string, _ bool) (*runti
 	if r.sandboxes[id] == nil {
 		return nil, errNotFound
 	}
-	copied := *r.sandboxes[id] //nolint:govet // the message's own state is not used
-	return &runtimeapi.PodSandboxStatusResponse{Status: &copied}, nil
+	return &runtimeapi.PodSandboxStatusResponse{Status: proto.Clone(r.sandboxes[id]).(*runtimeapi.PodSandboxStatus)}, nil
 }
 
 func (r *runtime) CreateContainer(_ context.Context, sandbox string, c *runtimeapi.ContainerConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
@@ -156,8 +156,7 @@ func (r *runtime) ContainerStatus(_ context.Context, id string, _ bool) (*runtim
 	if r.containers[id] == nil {
 		return nil, errNotFound
 	}
-	copied := *r.containers[id] //nolint:govet // as above
-	return &runtimeapi.ContainerStatusResponse{Status: &copied}, nil
+	return &runtimeapi.ContainerStatusResponse{Status: proto.Clone(r.containers[id]).(*runtimeapi.ContainerStatus)}, nil
 }
 
 func (r *runtime) ImageStatus(context.Context, *runtimeapi.ImageSpec, bool) (*runtimeapi.ImageStatusResponse, error) {

@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"net"
+	"strconv"
 
 	"github.com/spf13/pflag"
 	cliflag "k8s.io/component-base/cli/flag"
@@ -57,7 +58,11 @@ func (o *Options) addEmbeddedFlags(fs *pflag.FlagSet) {
 }
 
 func (a *AuthenticationOptions) addFlags(fs *pflag.FlagSet) {
-	fs.BoolVar(&a.Anonymous, "anonymous-auth", a.Anonymous, "Let requests without credentials through as system:anonymous.")
+	fs.BoolFunc("anonymous-auth", "Let requests without credentials through as system:anonymous; not given, only to the health endpoints.", func(value string) error {
+		allowed, err := strconv.ParseBool(value)
+		a.Anonymous = &allowed
+		return err
+	})
 	fs.StringVar(&a.ClientCAFile, "client-ca-file", a.ClientCAFile, "CA whose client certificates are accepted.")
 	fs.StringVar(&a.TokenAuthFile, "token-auth-file", a.TokenAuthFile, "CSV file of static bearer tokens.")
 	fs.BoolVar(&a.BootstrapTokens, "enable-bootstrap-token-auth", a.BootstrapTokens, "Accept bootstrap token secrets.")

@@ -59,7 +59,8 @@ type Options struct {
 
 // AuthenticationOptions names the files by which clients are known.
 type AuthenticationOptions struct {
-	Anonymous               bool
+	// Anonymous lets requests without credentials through everywhere (true) or nowhere; nil means to the health endpoints only.
+	Anonymous               *bool
 	ClientCAFile            string
 	TokenAuthFile           string
 	BootstrapTokens         bool
@@ -83,8 +84,6 @@ type AuthenticationOptions struct {
 	OIDCGroupsPrefix        string
 	OIDCSigningAlgs         []string
 	OIDCRequiredClaims      map[string]string
-	TokenSuccessCacheTTL    time.Duration
-	AnonymousFlagSet        bool // --anonymous-auth was given; it excludes an anonymous section in ConfigFile
 }
 
 // AuthorizationOptions names the authorizers.
@@ -138,8 +137,8 @@ func NewOptions() *Options {
 		Embedded:  storage.NewMemberOptions(),
 
 		Authentication: AuthenticationOptions{
-			Anonymous: true, BootstrapTokens: true, WebhookCacheTTL: 2 * time.Minute, WebhookVersion: "v1beta1",
-			OIDCUsernameClaim: "sub", OIDCSigningAlgs: []string{"RS256"}, TokenSuccessCacheTTL: 10 * time.Second,
+			BootstrapTokens: true, WebhookCacheTTL: 2 * time.Minute, WebhookVersion: "v1beta1",
+			OIDCUsernameClaim: "sub", OIDCSigningAlgs: []string{"RS256"},
 		},
 		Authorization: AuthorizationOptions{
 			Modes: []string{"Node", "RBAC"}, WebhookVersion: "v1beta1",

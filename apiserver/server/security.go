@@ -112,8 +112,8 @@ func (s *security) authenticate(ctx context.Context, c *config) error {
 		WebhookConfigFile: a.WebhookConfigFile, WebhookVersion: a.WebhookVersion, WebhookCacheTTL: a.WebhookCacheTTL,
 		APIServerID: c.generic.APIServerID,
 	}
-	if a.AnonymousFlagSet || !a.Anonymous { // unasked, anonymous requests reach the health endpoints only
-		cfg.Anonymous = &apiserver.AnonymousAuthConfig{Enabled: a.Anonymous}
+	if a.Anonymous != nil { // unasked, they reach the health endpoints only
+		cfg.Anonymous = &apiserver.AnonymousAuthConfig{Enabled: *a.Anonymous}
 	}
 	if c.options.ServiceAccount.Lookup {
 		cfg.Objects = tokens.NewObjects(c.client, c.informers)

@@ -5,16 +5,19 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
+	fwk "k8s.io/kube-scheduler/framework"
 
 	"keelson.dev/scheduler/nodeinfo"
-
-	fwk "k8s.io/kube-scheduler/framework"
 )
+
+// parallelEvictions is how many victims are evicted at a time; each takes two requests.
+const parallelEvictions = 16
 
 func loggerFrom(ctx context.Context) klog.Logger { return klog.FromContext(ctx) }
 
@@ -27,17 +30,17 @@ func (p *Plugin) preempt(ctx context.Context, pod *corev1.Pod, c candidate) {
 	// The goroutines are bounded by the scheduling loop: a pod in preempting is not tried again.
 	go func() {
 		logger := klog.FromContext(ctx)
-		failed := false
+		var work errgroup.Group
+		work.SetLimit(parallelEvictions)
 		for _, victim := range c.victims {
-			if err := p.evict(ctx, pod, victim, c.node); err != nil {
-				logger.Error(err, "Preemption", "pod", klog.KObj(pod), "victim", klog.KObj(victim), "node", c.node)
-				failed = true
-			}
+			work.Go(func() error { return p.evict(ctx, pod, victim, c.node) })
 		}
+		err := work.Wait()
 		p.mu.Lock()
 		delete(p.preempting, pod.UID)
 		p.mu.Unlock()
-		if failed {
+		if err != nil {
+			logger.Error(err, "Preemption failed", "pod", klog.KObj(pod), "node", c.node)
 			p.handle.DeleteNominatedPodIfExists(pod)
 		}
 		p.handle.Activate(logger, map[string]*corev1.Pod{pod.Namespace + "/" + pod.Name: pod})

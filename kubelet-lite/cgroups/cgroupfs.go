@@ -44,7 +44,7 @@ func detect(mountpoint string) (hierarchy, error) {
 	if err != nil {
 		return hierarchy{}, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	tree := hierarchy{mountpoint: mountpoint, controllers: map[string]string{}}
 	for scanner := bufio.NewScanner(f); scanner.Scan(); {
 		left, right, _ := strings.Cut(scanner.Text(), " - ")
@@ -146,7 +146,7 @@ func delegate(dir string) error {
 		return err
 	}
 	enabled := strings.Fields(string(on))
-	for _, controller := range strings.Fields(string(have)) {
+	for controller := range strings.FieldsSeq(string(have)) {
 		if slices.Contains(enabled, controller) {
 			continue
 		}
@@ -264,7 +264,7 @@ func killAll(dir string) {
 	if err != nil {
 		return
 	}
-	for _, line := range strings.Fields(string(data)) {
+	for line := range strings.FieldsSeq(string(data)) {
 		if pid, err := strconv.Atoi(line); err == nil && pid > 1 {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}

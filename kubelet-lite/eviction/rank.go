@@ -76,6 +76,7 @@ func podUse(signal Signal, stats *statsapi.PodStats) int64 {
 		if stats.ProcessStats != nil {
 			return number(stats.ProcessStats.ProcessCount)
 		}
+	default:
 	}
 	return 0
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -37,7 +38,7 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
-	defer func() { f.Close() }() // f is another file after a rotation
+	defer func() { _ = f.Close() }() // f is another file after a rotation
 	if o.Tail >= 0 {
 		offset, err := tailOffset(f, o.Tail)
 		if err != nil {
@@ -56,7 +57,7 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 	if err != nil {
 		return err
 	}
-	defer watch.Close()
+	defer func() { _ = watch.Close() }()
 	return follow(ctx, path, &f, watch, w)
 }
 
@@ -77,7 +78,7 @@ func follow(ctx context.Context, path string, f **os.File, watch *follower, w *w
 		case rotated:
 			// The old file got its last lines before the runtime opened the new one, but perhaps after we read it.
 			done, err := copyLines(ctx, lines, w)
-			old.Close()
+			_ = old.Close()
 			if done || err != nil {
 				return err
 			}
@@ -150,7 +151,7 @@ func (l *lineReader) next() ([]byte, error) {
 func copyLines(ctx context.Context, lines *lineReader, w *writer) (done bool, _ error) {
 	for {
 		if ctx.Err() != nil {
-			return true, nil
+			return true, nil //nolint:nilerr // the client has gone: there is nobody to tell
 		}
 		line, err := lines.next()
 		if errors.Is(err, io.EOF) {
@@ -189,7 +190,7 @@ func parse(line []byte) (entry, error) {
 		e.content = fields[3]
 	}
 	if !e.partial {
-		e.content = append(e.content[:len(e.content):len(e.content)], '\n')
+		e.content = append(slices.Clip(e.content), '\n')
 	}
 	return e, nil
 }
@@ -207,7 +208,7 @@ type writer struct {
 func (w *writer) write(line []byte) (done bool, _ error) {
 	e, err := parse(line)
 	if err != nil { // a torn line, for example after the disk was full: the rest of the log is still worth reading
-		return false, nil
+		return false, nil //nolint:nilerr // see above
 	}
 	out := w.stdout
 	if e.stderr {
@@ -244,8 +245,8 @@ func tailOffset(f io.ReaderAt, n int64) (int64, error) {
 		if _, err := f.ReadAt(chunk, start); err != nil && !errors.Is(err, io.EOF) {
 			return 0, err
 		}
-		for i := len(chunk) - 1; i >= 0; i-- {
-			if chunk[i] != '\n' || start+int64(i) == size-1 {
+		for i, c := range slices.Backward(chunk) {
+			if c != '\n' || start+int64(i) == size-1 {
 				continue
 			}
 			if seen++; seen == n {
@@ -274,7 +275,7 @@ func newFollower(path string) (*follower, error) {
 		return nil, fmt.Errorf("watch log: %w", err)
 	}
 	if err := w.Add(filepath.Dir(real)); err != nil {
-		w.Close()
+		_ = w.Close()
 		return nil, fmt.Errorf("watch log: %w", err)
 	}
 	return &follower{w, real}, nil

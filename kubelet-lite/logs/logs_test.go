@@ -106,9 +106,11 @@ func TestFollowAcrossRotation(t *testing.T) {
 	}()
 	waitFor := func(want string) {
 		t.Helper()
-		for deadline := time.Now().Add(5 * time.Second); out.String() != want; time.Sleep(5 * time.Millisecond) {
-			if time.Now().After(deadline) {
+		for deadline := time.After(5 * time.Second); out.String() != want; {
+			select {
+			case <-deadline:
 				t.Fatalf("have %q, want %q", out.String(), want)
+			case <-time.After(5 * time.Millisecond):
 			}
 		}
 	}

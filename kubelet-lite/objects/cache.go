@@ -109,7 +109,7 @@ func (c *Cache) acquire(key Key) {
 		c.notify(key)
 	})
 	c.items[key] = it
-	reflector := cache.NewReflectorWithOptions(c.listWatch(ctx, key), key.object(), it.store, cache.ReflectorOptions{Name: "kubelet-lite/" + string(key.Kind)})
+	reflector := cache.NewReflectorWithOptions(c.listWatch(key), key.object(), it.store, cache.ReflectorOptions{Name: "kubelet-lite/" + string(key.Kind)})
 	go reflector.RunWithContext(ctx)
 }
 
@@ -168,7 +168,7 @@ func (k Key) object() runtime.Object {
 	return &corev1.ConfigMap{}
 }
 
-func (c *Cache) listWatch(ctx context.Context, key Key) cache.ListerWatcher {
+func (c *Cache) listWatch(key Key) cache.ListerWatcher {
 	byName := fields.OneTermEqualSelector(metav1.ObjectNameField, key.Name).String()
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {

@@ -75,7 +75,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watch plugins: %w", err)
 	}
-	defer events.Close()
+	defer func() { _ = events.Close() }()
 	if err := w.scan(ctx, events, w.dir); err != nil {
 		return fmt.Errorf("watch plugins: %w", err)
 	}
@@ -178,7 +178,7 @@ func (w *Watcher) register(ctx context.Context, socket string) (registered, erro
 	if err != nil {
 		return registered{}, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	client := registerapi.NewRegistrationClient(conn)
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

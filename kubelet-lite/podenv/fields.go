@@ -124,13 +124,13 @@ func ContainerResource(pod *corev1.Pod, c *corev1.Container, ref *corev1.Resourc
 	if !ok || !known || (side != "limits" && side != "requests") {
 		return "", configErrorf("unsupported container resource : %v", ref.Resource)
 	}
-	quantity, set := c.Resources.Requests[corev1.ResourceName(name)]
+	quantity := c.Resources.Requests[corev1.ResourceName(name)]
 	if side == "limits" {
-		quantity, set = c.Resources.Limits[corev1.ResourceName(name)]
-		if (!set || quantity.IsZero()) && resourcehelper.IsPodLevelResourcesSet(pod) {
-			quantity, set = pod.Spec.Resources.Limits[corev1.ResourceName(name)]
+		quantity = c.Resources.Limits[corev1.ResourceName(name)]
+		if quantity.IsZero() && resourcehelper.IsPodLevelResourcesSet(pod) {
+			quantity = pod.Spec.Resources.Limits[corev1.ResourceName(name)]
 		}
-		if (!set || quantity.IsZero()) && !strings.HasPrefix(name, corev1.ResourceHugePagesPrefix) {
+		if quantity.IsZero() && !strings.HasPrefix(name, corev1.ResourceHugePagesPrefix) {
 			quantity = allocatable[corev1.ResourceName(name)]
 		}
 	}

@@ -72,8 +72,10 @@ func TestFor(t *testing.T) {
 		},
 		"resources": {
 			env: []corev1.EnvVar{
-				{Name: "CPU", ValueFrom: quantity("requests.cpu", "")}, {Name: "MILLI", ValueFrom: quantity("requests.cpu", "1m")},
-				{Name: "MIB", ValueFrom: quantity("limits.memory", "1Mi")}, {Name: "NODE", ValueFrom: quantity("limits.cpu", "")},
+				{Name: "CPU", ValueFrom: quantity("requests.cpu", "")},
+				{Name: "MILLI", ValueFrom: quantity("requests.cpu", "1m")},
+				{Name: "MIB", ValueFrom: quantity("limits.memory", "1Mi")},
+				{Name: "NODE", ValueFrom: quantity("limits.cpu", "")},
 			},
 			want: map[string]string{"CPU": "1", "MILLI": "250", "MIB": "64", "NODE": "4"},
 		},

@@ -269,8 +269,9 @@ func codeOf(err error, other int) int {
 		return http.StatusTooManyRequests
 	case codes.Unimplemented:
 		return http.StatusNotFound
+	default:
+		return http.StatusInternalServerError
 	}
-	return http.StatusInternalServerError
 }
 
 func fields(s string) []string { return strings.Fields(s) }

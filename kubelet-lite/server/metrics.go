@@ -211,7 +211,7 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 			use(add, p.CPU, p.Memory, podValues...)
 			if p.Network != nil {
 				for _, i := range p.Network.Interfaces {
-					values, at := append(podValues[:len(podValues):len(podValues)], i.Name), p.Network.Time.Time
+					values, at := append(slices.Clip(podValues), i.Name), p.Network.Time.Time
 					add.maybe(rx, at, i.RxBytes, 1, values...)
 					add.maybe(tx, at, i.TxBytes, 1, values...)
 					add.maybe(rxErrors, at, i.RxErrors, 1, values...)
@@ -223,7 +223,7 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 				values := []string{c.Name, "pod" + uid + "/" + ref.id, ref.image, ref.id, namespace, name}
 				use(add, c.CPU, c.Memory, values...)
 				if c.Rootfs != nil {
-					add.maybe(fs, c.Rootfs.Time.Time, c.Rootfs.UsedBytes, 1, append(values[:len(values):len(values)], "")...)
+					add.maybe(fs, c.Rootfs.Time.Time, c.Rootfs.UsedBytes, 1, append(slices.Clip(values), "")...)
 				}
 				if !c.StartTime.IsZero() {
 					add(start, time.Time{}, float64(c.StartTime.Unix()), values...)

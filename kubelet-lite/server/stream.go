@@ -137,7 +137,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		writeError(w, fmt.Errorf("runtime's streaming address: %w", err))
 		return
 	}
-	handler := http.Handler(passThrough(target))
+	handler := passThrough(target)
 	if wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
 		handler = apiproxy.NewTunnelingHandler(handler)
 	}

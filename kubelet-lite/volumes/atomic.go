@@ -134,7 +134,7 @@ func writeFiles(dir string, want payload, own owner, now time.Time) (string, err
 func writeFile(root, name string, f file, own owner) error {
 	parent := root
 	if dir := filepath.Dir(name); dir != "." {
-		for _, part := range strings.Split(dir, "/") {
+		for part := range strings.SplitSeq(dir, "/") {
 			parent = filepath.Join(parent, part)
 			if err := os.Mkdir(parent, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err

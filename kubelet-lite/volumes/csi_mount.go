@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -217,7 +219,7 @@ func (v *csiVolume) waitAttached(ctx context.Context) error {
 		switch {
 		case err != nil:
 			last = err
-			return false, nil
+			return false, nil //nolint:nilerr // it is asked again until the time is over, and told then
 		case attachment.Status.Attached:
 			v.publishContext = attachment.Status.AttachmentMetadata
 			return true, nil
@@ -269,9 +271,7 @@ func (v *csiVolume) publish(ctx context.Context) error {
 		return err
 	}
 	attributes := map[string]string{}
-	for k, value := range v.attributes {
-		attributes[k] = value
-	}
+	maps.Copy(attributes, v.attributes)
 	if err := v.podInfo(ctx, attributes, &secrets); err != nil {
 		return err
 	}
@@ -368,17 +368,13 @@ func (v *csiVolume) ownGroup() bool {
 		return true
 	case storagev1.NoneFSGroupPolicy:
 		return false
+	case storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy:
 	}
 	return v.fsType != "" && v.bound != nil && hasMode(v.bound.volume, corev1.ReadWriteOnce)
 }
 
 func hasMode(pv *corev1.PersistentVolume, mode corev1.PersistentVolumeAccessMode) bool {
-	for _, have := range pv.Spec.AccessModes {
-		if have == mode {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(pv.Spec.AccessModes, mode)
 }
 
 func (v *csiVolume) volumeCapability(modes []corev1.PersistentVolumeAccessMode, options []string) *csi.VolumeCapability {

@@ -117,15 +117,17 @@ func TestCSIVolumeFromRegistrationToUnstage(t *testing.T) {
 	client := fake.NewClientset(
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "node-uid"}},
 		&storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "fake.csi"}, Spec: storagev1.CSIDriverSpec{
-			AttachRequired: ptr(false), PodInfoOnMount: ptr(true), FSGroupPolicy: ptr(storagev1.FileFSGroupPolicy),
+			AttachRequired: new(false), PodInfoOnMount: new(true), FSGroupPolicy: ptr(storagev1.FileFSGroupPolicy),
 			VolumeLifecycleModes: []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral},
 		}},
 		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}, Spec: corev1.PersistentVolumeSpec{
 			Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("2Gi")}, ClaimRef: &corev1.ObjectReference{UID: "pvc-uid"},
 			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "fake.csi", VolumeHandle: "h"}},
 		}},
-		&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pvc", UID: "pvc-uid"},
-			Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound, Capacity: size}},
+		&corev1.PersistentVolumeClaim{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pvc", UID: "pvc-uid"},
+			Spec:       corev1.PersistentVolumeClaimSpec{VolumeName: "pv"}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound, Capacity: size},
+		},
 	)
 	m := startManager(t, client)
 	driver := &fakeDriver{backing: t.TempDir(), socket: filepath.Join(m.cfg.RootDir, "plugins_registry/fake.csi-reg.sock")}
@@ -136,7 +138,7 @@ func TestCSIVolumeFromRegistrationToUnstage(t *testing.T) {
 	eventually(t, "registration", func() bool { _, err := m.csi.get("fake.csi"); return err == nil })
 
 	csiNode, err := client.StorageV1().CSINodes().Get(ctx, "n", metav1.GetOptions{})
-	want := []storagev1.CSINodeDriver{{Name: "fake.csi", NodeID: "id-of-n", TopologyKeys: []string{"zone"}, Allocatable: &storagev1.VolumeNodeResources{Count: ptr(int32(7))}}}
+	want := []storagev1.CSINodeDriver{{Name: "fake.csi", NodeID: "id-of-n", TopologyKeys: []string{"zone"}, Allocatable: &storagev1.VolumeNodeResources{Count: new(int32(7))}}}
 	if diff := cmp.Diff(want, csiNode.Spec.Drivers); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
@@ -146,7 +148,7 @@ func TestCSIVolumeFromRegistrationToUnstage(t *testing.T) {
 	}
 
 	first := podWith(corev1.Volume{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "pvc"}}})
-	first.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(77))}
+	first.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: new(int64(77))}
 	second := first.DeepCopy()
 	second.Name, second.UID = "q", "uid-2"
 	for _, pod := range []*corev1.Pod{first, second} {

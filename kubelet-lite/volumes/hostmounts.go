@@ -32,7 +32,7 @@ func mountsUnder(dir string) ([]mountPoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var found []mountPoint
 	scanner := bufio.NewScanner(f)
 	for scanner.Scan() {
@@ -88,8 +88,8 @@ func prepareRoot(root string) error {
 		return fmt.Errorf("read mount table: %w", err)
 	}
 	best := mountPoint{}
-	for i := len(mounts) - 1; i >= 0; i-- {
-		mp := mounts[i]
+	for _, mp := range slices.Backward(mounts) {
+
 		within := mp.path == "/" || root == mp.path || strings.HasPrefix(root, mp.path+"/")
 		if within && len(mp.path) >= len(best.path) {
 			best = mp

@@ -32,6 +32,7 @@ func checkHostPath(source *corev1.HostPathVolumeSource) (*mounted, error) {
 				return nil, err
 			}
 			return done, f.Close()
+		default:
 		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -58,6 +59,7 @@ func hostPathNoun(want corev1.HostPathType, info fs.FileInfo) (string, bool) {
 		return "a character device", is(func(m fs.FileMode) bool { return m&fs.ModeCharDevice != 0 })
 	case corev1.HostPathBlockDev:
 		return "a block device", is(func(m fs.FileMode) bool { return m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 })
+	case corev1.HostPathUnset:
 	}
 	return "of a known hostPath type " + string(want), false
 }

@@ -178,7 +178,7 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	if err := m.prepare(); err != nil {
 		return err
 	}
-	m.cfg.Objects.Register(pod)
+	m.cfg.Objects.Register(pod) //nolint:contextcheck // its watches outlive this call
 	s := m.state(pod)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,8 +213,7 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, v *corev1.Vo
 		}
 		result, err := k.setUp(m, ctx, pod, v)
 		if err != nil {
-			var worded mountError
-			if errors.As(err, &worded) {
+			if _, ok := errors.AsType[mountError](err); ok {
 				return nil, err
 			}
 			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)
@@ -256,7 +255,7 @@ func (m *Manager) setUpImage(context.Context, *corev1.Pod, *corev1.Volume) (*mou
 // Refresh takes a changed pod (labels, annotations, ephemeral containers) and projects its volumes again.
 func (m *Manager) Refresh(_ context.Context, pod *corev1.Pod) {
 	if s, old := m.known(pod.UID); s != nil && old != pod {
-		m.cfg.Objects.Register(pod)
+		m.cfg.Objects.Register(pod) //nolint:contextcheck // its watches outlive this call
 		m.state(pod)
 		m.queue.Add(pod.UID)
 	}

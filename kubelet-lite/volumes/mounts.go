@@ -118,6 +118,7 @@ func propagation(mode *corev1.MountPropagationMode) runtimeapi.MountPropagation 
 		return runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
 	case corev1.MountPropagationBidirectional:
 		return runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
+	case corev1.MountPropagationNone:
 	}
 	return runtimeapi.MountPropagation_PROPAGATION_PRIVATE
 }

@@ -119,7 +119,7 @@ func TestTokensAreRefreshedInTime(t *testing.T) {
 		return true, request, nil
 	})
 	tokens := newTokens(client, clock)
-	source := &corev1.ServiceAccountTokenProjection{ExpirationSeconds: ptr(int64(1000))}
+	source := &corev1.ServiceAccountTokenProjection{ExpirationSeconds: new(int64(1000))}
 	for _, step := range []struct {
 		wait time.Duration
 		fail bool
@@ -150,8 +150,10 @@ func TestSelectBundles(t *testing.T) {
 		return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(s)}))
 	}
 	bundle := func(name, signer, label string, certs ...string) *certificatesv1.ClusterTrustBundle {
-		return &certificatesv1.ClusterTrustBundle{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"l": label}},
-			Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: signer, TrustBundle: "# text\n" + strings.Join(certs, "\n")}}
+		return &certificatesv1.ClusterTrustBundle{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"l": label}},
+			Spec:       certificatesv1.ClusterTrustBundleSpec{SignerName: signer, TrustBundle: "# text\n" + strings.Join(certs, "\n")},
+		}
 	}
 	all := []*certificatesv1.ClusterTrustBundle{bundle("one", "s", "x", block("B"), block("A")), bundle("two", "s", "y", block("A"), block("C")), bundle("three", "other", "x", block("D"))}
 	type result struct {
@@ -162,12 +164,12 @@ func TestSelectBundles(t *testing.T) {
 		source corev1.ClusterTrustBundleProjection
 		want   result
 	}{
-		"by name":          {corev1.ClusterTrustBundleProjection{Name: ptr("three")}, result{PEM: block("D")}},
-		"missing":          {corev1.ClusterTrustBundleProjection{Name: ptr("no")}, result{Bad: true}},
-		"optional":         {corev1.ClusterTrustBundleProjection{Name: ptr("no"), Optional: ptr(true)}, result{}},
-		"all of a signer":  {corev1.ClusterTrustBundleProjection{SignerName: ptr("s"), LabelSelector: &metav1.LabelSelector{}}, result{PEM: block("A") + block("B") + block("C")}},
-		"one of a signer":  {corev1.ClusterTrustBundleProjection{SignerName: ptr("s"), LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"l": "y"}}}, result{PEM: block("A") + block("C")}},
-		"no selector: nil": {corev1.ClusterTrustBundleProjection{SignerName: ptr("s")}, result{Bad: true}},
+		"by name":          {corev1.ClusterTrustBundleProjection{Name: new("three")}, result{PEM: block("D")}},
+		"missing":          {corev1.ClusterTrustBundleProjection{Name: new("no")}, result{Bad: true}},
+		"optional":         {corev1.ClusterTrustBundleProjection{Name: new("no"), Optional: new(true)}, result{}},
+		"all of a signer":  {corev1.ClusterTrustBundleProjection{SignerName: new("s"), LabelSelector: &metav1.LabelSelector{}}, result{PEM: block("A") + block("B") + block("C")}},
+		"one of a signer":  {corev1.ClusterTrustBundleProjection{SignerName: new("s"), LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"l": "y"}}}, result{PEM: block("A") + block("C")}},
+		"no selector: nil": {corev1.ClusterTrustBundleProjection{SignerName: new("s")}, result{Bad: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := selectBundles(all, &tc.source)
@@ -198,7 +200,7 @@ func TestPodCertificate(t *testing.T) {
 		request.Status = certificatesv1.PodCertificateRequestStatus{
 			Conditions:       []metav1.Condition{{Type: certificatesv1.PodCertificateRequestConditionTypeIssued, Status: metav1.ConditionTrue}},
 			CertificateChain: "text\n" + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
-			BeginRefreshAt:   ptr(metav1.NewTime(clock.Now().Add(30 * time.Minute))), NotAfter: ptr(metav1.NewTime(clock.Now().Add(time.Hour))),
+			BeginRefreshAt:   new(metav1.NewTime(clock.Now().Add(30 * time.Minute))), NotAfter: new(metav1.NewTime(clock.Now().Add(time.Hour))),
 		}
 		return false, nil, nil // and store it
 	})

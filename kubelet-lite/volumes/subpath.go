@@ -74,7 +74,7 @@ func (m *Manager) bindSubPath(pod *corev1.Pod, container string, index int, volu
 	if err != nil {
 		return "", &os.PathError{Op: "open", Path: v.path, Err: err}
 	}
-	defer unix.Close(root)
+	defer func() { _ = unix.Close(root) }()
 	fd, err := openBeneath(root, path, unix.O_PATH)
 	if errors.Is(err, fs.ErrNotExist) {
 		fd, err = makeBeneath(root, path)
@@ -82,7 +82,7 @@ func (m *Manager) bindSubPath(pod *corev1.Pod, container string, index int, volu
 	if err != nil {
 		return "", err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	target := filepath.Join(m.podDir(pod.UID), "volume-subpaths", volume, container, strconv.Itoa(index))
 	return target, bindDescriptor(fd, target)
 }
@@ -102,7 +102,7 @@ func makeBeneath(root int, path string) (int, error) {
 			next, err = makeOne(root, filepath.Dir(prefix), parts[i], rootStat.Mode)
 		}
 		if fd >= 0 {
-			unix.Close(fd)
+			_ = unix.Close(fd)
 		}
 		if err != nil {
 			return -1, err
@@ -117,7 +117,7 @@ func makeOne(root int, parent, name string, mode uint32) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	defer unix.Close(dir)
+	defer func() { _ = unix.Close(dir) }()
 	if err := unix.Mkdirat(dir, name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, &os.PathError{Op: "mkdir", Path: name, Err: err}
 	}
@@ -127,7 +127,7 @@ func makeOne(root int, parent, name string, mode uint32) (int, error) {
 	}
 	// chmod on the descriptor: mkdir's mode was cut by the umask, and setgid may have come from the parent.
 	if err := unix.Fchmod(made, mode&0o7777); err != nil {
-		unix.Close(made)
+		_ = unix.Close(made)
 		return -1, &os.PathError{Op: "chmod", Path: name, Err: err}
 	}
 	return made, nil
@@ -182,13 +182,13 @@ func readBeneath(volume, path string) ([]byte, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: volume, Err: err}
 	}
-	defer unix.Close(root)
+	defer func() { _ = unix.Close(root) }()
 	fd, err := openBeneath(root, path, unix.O_RDONLY|unix.O_NONBLOCK) // a container could have put a FIFO there
 	if err != nil {
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	switch {
 	case err != nil:

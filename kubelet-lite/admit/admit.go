@@ -28,24 +28,16 @@ type Input struct {
 	AppArmor bool          // the kernel enforces it
 	// UnsafeSysctls are allowed beyond the safe ones; a trailing * matches any rest.
 	UnsafeSysctls []string
-	ShuttingDown  bool
 	// Pressure reports whether a condition of the node holds; nil: none does.
 	Pressure func(corev1.NodeConditionType) bool
 }
 
 // Check returns nil if the pod may run.
 func Check(in Input) *Rejection {
-	for _, check := range []func(Input) *Rejection{shutdown, pressure, sysctls, appArmor, Fits, affinity, ports, taints} {
+	for _, check := range []func(Input) *Rejection{pressure, sysctls, appArmor, Fits, affinity, ports, taints} {
 		if r := check(in); r != nil {
 			return r
 		}
-	}
-	return nil
-}
-
-func shutdown(in Input) *Rejection {
-	if in.ShuttingDown {
-		return &Rejection{"NodeShutdown", "Pod was rejected as the node is shutting down."}
 	}
 	return nil
 }

@@ -223,11 +223,10 @@ func (a *agent) measureNode(ctx context.Context) error {
 	a.node = nodestatus.New(nodestatus.Config{
 		Client: a.client, Runtime: a.runtime, Clock: a.clock, NodeName: a.cfg.NodeName, Labels: a.labels(), Taints: k.RegisterWithTaints,
 		Unschedulable: a.cfg.Cordoned, Addresses: a.addresses(), Capacity: capacity, Allocatable: a.allocation, KubeletPort: k.Port,
-		Info:         nodestatus.Info(version, runtime.RuntimeName+"://"+runtime.RuntimeVersion),
-		InUse:        func() []corev1.UniqueVolumeName { return a.volumes.InUse() },
-		Pressure:     func(c corev1.NodeConditionType) bool { return a.eviction.Pressure(c) },
-		Extra:        func() (corev1.ResourceList, corev1.ResourceList) { return nil, nil },
-		ShuttingDown: func() bool { return false },
+		Info:     nodestatus.Info(version, runtime.RuntimeName+"://"+runtime.RuntimeVersion),
+		InUse:    func() []corev1.UniqueVolumeName { return a.volumes.InUse() },
+		Pressure: func(c corev1.NodeConditionType) bool { return a.eviction.Pressure(c) },
+		Extra:    func() (corev1.ResourceList, corev1.ResourceList) { return nil, nil },
 	})
 	return nil
 }
@@ -250,50 +249,6 @@ func (a *agent) addresses() []corev1.NodeAddress {
 		out = append(out, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
 	}
 	return append(out, corev1.NodeAddress{Type: corev1.NodeHostName, Address: a.cfg.NodeName})
-}
-
-// allocatable is what is left for pods after what the node keeps for itself.
-func allocatable(capacity corev1.ResourceList, kube, system, evictionHard map[string]string) (corev1.ResourceList, error) {
-	out := capacity.DeepCopy()
-	take := func(name corev1.ResourceName, text string) error {
-		have, ok := out[name]
-		if !ok {
-			return nil
-		}
-		q, err := quantityOrShare(text, capacity[name])
-		if err != nil {
-			return fmt.Errorf("reserved %s: %w", name, err)
-		}
-		if have.Sub(q); have.Sign() < 0 {
-			have.Set(0)
-		}
-		out[name] = have
-		return nil
-	}
-	for _, reserved := range []map[string]string{kube, system} {
-		for name, text := range reserved {
-			if err := take(corev1.ResourceName(name), text); err != nil {
-				return nil, err
-			}
-		}
-	}
-	for signal, name := range map[string]corev1.ResourceName{"memory.available": corev1.ResourceMemory, "nodefs.available": corev1.ResourceEphemeralStorage} {
-		if text, ok := evictionHard[signal]; ok {
-			if err := take(name, text); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return out, nil
-}
-
-// quantityOrShare reads "100Mi" or "10%" of a capacity.
-func quantityOrShare(text string, of resource.Quantity) (resource.Quantity, error) {
-	var percent float64
-	if n, err := fmt.Sscanf(text, "%f%%", &percent); n == 1 && err == nil && text[len(text)-1] == '%' {
-		return *resource.NewQuantity(int64(float64(of.Value())*percent/100), of.Format), nil
-	}
-	return resource.ParseQuantity(text)
 }
 
 func (a *agent) makeServing(ctx context.Context) (err error) {
@@ -366,6 +321,19 @@ func (a *agent) findPods(ctx context.Context) (err error) {
 	return err
 }
 
+// healthTimeout is how long the runtime may take to answer before the agent counts as stuck.
+const healthTimeout = 10 * time.Second
+
+// healthy reports whether the agent can do its work: without a runtime no pod makes progress.
+func (a *agent) healthy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	if _, err := a.runtime.Runtime.Status(ctx, false); err != nil {
+		return fmt.Errorf("container runtime is down: %w", err)
+	}
+	return nil
+}
+
 // run runs the parts until ctx ends or one that the others need fails.
 func (a *agent) run(ctx context.Context) error {
 	k := &a.cfg.Kubelet
@@ -373,7 +341,7 @@ func (a *agent) run(ctx context.Context) error {
 		Address: k.Address, Port: int(k.Port), Certificate: a.serving, ClientCAFile: k.Authentication.X509.ClientCAFile, Client: a.client,
 		NodeName: a.cfg.NodeName, Anonymous: *k.Authentication.Anonymous.Enabled,
 		AlwaysAllow: string(k.Authorization.Mode) == "AlwaysAllow", Pods: a, Runtime: a.runtime.RuntimeClient, Summary: a.stats.Summary,
-		Healthy: func() error { return nil }, Configz: func() any { return k }, Clock: a.clock,
+		Healthy: func() error { return a.healthy(ctx) }, Configz: func() any { return k }, Clock: a.clock,
 		CheckpointDir: filepath.Join(a.cfg.RootDir, "checkpoints"),
 	})
 	if err != nil {

@@ -58,8 +58,6 @@ type Config struct {
 	Pressure func(corev1.NodeConditionType) bool
 	// Extra are resources of device plugins.
 	Extra func() (capacity, allocatable corev1.ResourceList)
-	// ShuttingDown reports that the machine is going down.
-	ShuttingDown func() bool
 }
 
 // Manager is safe for concurrent use.

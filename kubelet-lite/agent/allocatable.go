@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// allocatable is what is left for pods after what the node keeps for itself.
+func allocatable(capacity corev1.ResourceList, kube, system, evictionHard map[string]string) (corev1.ResourceList, error) {
+	out := capacity.DeepCopy()
+	take := func(name corev1.ResourceName, text string) error {
+		have, ok := out[name]
+		if !ok {
+			return nil
+		}
+		q, err := quantityOrShare(text, capacity[name])
+		if err != nil {
+			return fmt.Errorf("reserved %s: %w", name, err)
+		}
+		if have.Sub(q); have.Sign() < 0 {
+			have.Set(0)
+		}
+		out[name] = have
+		return nil
+	}
+	for _, reserved := range []map[string]string{kube, system} {
+		for name, text := range reserved {
+			if err := take(corev1.ResourceName(name), text); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for signal, name := range map[string]corev1.ResourceName{"memory.available": corev1.ResourceMemory, "nodefs.available": corev1.ResourceEphemeralStorage} {
+		if text, ok := evictionHard[signal]; ok {
+			if err := take(name, text); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+// quantityOrShare reads "100Mi" or "10%" of a capacity.
+func quantityOrShare(text string, of resource.Quantity) (resource.Quantity, error) {
+	var percent float64
+	if n, err := fmt.Sscanf(text, "%f%%", &percent); n == 1 && err == nil && text[len(text)-1] == '%' {
+		return *resource.NewQuantity(int64(float64(of.Value())*percent/100), of.Format), nil
+	}
+	return resource.ParseQuantity(text)
+}

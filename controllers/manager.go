@@ -25,6 +25,7 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"keelson.dev/controllers/admissionpolicy"
 	"keelson.dev/controllers/certificates"
 	"keelson.dev/controllers/clusterroles"
 	"keelson.dev/controllers/cronjob"
@@ -33,16 +34,20 @@ import (
 	"keelson.dev/controllers/disruption"
 	"keelson.dev/controllers/endpoints"
 	"keelson.dev/controllers/endpointslice"
+	"keelson.dev/controllers/endpointslicemirroring"
 	"keelson.dev/controllers/env"
+	"keelson.dev/controllers/ephemeralvolume"
 	"keelson.dev/controllers/garbagecollector"
 	"keelson.dev/controllers/job"
 	"keelson.dev/controllers/namespace"
+	"keelson.dev/controllers/persistentvolume"
 	"keelson.dev/controllers/policystatus"
 	"keelson.dev/controllers/replicaset"
 	"keelson.dev/controllers/replicationcontroller"
 	"keelson.dev/controllers/resourcequota"
 	"keelson.dev/controllers/rootca"
 	"keelson.dev/controllers/serviceaccount"
+	"keelson.dev/controllers/servicecidr"
 	"keelson.dev/controllers/statefulset"
 	"keelson.dev/controllers/tainteviction"
 	"keelson.dev/controllers/ttlafterfinished"
@@ -100,12 +105,18 @@ func list() []registration {
 
 		{"disruption", workers(5, disruption.Add)},
 		{"resourcequota", workers(5, resourcequota.Add)},
+		{"persistentvolume-binder", workers(4, persistentvolume.Add)},
+		{"ephemeral-volume", workers(2, ephemeralvolume.Add)},
 		{"persistentvolumeclaim-protection", workers(2, volumeprotection.AddClaims)},
 		{"persistentvolume-protection", workers(2, volumeprotection.AddVolumes)},
 		{"clusterrole-aggregation", workers(1, clusterroles.Add)},
 
 		{"endpointslice", workers(5, endpointslice.Add)},
 		{"endpoint", workers(5, endpoints.Add)},
+
+		{"endpointslice-mirroring", workers(2, endpointslicemirroring.Add)},
+		{"service-cidr", workers(2, servicecidr.Add)},
+		{"validatingadmissionpolicy-status", workers(2, admissionpolicy.Add)},
 
 		{"node-ipam", addNodeIPAM},
 		{"node-lifecycle", addNodeLifecycle},

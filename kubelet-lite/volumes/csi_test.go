@@ -117,7 +117,7 @@ func TestCSIVolumeFromRegistrationToUnstage(t *testing.T) {
 	client := fake.NewClientset(
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "node-uid"}},
 		&storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "fake.csi"}, Spec: storagev1.CSIDriverSpec{
-			AttachRequired: new(false), PodInfoOnMount: new(true), FSGroupPolicy: ptr(storagev1.FileFSGroupPolicy),
+			AttachRequired: new(false), PodInfoOnMount: new(true), FSGroupPolicy: new(storagev1.FileFSGroupPolicy),
 			VolumeLifecycleModes: []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral},
 		}},
 		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}, Spec: corev1.PersistentVolumeSpec{

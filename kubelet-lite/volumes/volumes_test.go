@@ -55,9 +55,6 @@ func needRoot(t *testing.T) {
 	}
 }
 
-//go:fix inline
-func ptr[T any](v T) *T { return new(v) }
-
 func startManager(t *testing.T, client *fake.Clientset) *Manager {
 	t.Helper()
 	m := New(Config{Client: client, NodeName: "n", RootDir: t.TempDir(), Objects: objects.New(client)})

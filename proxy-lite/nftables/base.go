@@ -9,7 +9,6 @@ package nftables
 
 import (
 	"fmt"
-	"strings"
 
 	"sigs.k8s.io/knftables"
 )
@@ -58,16 +57,6 @@ func sets() []setSpec {
 		{name: hairpin, key: "%[1]s saddr . %[1]s daddr"},
 		{name: guarded, key: frontend},
 		{name: allowed, key: frontend + " . %[1]s saddr", interval: true},
-	}
-}
-
-// isMap says whether a named object is a map.
-func isMap(name string) bool {
-	switch name {
-	case service, outside, refused:
-		return true
-	default:
-		return strings.HasPrefix(name, endpoints) || strings.HasPrefix(name, localEndpoints)
 	}
 }
 

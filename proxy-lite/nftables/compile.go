@@ -7,17 +7,19 @@ import (
 	"strings"
 	"time"
 
+	"sigs.k8s.io/knftables"
+
 	"keelson.dev/proxy-lite/rules"
 )
 
 // element is one element of a set or map.
 type element struct{ set, key string }
 
-// objects is what one Service needs in the kernel.
+// objects is what one owner (a Service, or the network policies) needs in the kernel.
 type objects struct {
-	elements map[element]string       // value; empty in sets
-	chains   map[string][]string      // rules
-	affinity map[string]time.Duration // dynamic sets of clients, with their timeout
+	elements map[element]string  // value; empty in sets
+	chains   map[string][]string // rules
+	sets     map[string]*knftables.Set
 	// shared are the chains for n endpoints, which all Services use.
 	shared map[string]sharedChain
 }
@@ -65,7 +67,7 @@ func (c compiler) ip() string {
 // service compiles one Service.
 func (c compiler) service(s rules.Service) objects {
 	o := objects{
-		elements: map[element]string{}, chains: map[string][]string{}, affinity: map[string]time.Duration{},
+		elements: map[element]string{}, chains: map[string][]string{}, sets: map[string]*knftables.Set{},
 		shared: map[string]sharedChain{},
 	}
 	for _, e := range s.Entries {
@@ -132,7 +134,7 @@ func (c compiler) stickyPool(o objects, kind class, e rules.Entry, eps rules.End
 	var choose, vmap []string
 	for i, ep := range eps {
 		id := hash(e.Port, ep.String(), e.Affinity.String())
-		o.affinity["s-"+id] = e.Affinity
+		o.sets["s-"+id] = c.clients("s-"+id, e.Affinity)
 		o.chains["p-"+id] = []string{
 			fmt.Sprintf("update @s-%s { %s saddr }", id, c.ip()),
 			fmt.Sprintf("%s dnat to %s", transport, ep),
@@ -144,6 +146,22 @@ func (c compiler) stickyPool(o objects, kind class, e rules.Entry, eps rules.End
 	name := "a-" + string(kind) + hash(append([]string{e.Port}, vmap...)...)
 	o.chains[name] = append(c.prologue(kind), choose...)
 	return name
+}
+
+// clients is the set of the clients of one endpoint, which packets fill.
+func (c compiler) clients(name string, timeout time.Duration) *knftables.Set {
+	size := uint64(affinitySize)
+	return &knftables.Set{
+		Name: name, Type: c.addrType(), Timeout: &timeout, Size: &size,
+		Flags: []knftables.SetFlag{knftables.DynamicFlag, knftables.TimeoutFlag},
+	}
+}
+
+func (c compiler) addrType() string {
+	if c.v6 {
+		return "ipv6_addr"
+	}
+	return "ipv4_addr"
 }
 
 // sharedRules are the rules of a chain that chooses among n endpoints of whichever frontend the packet is for.

@@ -135,13 +135,17 @@ func (e *Env) Controller(name string, workers int, r reconcile.Func, watches ...
 	return nil
 }
 
-// patient turns lost races into a short wait: they are expected, not errors.
+// patient turns lost races into a short wait, and leaves objects alone that go away with their namespace: both are expected, not
+// errors.
 func patient(r reconcile.Func) reconcile.Func {
 	return func(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 		result, err := r(ctx, req)
 		if apierrors.IsConflict(err) {
 			klog.FromContext(ctx).V(4).Info("Lost a race, trying again", "err", err)
 			return ctrl.Result{RequeueAfter: conflictDelay}, nil
+		}
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return ctrl.Result{}, nil
 		}
 		return result, err
 	}

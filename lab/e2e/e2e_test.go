@@ -52,7 +52,7 @@ func run(m *testing.M) int {
 }
 
 func command(args ...string) *exec.Cmd {
-	return exec.Command(keelson, append(args, "--name", *clusterName)...)
+	return exec.Command(keelson, append([]string{"--name", *clusterName}, args...)...)
 }
 
 func kubeconfig() string {

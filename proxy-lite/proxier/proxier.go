@@ -50,6 +50,9 @@ type Config struct {
 	HealthzBindAddress string
 	// NodePortCIDRs limits the node addresses that answer on node ports. Empty means the node's own InternalIPs.
 	NodePortCIDRs []string
+	// NetworkPolicy enforces NetworkPolicies on this node. It needs to list and watch networkpolicies, pods and namespaces, which
+	// system:node-proxier may not.
+	NetworkPolicy bool
 }
 
 // retryAfter is how long the proxy waits after the kernel refused a transaction.
@@ -70,6 +73,7 @@ type Proxier struct {
 	writers      []writer
 	health       *health
 	healthChecks *healthChecks
+	policies     *policer
 
 	// current is what the kernel has. Only the loop uses it.
 	current map[types.NamespacedName]rules.Service
@@ -99,6 +103,7 @@ func run(ctx context.Context, client kubernetes.Interface, cfg Config, rulesConf
 		health: newHealth(clock.RealClock{}), healthChecks: newHealthChecks(),
 		current: map[types.NamespacedName]rules.Service{},
 		dirty:   map[types.NamespacedName]bool{}, wake: make(chan struct{}, 1),
+		policies: newPolicer(cfg.NodeName),
 	}
 	if err := p.openWriters(); err != nil {
 		return err
@@ -116,6 +121,13 @@ func run(ctx context.Context, client kubernetes.Interface, cfg Config, rulesConf
 		defer stop()
 	}
 	defer p.healthChecks.close()
+	if cfg.NetworkPolicy {
+		stop, err := p.policies.start(ctx, client)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	if err := w.sync(ctx); err != nil {
 		return ignoreCanceled(ctx, err)
 	}
@@ -189,6 +201,7 @@ func (p *Proxier) signal() {
 // setNode takes over what the rules need of the node, and marks every Service if that changed.
 func (p *Proxier) setNode(node *corev1.Node) {
 	p.health.setNode(node)
+	p.policies.setNode(node)
 	n := rules.Node{Name: node.Name, Zone: node.Labels[corev1.LabelTopologyZone], Addrs: nodeAddrs(node, p.cfg.NodePortCIDRs)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -211,6 +224,9 @@ func (p *Proxier) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-p.policies.wake:
+			p.policies.sync(ctx, retryAfter)
+			continue
 		case <-p.wake:
 		case <-retry.C():
 		}

@@ -63,7 +63,7 @@ func testNode(addr string) *corev1.Node {
 // start runs a proxy for the node of a test network.
 func start(t *testing.T, n *testnet.Net, objects ...runtime.Object) *fake.Clientset {
 	client := fake.NewClientset(objects...)
-	cfg := Config{NodeName: "here", ClusterCIDR: "10.244.0.0/16", MasqueradeEgress: true, HealthzBindAddress: "127.0.0.1:10256"}
+	cfg := Config{NodeName: "here", ClusterCIDR: "10.244.0.0/16", MasqueradeEgress: true, NetworkPolicy: true, HealthzBindAddress: "127.0.0.1:10256"}
 	rulesConfig, err := cfg.rules()
 	if err != nil {
 		t.Fatal(err)

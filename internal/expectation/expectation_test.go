@@ -6,7 +6,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 )
 
 // view is a store at a version.
@@ -24,7 +23,7 @@ func (v *view) GetByKey(key string) (any, bool, error) {
 func pod(uid, version string, deleting bool) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: types.UID(uid), ResourceVersion: version}}
 	if deleting {
-		p.DeletionTimestamp = ptr.To(metav1.Now())
+		p.DeletionTimestamp = new(metav1.Now())
 	}
 	return p
 }
@@ -44,15 +43,18 @@ func TestSatisfied(t *testing.T) {
 		"another owner does not matter": {func(t *Tracker) { t.Wrote("other", pod("a", "7", false)) }, view{version: "1"}, true},
 		"the deleted pod is still there": {
 			func(t *Tracker) { t.Deleted(owner, pod("a", "3", false)) },
-			view{version: "9", pods: map[string]*corev1.Pod{"ns/p": pod("a", "3", false)}}, false,
+			view{version: "9", pods: map[string]*corev1.Pod{"ns/p": pod("a", "3", false)}},
+			false,
 		},
 		"the deleted pod is terminating": {
 			func(t *Tracker) { t.Deleted(owner, pod("a", "3", false)) },
-			view{version: "9", pods: map[string]*corev1.Pod{"ns/p": pod("a", "4", true)}}, true,
+			view{version: "9", pods: map[string]*corev1.Pod{"ns/p": pod("a", "4", true)}},
+			true,
 		},
 		"the deleted pod was replaced": {
 			func(t *Tracker) { t.Deleted(owner, pod("a", "3", false)) },
-			view{version: "9", pods: map[string]*corev1.Pod{"ns/p": pod("b", "8", false)}}, true,
+			view{version: "9", pods: map[string]*corev1.Pod{"ns/p": pod("b", "8", false)}},
+			true,
 		},
 		"the deleted pod is gone": {func(t *Tracker) { t.Deleted(owner, pod("a", "3", false)) }, view{version: "9"}, true},
 	}

@@ -6,8 +6,8 @@ import (
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -68,7 +68,7 @@ func validateNamedRule(rule *admissionregistrationv1.NamedRuleWithOperations, ru
 	names := sets.New[string]()
 	for i, name := range rule.ResourceNames {
 		namePath := rulePath.Child("resourceNames").Index(i)
-		errs = append(errs, validate.Messages(namePath, name, path.IsValidPathSegmentName(name))...)
+		errs = append(errs, validate.Messages(namePath, name, content.IsPathSegmentName(name))...)
 		if names.Has(name) {
 			errs = append(errs, field.Duplicate(namePath, name))
 		}
@@ -160,7 +160,7 @@ func validateParamRef(ref *admissionregistrationv1.ParamRef, refPath *field.Path
 	var errs field.ErrorList
 	name, selector := refPath.Child("name"), refPath.Child("selector")
 	if ref.Name != "" {
-		errs = append(errs, validate.Messages(name, ref.Name, path.IsValidPathSegmentName(ref.Name))...)
+		errs = append(errs, validate.Messages(name, ref.Name, content.IsPathSegmentName(ref.Name))...)
 		if ref.Selector != nil {
 			errs = append(errs, field.Forbidden(name, "name and selector are mutually exclusive"))
 		}
@@ -216,6 +216,6 @@ func policyColumns[T resource.Object](counted string, count func(T) int, kind fu
 func bindingColumns[T resource.Object](policy func(T) string, ref func(T) *admissionregistrationv1.ParamRef) []resource.Column[T] {
 	return resource.Columns([]resource.Column[T]{
 		{Name: "PolicyName", Description: "PolicyName indicates the policy definition which the policy binding binded to", Get: func(obj T) any { return policy(obj) }},
-		{Name: "ParamRef", Description: "ParamRef indicates the param resource which sets the configration param", Get: func(obj T) any { return printParamRef(ref(obj)) }},
+		{Name: "ParamRef", Description: "ParamRef indicates the param resource which sets the configuration param", Get: func(obj T) any { return printParamRef(ref(obj)) }},
 	}...)
 }

@@ -194,7 +194,8 @@ func TestControllerRevision(t *testing.T) {
 		}
 	}
 	r := &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{
-		{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", Controller: ptr.To(true)}}}}
+		{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", Controller: new(true)},
+	}}}
 	if got := controllerCell(r); got != "statefulset.apps/web" {
 		t.Errorf("controller column: %v", got)
 	}
@@ -209,14 +210,18 @@ func TestColumns(t *testing.T) {
 		want map[string]any
 	}{
 		"deployment": {deployment.Resource(), build(t, &deployment, valid, `spec: {replicas: 3}`, status), map[string]any{
-			"Name": "web", "Ready": "2/3", "Up-to-date": int64(1), "Available": int64(2), "Containers": "c", "Images": "nginx:1", "Selector": "app=web"}},
+			"Name": "web", "Ready": "2/3", "Up-to-date": int64(1), "Available": int64(2), "Containers": "c", "Images": "nginx:1", "Selector": "app=web",
+		}},
 		"replicaset": {replicaSet.Resource(), build(t, &replicaSet, valid, `spec: {replicas: 4}`, `status: {replicas: 3, readyReplicas: 2}`), map[string]any{
-			"Name": "web", "Desired": int64(4), "Current": int64(3), "Ready": int64(2), "Containers": "c", "Images": "nginx:1", "Selector": "app=web"}},
+			"Name": "web", "Desired": int64(4), "Current": int64(3), "Ready": int64(2), "Containers": "c", "Images": "nginx:1", "Selector": "app=web",
+		}},
 		"statefulset": {statefulSet.Resource(), build(t, &statefulSet, valid, `spec: {replicas: 3}`, status), map[string]any{
-			"Name": "web", "Ready": "2/3", "Containers": "c", "Images": "nginx:1"}},
+			"Name": "web", "Ready": "2/3", "Containers": "c", "Images": "nginx:1",
+		}},
 		"daemonset": {daemonSet.Resource(), build(t, &daemonSet, valid, `status: {desiredNumberScheduled: 5, currentNumberScheduled: 4, numberReady: 3, updatedNumberScheduled: 2, numberAvailable: 1, numberMisscheduled: 0}`), map[string]any{
 			"Name": "web", "Desired": int64(5), "Current": int64(4), "Ready": int64(3), "Up-to-date": int64(2), "Available": int64(1), "Node Selector": "<none>",
-			"Containers": "c", "Images": "nginx:1", "Selector": "app=web"}},
+			"Containers": "c", "Images": "nginx:1", "Selector": "app=web",
+		}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/apis/validate"
@@ -59,7 +59,7 @@ func validateSegment(value string, path *field.Path) field.ErrorList {
 	if value == "" {
 		return field.ErrorList{field.Required(path, "")}
 	}
-	return validate.Messages(path, value, pathvalidation.IsValidPathSegmentName(value))
+	return validate.Messages(path, value, content.IsPathSegmentName(value))
 }
 
 // validateMetric demands exactly the source that the type names.

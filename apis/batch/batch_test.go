@@ -149,7 +149,7 @@ func TestValidateJobUpdate(t *testing.T) {
 		old, mutate func(*batchv1.Job)
 		want        []string // paths
 	}{
-		"suspend":                       {`{}`, nil, func(j *batchv1.Job) { j.Spec.Suspend = ptr.To(true) }, nil},
+		"suspend":                       {`{}`, nil, func(j *batchv1.Job) { j.Spec.Suspend = new(true) }, nil},
 		"parallelism":                   {`{completions: 4}`, nil, func(j *batchv1.Job) { j.Spec.Parallelism = ptr.To[int32](3) }, nil},
 		"completions":                   {`{}`, nil, func(j *batchv1.Job) { j.Spec.Completions = ptr.To[int32](3) }, []string{"spec.completions"}},
 		"elastic":                       {`{completionMode: Indexed, completions: 2, parallelism: 2}`, nil, func(j *batchv1.Job) { j.Spec.Completions, j.Spec.Parallelism = ptr.To[int32](3), ptr.To[int32](3) }, nil},
@@ -160,7 +160,7 @@ func TestValidateJobUpdate(t *testing.T) {
 		"resources while suspended":     {`{suspend: true}`, nil, requests, nil},
 		"image while suspended":         {`{suspend: true}`, nil, func(j *batchv1.Job) { j.Spec.Template.Spec.Containers[0].Image = "x:2" }, []string{"spec.template"}},
 		"node selector after a start":   {`{suspend: true}`, started, nodeSelector, []string{"spec.template"}},
-		"managed by":                    {`{}`, nil, func(j *batchv1.Job) { j.Spec.ManagedBy = ptr.To("a.io/b") }, []string{"spec.managedBy"}},
+		"managed by":                    {`{}`, nil, func(j *batchv1.Job) { j.Spec.ManagedBy = new("a.io/b") }, []string{"spec.managedBy"}},
 		"ttl":                           {`{}`, nil, func(j *batchv1.Job) { j.Spec.TTLSecondsAfterFinished = ptr.To[int32](1) }, nil},
 	}
 	for name, tc := range cases {
@@ -264,8 +264,10 @@ func TestJobColumns(t *testing.T) {
 	}{
 		"new":        {batchv1.Job{Spec: batchv1.JobSpec{Completions: ptr.To[int32](3)}}, [3]string{"Running", "0/3", ""}},
 		"work queue": {batchv1.Job{Spec: batchv1.JobSpec{Parallelism: ptr.To[int32](3)}, Status: batchv1.JobStatus{Succeeded: 1, StartTime: &start}}, [3]string{"Running", "1/1 of 3", "100s"}},
-		"complete": {batchv1.Job{Spec: batchv1.JobSpec{Completions: ptr.To[int32](1)}, Status: batchv1.JobStatus{Succeeded: 1, StartTime: &start, CompletionTime: &end,
-			Conditions: []batchv1.JobCondition{{Type: batchv1.JobComplete, Status: corev1.ConditionTrue}}}}, [3]string{"Complete", "1/1", "65s"}},
+		"complete": {batchv1.Job{Spec: batchv1.JobSpec{Completions: ptr.To[int32](1)}, Status: batchv1.JobStatus{
+			Succeeded: 1, StartTime: &start, CompletionTime: &end,
+			Conditions: []batchv1.JobCondition{{Type: batchv1.JobComplete, Status: corev1.ConditionTrue}},
+		}}, [3]string{"Complete", "1/1", "65s"}},
 		"suspended": {batchv1.Job{Status: batchv1.JobStatus{Conditions: []batchv1.JobCondition{{Type: batchv1.JobSuspended, Status: corev1.ConditionTrue}}}}, [3]string{"Suspended", "0/1", ""}},
 	}
 	for name, tc := range cases {

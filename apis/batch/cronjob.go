@@ -154,7 +154,7 @@ func validateTimeZone(zone string, path *field.Path) field.ErrorList {
 	if zone == "" {
 		return field.ErrorList{field.Invalid(path, zone, "timeZone must be nil or non-empty string")}
 	}
-	for _, part := range strings.Split(zone, "/") {
+	for part := range strings.SplitSeq(zone, "/") {
 		if part == "." || part == ".." || strings.HasPrefix(part, "-") || !zonePart.MatchString(part) {
 			return field.ErrorList{field.Invalid(path, zone, "unknown time zone "+zone)}
 		}

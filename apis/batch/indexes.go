@@ -41,7 +41,7 @@ func parseIndexes(list string, completions int32) ([]indexRange, error) {
 	}
 	var ranges []indexRange
 	previous := int64(-1)
-	for _, part := range strings.Split(list, ",") {
+	for part := range strings.SplitSeq(list, ",") {
 		first, end, ranged := strings.Cut(part, "-")
 		x, err := parseIndex(first, completions)
 		if err != nil {

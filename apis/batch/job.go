@@ -2,6 +2,7 @@ package batch
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -151,9 +152,7 @@ func jobLabels(j *batchv1.Job) map[string]string {
 func generateSelector(j *batchv1.Job) {
 	// The template's labels may be the job's own map, by defaulting.
 	labels := map[string]string{}
-	for key, value := range j.Spec.Template.Labels {
-		labels[key] = value
-	}
+	maps.Copy(labels, j.Spec.Template.Labels)
 	for key, value := range jobLabels(j) {
 		if _, ok := labels[key]; !ok {
 			labels[key] = value

@@ -107,8 +107,8 @@ func validateJobTemplatePart(spec *batchv1.JobSpec, old *corev1.PodTemplateSpec,
 	errs = append(errs, core.ValidatePodTemplateSpecUpdate(&spec.Template, old, path.Child("template"))...)
 
 	restart := path.Child("template", "spec", "restartPolicy")
-	switch policy := spec.Template.Spec.RestartPolicy; {
-	case policy == corev1.RestartPolicyAlways, policy == "":
+	switch policy := spec.Template.Spec.RestartPolicy; policy {
+	case corev1.RestartPolicyAlways, "":
 		errs = append(errs, field.Required(restart, fmt.Sprintf("valid values: %q, %q", corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)))
 	default:
 		errs = append(errs, validate.OneOf(policy, restart, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
@@ -218,8 +218,10 @@ func validatePodFailurePolicy(spec *batchv1.JobSpec, path *field.Path) field.Err
 }
 
 func validateFailureRule(spec *batchv1.JobSpec, rule *batchv1.PodFailurePolicyRule, names sets.Set[string], path *field.Path) field.ErrorList {
-	actions := []batchv1.PodFailurePolicyAction{batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex,
-		batchv1.PodFailurePolicyActionFailJob, batchv1.PodFailurePolicyActionIgnore}
+	actions := []batchv1.PodFailurePolicyAction{
+		batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex,
+		batchv1.PodFailurePolicyActionFailJob, batchv1.PodFailurePolicyActionIgnore,
+	}
 	errs := requiredOneOf(rule.Action, path.Child("action"), actions...)
 	if rule.Action == batchv1.PodFailurePolicyActionFailIndex && spec.BackoffLimitPerIndex == nil {
 		errs = append(errs, field.Invalid(path.Child("action"), rule.Action, "requires the backoffLimitPerIndex to be set"))

@@ -123,8 +123,9 @@ func isUnset(value reflect.Value) bool {
 	switch value.Kind() {
 	case reflect.Slice, reflect.Map:
 		return value.Len() == 0
+	default:
+		return value.IsZero()
 	}
-	return value.IsZero()
 }
 
 // validateContainerCommon checks what containers of every sort have.

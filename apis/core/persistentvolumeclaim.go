@@ -60,7 +60,8 @@ var persistentVolumeClaim = resource.Definition[*corev1.PersistentVolumeClaim]{
 	},
 }
 
-func pvcDoc(name string) string       { return corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()[name] }
+func pvcDoc(name string) string { return corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()[name] }
+
 func pvcStatusDoc(name string) string { return corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()[name] }
 
 func ifBound(get func(*corev1.PersistentVolumeClaim) string) func(*corev1.PersistentVolumeClaim) any {

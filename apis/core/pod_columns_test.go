@@ -32,7 +32,8 @@ func TestPodColumns(t *testing.T) {
 		"pending": {corev1.Pod{Spec: corev1.PodSpec{Containers: two}, Status: corev1.PodStatus{Phase: "Pending"}}, [3]string{"0/2", "Pending", "0"}},
 		"evicted": {corev1.Pod{Spec: corev1.PodSpec{Containers: two}, Status: corev1.PodStatus{Phase: "Failed", Reason: "Evicted"}}, [3]string{"0/2", "Evicted", "0"}},
 		"gated": {corev1.Pod{Spec: corev1.PodSpec{Containers: two}, Status: corev1.PodStatus{Phase: "Pending", Conditions: []corev1.PodCondition{
-			{Type: corev1.PodScheduled, Reason: corev1.PodReasonSchedulingGated}}}}, [3]string{"0/2", "SchedulingGated", "0"}},
+			{Type: corev1.PodScheduled, Reason: corev1.PodReasonSchedulingGated},
+		}}}, [3]string{"0/2", "SchedulingGated", "0"}},
 		"running": {corev1.Pod{Spec: corev1.PodSpec{Containers: two}, Status: corev1.PodStatus{Phase: "Running", Conditions: ready, ContainerStatuses: []corev1.ContainerStatus{
 			{Name: "a", Ready: true, State: running}, {Name: "b", Ready: true, State: running, RestartCount: 2, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{FinishedAt: ago}}},
 		}}}, [3]string{"2/2", "Running", "2 (5s ago)"}},
@@ -65,7 +66,7 @@ func TestPodColumns(t *testing.T) {
 		}}}, [3]string{"0/2", "Init:CrashLoopBackOff", "4"}},
 		"sidecar counts": {corev1.Pod{Spec: corev1.PodSpec{Containers: two[:1], InitContainers: sidecar}, Status: corev1.PodStatus{
 			Phase: "Running", Conditions: ready,
-			InitContainerStatuses: []corev1.ContainerStatus{{Name: "s", Ready: true, Started: ptr.To(true), State: running, RestartCount: 1}},
+			InitContainerStatuses: []corev1.ContainerStatus{{Name: "s", Ready: true, Started: new(true), State: running, RestartCount: 1}},
 			ContainerStatuses:     []corev1.ContainerStatus{{Name: "a", Ready: true, State: running}},
 		}}, [3]string{"2/2", "Running", "1"}},
 		"terminating": {corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}, Spec: corev1.PodSpec{Containers: two[:1]}, Status: corev1.PodStatus{Phase: "Running", ContainerStatuses: []corev1.ContainerStatus{

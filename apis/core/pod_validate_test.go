@@ -152,7 +152,8 @@ func TestValidatePod(t *testing.T) {
 		}},
 		"mounts": {func(p *corev1.Pod) {
 			first(p).VolumeMounts = []corev1.VolumeMount{
-				{Name: "gone", MountPath: "/a"}, {Name: "v", MountPath: "/a", SubPath: "../x"},
+				{Name: "gone", MountPath: "/a"},
+				{Name: "v", MountPath: "/a", SubPath: "../x"},
 				{Name: "v", MountPath: "/b", MountPropagation: ptr.To(corev1.MountPropagationBidirectional)},
 				{Name: "v", MountPath: "/c", RecursiveReadOnly: ptr.To(corev1.RecursiveReadOnlyEnabled)},
 			}
@@ -198,7 +199,7 @@ func TestValidatePod(t *testing.T) {
 		"downward": {volume1("v", corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{{Path: "p"}}}}), []string{
 			"spec.volumes[0].downwardAPI: Required value: one of fieldRef and resourceFieldRef is required",
 		}},
-		"empty dir limit": {volume1("v", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: ptr.To(resource.MustParse("-1"))}}), []string{
+		"empty dir limit": {volume1("v", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: new(resource.MustParse("-1"))}}), []string{
 			"spec.volumes[0].emptyDir.sizeLimit: Forbidden: SizeLimit field must be a valid resource quantity",
 		}},
 		"probes": {func(p *corev1.Pod) {
@@ -261,7 +262,7 @@ func TestValidatePod(t *testing.T) {
 			first(p).Resources.Claims = []corev1.ResourceClaim{{Name: "x"}}
 		}, []string{`spec.containers[0].resources.claims[0]: Not found: "x": must be one of the names in pod.spec.resourceClaims which is empty`}},
 		"pod claims": {func(p *corev1.Pod) {
-			p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "x"}, {Name: "x", ResourceClaimName: ptr.To("c")}}
+			p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "x"}, {Name: "x", ResourceClaimName: new("c")}}
 		}, []string{
 			"spec.resourceClaims[0]: Invalid value: {\"name\":\"x\"}: must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
 			`spec.resourceClaims[1].name: Duplicate value: "x"`,
@@ -275,7 +276,7 @@ func TestValidatePod(t *testing.T) {
 		}},
 		"security": {func(p *corev1.Pod) {
 			first(p).SecurityContext = &corev1.SecurityContext{
-				RunAsUser: ptr.To[int64](-1), Privileged: ptr.To(true), AllowPrivilegeEscalation: ptr.To(false),
+				RunAsUser: ptr.To[int64](-1), Privileged: new(true), AllowPrivilegeEscalation: new(false),
 				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost}, ProcMount: ptr.To(corev1.UnmaskedProcMount),
 			}
 		}, []string{
@@ -298,7 +299,7 @@ func TestValidatePod(t *testing.T) {
 			`spec.securityContext.sysctls[1].name: Invalid value: "net.core.somaxconn": may not be specified when 'hostNetwork' is true`,
 			`spec.securityContext.sysctls[3].name: Duplicate value: "kernel/sem"`,
 		}},
-		"host users": {func(p *corev1.Pod) { p.Spec.HostUsers, p.Spec.HostPID = ptr.To(false), true }, []string{
+		"host users": {func(p *corev1.Pod) { p.Spec.HostUsers, p.Spec.HostPID = new(false), true }, []string{
 			"spec.hostPID: Forbidden: when `hostUsers` is false",
 		}},
 		"windows on linux": {func(p *corev1.Pod) {
@@ -308,7 +309,7 @@ func TestValidatePod(t *testing.T) {
 		"linux on windows": {func(p *corev1.Pod) {
 			p.Spec.OS = &corev1.PodOS{Name: corev1.Windows}
 			security(p).FSGroup = ptr.To[int64](1)
-			first(p).SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
+			first(p).SecurityContext = &corev1.SecurityContext{Privileged: new(true)}
 		}, []string{
 			"spec.securityContext.fsGroup: Forbidden: cannot be set for a windows pod",
 			"spec.containers[0].securityContext.privileged: Forbidden: cannot be set for a windows pod",
@@ -332,7 +333,8 @@ func TestValidatePod(t *testing.T) {
 		}},
 		"pod affinity": {func(p *corev1.Pod) {
 			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
-				{MatchLabelKeys: []string{"a"}}}}}
+				{MatchLabelKeys: []string{"a"}},
+			}}}
 		}, []string{
 			"spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].matchLabelKeys: Forbidden: must not be specified when labelSelector is not set",
 			"spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: Required value: can not be empty",
@@ -350,7 +352,9 @@ func TestValidatePod(t *testing.T) {
 		}},
 		"tolerations": {func(p *corev1.Pod) {
 			p.Spec.Tolerations = []corev1.Toleration{
-				{Operator: corev1.TolerationOpEqual}, {Key: "k", Operator: "Exists", Value: "v"}, {Key: "k", Operator: "Lt", Value: "1"},
+				{Operator: corev1.TolerationOpEqual},
+				{Key: "k", Operator: "Exists", Value: "v"},
+				{Key: "k", Operator: "Lt", Value: "1"},
 				{Key: "k", Operator: "Exists", Effect: "NoSchedule", TolerationSeconds: ptr.To[int64](1)},
 			}
 		}, []string{

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"maps"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -156,9 +157,7 @@ func defaultPodLevelResources(p *corev1.Pod) {
 		return
 	}
 	requests := corev1.ResourceList{}
-	for name, quantity := range r.Requests {
-		requests[name] = quantity
-	}
+	maps.Copy(requests, r.Requests)
 	for name, quantity := range resourcehelper.AggregateContainerRequests(p, resourcehelper.PodResourcesOptions{}) {
 		if _, ok := requests[name]; !ok && resourcehelper.IsSupportedPodLevelResource(name) && validate.IsOvercommitAllowed(name) {
 			requests[name] = quantity.DeepCopy()

@@ -126,8 +126,10 @@ func ValidateReplicaTemplate(template, old *corev1.PodTemplateSpec, path *field.
 
 func validateReplicationControllerStatus(rc, _ *corev1.ReplicationController) field.ErrorList {
 	s := &rc.Status
-	return ReplicaStatus{Replicas: s.Replicas, FullyLabeled: s.FullyLabeledReplicas, Ready: s.ReadyReplicas, Available: s.AvailableReplicas,
-		ObservedGeneration: s.ObservedGeneration}.Validate(field.NewPath("status"))
+	return ReplicaStatus{
+		Replicas: s.Replicas, FullyLabeled: s.FullyLabeledReplicas, Ready: s.ReadyReplicas, Available: s.AvailableReplicas,
+		ObservedGeneration: s.ObservedGeneration,
+	}.Validate(field.NewPath("status"))
 }
 
 // ReplicaStatus is what the status of a ReplicationController and of a ReplicaSet have in common.

@@ -87,6 +87,7 @@ func validateSecretType(s *corev1.Secret, path *field.Path) field.ErrorList {
 	case corev1.SecretTypeTLS:
 		require(corev1.TLSCertKey)
 		require(corev1.TLSPrivateKeyKey)
+	default: // promises nothing
 	}
 	return errs
 }

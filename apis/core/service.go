@@ -81,7 +81,7 @@ func defaultService(s *corev1.Service) {
 		return
 	}
 	if spec.AllocateLoadBalancerNodePorts == nil {
-		spec.AllocateLoadBalancerNodePorts = ptr.To(true)
+		spec.AllocateLoadBalancerNodePorts = new(true)
 	}
 	for i := range s.Status.LoadBalancer.Ingress {
 		if ingress := &s.Status.LoadBalancer.Ingress[i]; ingress.IP != "" && ingress.IPMode == nil {

@@ -82,7 +82,7 @@ func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("spec")
 	external := s.Spec.Type == corev1.ServiceTypeExternalName || old.Spec.Type == corev1.ServiceTypeExternalName
-	if !external && !(isHeadless(&s.Spec) && isHeadless(&old.Spec)) {
+	if !external && (!isHeadless(&s.Spec) || !isHeadless(&old.Spec)) {
 		errs = append(errs, validateOrdered(s.Spec.ClusterIPs, old.Spec.ClusterIPs, s, path.Child("clusterIPs"), "clusterIP")...)
 	}
 	if !external {

@@ -21,7 +21,7 @@ func TestDefaultService(t *testing.T) {
 		Ports:                         []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(80)}},
 		ExternalTrafficPolicy:         corev1.ServiceExternalTrafficPolicyCluster,
 		InternalTrafficPolicy:         ptr.To(corev1.ServiceInternalTrafficPolicyCluster),
-		AllocateLoadBalancerNodePorts: ptr.To(true),
+		AllocateLoadBalancerNodePorts: new(true),
 	}
 	if diff := cmp.Diff(want, s.Spec); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -30,8 +30,10 @@ func TestDefaultService(t *testing.T) {
 
 // TestPrepareService: clients may leave out what was allocated, and change the type without clearing what belonged to the old one.
 func TestPrepareService(t *testing.T) {
-	clusterIP := corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.0.0.1", ClusterIPs: []string{"10.0.0.1"},
-		IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack)}
+	clusterIP := corev1.ServiceSpec{
+		Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.0.0.1", ClusterIPs: []string{"10.0.0.1"},
+		IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack),
+	}
 	nodePort := *clusterIP.DeepCopy()
 	nodePort.Type, nodePort.ExternalTrafficPolicy = corev1.ServiceTypeNodePort, corev1.ServiceExternalTrafficPolicyLocal
 	nodePort.Ports = []corev1.ServicePort{{Name: "a", Port: 80, NodePort: 30000}, {Name: "b", Port: 81, NodePort: 30001}}

@@ -70,6 +70,7 @@ func validateServiceType(spec *corev1.ServiceSpec, path *field.Path) field.Error
 		}
 	case corev1.ServiceTypeExternalName:
 		errs = append(errs, validateExternalName(spec, path)...)
+	default: // demands nothing more
 	}
 	return errs
 }

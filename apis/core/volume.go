@@ -150,9 +150,13 @@ func validateEphemeralVolume(v *corev1.EphemeralVolumeSource, path *field.Path) 
 	metadata, at := &v.VolumeClaimTemplate.ObjectMeta, template.Child("metadata")
 	var errs field.ErrorList
 	for _, f := range []presence{
-		{"name", metadata.Name != ""}, {"generateName", metadata.GenerateName != ""}, {"namespace", metadata.Namespace != ""},
-		{"uid", metadata.UID != ""}, {"resourceVersion", metadata.ResourceVersion != ""},
-		{"finalizers", len(metadata.Finalizers) > 0}, {"ownerReferences", len(metadata.OwnerReferences) > 0},
+		{"name", metadata.Name != ""},
+		{"generateName", metadata.GenerateName != ""},
+		{"namespace", metadata.Namespace != ""},
+		{"uid", metadata.UID != ""},
+		{"resourceVersion", metadata.ResourceVersion != ""},
+		{"finalizers", len(metadata.Finalizers) > 0},
+		{"ownerReferences", len(metadata.OwnerReferences) > 0},
 	} {
 		if f.set {
 			errs = append(errs, field.Forbidden(at.Child(f.name), "cannot be set"))

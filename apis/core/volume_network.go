@@ -174,7 +174,7 @@ func validateQuobyte(v *corev1.QuobyteVolumeSource, path *field.Path) field.Erro
 	} else if len(v.Tenant) >= 65 {
 		errs = append(errs, field.Required(path.Child("tenant"), "must be a UUID and may not exceed a length of 64 characters"))
 	} else {
-		for _, pair := range strings.Split(v.Registry, ",") {
+		for pair := range strings.SplitSeq(v.Registry, ",") {
 			if host, port, ok := strings.Cut(pair, ":"); !ok || host == "" || port == "" {
 				errs = append(errs, field.Invalid(path.Child("registry"), v.Registry, "must be a host:port pair or multiple pairs separated by commas"))
 			}

@@ -2,7 +2,7 @@ package networking
 
 import (
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -84,7 +84,7 @@ func requireSegment(value string, fieldPath *field.Path) field.ErrorList {
 	if value == "" {
 		return field.ErrorList{field.Required(fieldPath, fieldName(fieldPath)+" is required")}
 	}
-	return validate.Messages(fieldPath, value, path.IsValidPathSegmentName(value))
+	return validate.Messages(fieldPath, value, content.IsPathSegmentName(value))
 }
 
 func fieldName(fieldPath *field.Path) string {

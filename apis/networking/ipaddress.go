@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -56,7 +56,7 @@ func validateIPAddress(ip *networkingv1.IPAddress) field.ErrorList {
 	errs = append(errs, requiredSegment(ref.Resource, refPath.Child("resource"))...)
 	errs = append(errs, requiredSegment(ref.Name, refPath.Child("name"))...)
 	if ref.Namespace != "" {
-		errs = append(errs, validate.Messages(refPath.Child("namespace"), ref.Namespace, path.IsValidPathSegmentName(ref.Namespace))...)
+		errs = append(errs, validate.Messages(refPath.Child("namespace"), ref.Namespace, content.IsPathSegmentName(ref.Namespace))...)
 	}
 	return errs
 }
@@ -66,5 +66,5 @@ func requiredSegment(value string, fieldPath *field.Path) field.ErrorList {
 	if value == "" {
 		return field.ErrorList{field.Required(fieldPath, "")}
 	}
-	return validate.Messages(fieldPath, value, path.IsValidPathSegmentName(value))
+	return validate.Messages(fieldPath, value, content.IsPathSegmentName(value))
 }

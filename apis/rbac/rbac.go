@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -26,7 +26,7 @@ func Resources() []*resource.Resource {
 }
 
 // validateName lets roles have names with colons, like system:node.
-func validateName(name string, _ bool) []string { return path.IsValidPathSegmentName(name) }
+func validateName(name string, _ bool) []string { return content.IsPathSegmentName(name) }
 
 func validateRules(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
 	var errs field.ErrorList
@@ -82,7 +82,7 @@ func validateBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, namespaced b
 	if ref.Name == "" {
 		errs = append(errs, field.Required(refPath.Child("name"), ""))
 	} else {
-		errs = append(errs, validate.Messages(refPath.Child("name"), ref.Name, path.IsValidPathSegmentName(ref.Name))...)
+		errs = append(errs, validate.Messages(refPath.Child("name"), ref.Name, content.IsPathSegmentName(ref.Name))...)
 	}
 	for i := range subjects {
 		errs = append(errs, validateSubject(&subjects[i], namespaced, field.NewPath("subjects").Index(i))...)

@@ -2,6 +2,7 @@ package validate
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -69,10 +70,8 @@ func NonReservedPath(target string, fieldPath *field.Path) field.ErrorList {
 
 // NoBacksteps rejects ".." as an element of a path, with either separator.
 func NoBacksteps(target string, fieldPath *field.Path) field.ErrorList {
-	for _, element := range strings.Split(strings.ReplaceAll(target, `\`, "/"), "/") {
-		if element == ".." {
-			return field.ErrorList{field.Invalid(fieldPath, target, "must not contain '..'")}
-		}
+	if slices.Contains(strings.Split(strings.ReplaceAll(target, `\`, "/"), "/"), "..") {
+		return field.ErrorList{field.Invalid(fieldPath, target, "must not contain '..'")}
 	}
 	return nil
 }

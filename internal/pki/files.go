@@ -56,7 +56,7 @@ func EnsureClient(dir, name string, request Request, now time.Time) (KeyPair, er
 	return pair, store.err
 }
 
-// Authorities reads the authority of that name below dir.
+// ReadAuthority reads the authority of that name below dir.
 func ReadAuthority(dir, name string) (*Authority, error) {
 	pair, err := readPair(filepath.Join(dir, name))
 	if err != nil {

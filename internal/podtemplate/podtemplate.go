@@ -22,7 +22,7 @@ func Hash(template *corev1.PodTemplateSpec, collisions *int32) string {
 // HashOf returns the hash of any value as Hash does.
 func HashOf(value any, collisions *int32) string {
 	h := fnv.New32a()
-	fmt.Fprintf(h, "%v", dump.ForHash(value))
+	h.Write(fmt.Appendf(nil, "%v", dump.ForHash(value)))
 	if collisions != nil {
 		salt := make([]byte, 8) // upstream writes eight bytes, of which the number fills four
 		binary.LittleEndian.PutUint32(salt, uint32(*collisions))

@@ -57,6 +57,7 @@ func serviceUsage(service *corev1.Service) corev1.ResourceList {
 			}
 		}
 		used[corev1.ResourceServicesNodePorts] = quantity(ports)
+	default: // takes neither
 	}
 	return used
 }

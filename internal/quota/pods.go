@@ -160,8 +160,9 @@ func podInScope(scope corev1.ScopedResourceSelectorRequirement, pod *corev1.Pod)
 		return selects(scope, pod.Spec.PriorityClassName)
 	case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
 		return crossesNamespaces(pod.Spec.Affinity), nil
+	default: // a scope of other kinds than pods
+		return false, nil
 	}
-	return false, nil
 }
 
 func terminating(pod *corev1.Pod) bool {
@@ -223,7 +224,7 @@ func selects(scope corev1.ScopedResourceSelectorRequirement, values ...string) (
 func crossesNamespaces(affinity *corev1.Affinity) bool {
 	crosses := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm) bool {
 		for i := range preferred {
-			required = append(required[:len(required):len(required)], preferred[i].PodAffinityTerm)
+			required = append(slices.Clip(required), preferred[i].PodAffinityTerm)
 		}
 		return slices.ContainsFunc(required, func(t corev1.PodAffinityTerm) bool { return len(t.Namespaces) > 0 || t.NamespaceSelector != nil })
 	}

@@ -58,7 +58,7 @@ func TestUsage(t *testing.T) {
 		return &corev1.Service{Spec: corev1.ServiceSpec{Type: kind, AllocateLoadBalancerNodePorts: allocate, Ports: []corev1.ServicePort{{NodePort: nodePort}, {}}}}
 	}
 	claim := &corev1.PersistentVolumeClaim{
-		Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: ptr.To("gold"), Resources: corev1.VolumeResourceRequirements{Requests: list("storage", "1Gi")}},
+		Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: new("gold"), Resources: corev1.VolumeResourceRequirements{Requests: list("storage", "1Gi")}},
 	}
 	shrunk := claim.DeepCopy()
 	shrunk.Status.AllocatedResources = list("storage", "2Gi")
@@ -83,7 +83,7 @@ func TestUsage(t *testing.T) {
 		"cluster IP":           {get("", "services"), service("ClusterIP", nil, 0), list("count/services", "1", "services", "1", "services.nodeports", "0", "services.loadbalancers", "0")},
 		"node port":            {get("", "services"), service("NodePort", nil, 0), list("count/services", "1", "services", "1", "services.nodeports", "2", "services.loadbalancers", "0")},
 		"load balancer":        {get("", "services"), service("LoadBalancer", nil, 0), list("count/services", "1", "services", "1", "services.nodeports", "2", "services.loadbalancers", "1")},
-		"without node ports":   {get("", "services"), service("LoadBalancer", ptr.To(false), 30000), list("count/services", "1", "services", "1", "services.nodeports", "1", "services.loadbalancers", "1")},
+		"without node ports":   {get("", "services"), service("LoadBalancer", new(false), 30000), list("count/services", "1", "services", "1", "services.nodeports", "1", "services.loadbalancers", "1")},
 		"claim": {get("", "persistentvolumeclaims"), claim, list("count/persistentvolumeclaims", "1", "persistentvolumeclaims", "1", "requests.storage", "1Gi",
 			"gold.storageclass.storage.k8s.io/persistentvolumeclaims", "1", "gold.storageclass.storage.k8s.io/requests.storage", "1Gi")},
 		"claim that was larger": {get("", "persistentvolumeclaims"), shrunk, list("count/persistentvolumeclaims", "1", "persistentvolumeclaims", "1", "requests.storage", "2Gi",

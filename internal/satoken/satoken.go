@@ -56,7 +56,7 @@ func (a *Audience) UnmarshalJSON(data []byte) error {
 // Binding says which service account a token speaks for and which object's life ends the token's.
 type Binding struct {
 	Namespace      string           `json:"namespace,omitempty"`
-	ServiceAccount Ref              `json:"serviceaccount,omitempty"`
+	ServiceAccount Ref              `json:"serviceaccount"`
 	Pod            *Ref             `json:"pod,omitempty"`
 	Secret         *Ref             `json:"secret,omitempty"`
 	Node           *Ref             `json:"node,omitempty"`

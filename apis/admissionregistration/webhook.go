@@ -191,6 +191,8 @@ func validateURL(address string, path *field.Path) field.ErrorList {
 func validateServicePath(urlPath string, path *field.Path) field.ErrorList {
 	u, err := url.Parse("https://host" + urlPath)
 	switch {
+	case urlPath == "": // as good as "/"
+		return nil
 	case !strings.HasPrefix(urlPath, "/"):
 		return field.ErrorList{field.Invalid(path, urlPath, "must start with a '/'")}
 	case err != nil || u.Path != urlPath && u.EscapedPath() != urlPath:

@@ -32,7 +32,6 @@ type target struct {
 
 // httpProxy forwards requests of any method to what a name stands for.
 type httpProxy struct {
-	empty    func() runtime.Object
 	options  func() runtime.Object
 	path     func(runtime.Object) (string, bool)
 	locate   func(ctx context.Context, id string) (target, error)
@@ -41,8 +40,8 @@ type httpProxy struct {
 
 var _ rest.Connecter = &httpProxy{}
 
-// New implements rest.Storage.
-func (p *httpProxy) New() runtime.Object { return p.empty() }
+// New implements rest.Storage: the kind of the subresource, as discovery and admission see it, is that of its options.
+func (p *httpProxy) New() runtime.Object { return p.options() }
 
 // Destroy implements rest.Storage.
 func (p *httpProxy) Destroy() {}
@@ -109,7 +108,6 @@ func checkAddress(address string) error {
 func newPodProxy(c Config, pods *registry.Kind) *httpProxy {
 	transport := newBackendTransport()
 	return &httpProxy{
-		empty:   func() runtime.Object { return &corev1.Pod{} },
 		options: func() runtime.Object { return &corev1.PodProxyOptions{} },
 		path: func(o runtime.Object) (string, bool) {
 			options, ok := o.(*corev1.PodProxyOptions)
@@ -167,7 +165,6 @@ func hostOnly(address string) string {
 func newNodeProxy(c Config) *httpProxy {
 	transport := newBackendTransport()
 	return &httpProxy{
-		empty:   func() runtime.Object { return &corev1.Node{} },
 		options: func() runtime.Object { return &corev1.NodeProxyOptions{} },
 		path: func(o runtime.Object) (string, bool) {
 			options, ok := o.(*corev1.NodeProxyOptions)
@@ -200,7 +197,6 @@ func newNodeProxy(c Config) *httpProxy {
 func newServiceProxy(c Config, services *registry.Kind) *httpProxy {
 	transport := newBackendTransport()
 	return &httpProxy{
-		empty:   func() runtime.Object { return &corev1.Service{} },
 		options: func() runtime.Object { return &corev1.ServiceProxyOptions{} },
 		path: func(o runtime.Object) (string, bool) {
 			options, ok := o.(*corev1.ServiceProxyOptions)

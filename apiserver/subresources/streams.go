@@ -38,15 +38,17 @@ type stream[O runtime.Object] struct {
 	tunnel    bool
 }
 
-// New implements rest.Storage.
-func (s *stream[O]) New() runtime.Object { return &corev1.Pod{} }
+// New implements rest.Storage: the kind of the subresource, as discovery and admission see it, is that of its options.
+func (s *stream[O]) New() runtime.Object {
+	return reflect.New(reflect.TypeFor[O]().Elem()).Interface().(runtime.Object)
+}
 
 // Destroy implements rest.Storage; the store belongs to pods.
 func (s *stream[O]) Destroy() {}
 
 // NewConnectOptions implements rest.Connecter.
 func (s *stream[O]) NewConnectOptions() (runtime.Object, bool, string) {
-	return reflect.New(reflect.TypeFor[O]().Elem()).Interface().(runtime.Object), false, ""
+	return s.New(), false, ""
 }
 
 // ConnectMethods implements rest.Connecter: GET for WebSocket, POST for SPDY.

@@ -59,6 +59,7 @@ func (c *config) library(codec runtime.Codec, group schema.GroupVersion) (generi
 func (c *config) newExtensions(delegate genericapiserver.DelegationTarget) (*apiextensionsserver.CustomResourceDefinitions, error) {
 	generic, etcd := c.library(apiextensionsserver.Codecs.LegacyCodec(apiextensionsv1.SchemeGroupVersion), apiextensionsv1.SchemeGroupVersion)
 	generic.MergedResourceConfig = apiextensionsserver.DefaultAPIResourceConfigSource()
+	c.openAPI.ofExtensions(&generic)
 	cfg := &apiextensionsserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: generic, SharedInformerFactory: c.informers},
 		ExtraConfig: apiextensionsserver.ExtraConfig{

@@ -114,12 +114,16 @@ func (c *config) install(server *genericapiserver.GenericAPIServer, served stora
 			if err := server.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, &info); err != nil {
 				return fmt.Errorf("install the core group: %w", err)
 			}
+			info.StaticOpenAPISpec = nil
 			continue
 		}
 		groups = append(groups, &info)
 	}
 	if err := server.InstallAPIGroups(groups...); err != nil {
 		return fmt.Errorf("install API groups: %w", err)
+	}
+	for _, info := range groups {
+		info.StaticOpenAPISpec = nil // the server keeps the groups, to end their storage, and this would be 5 MB of schemas
 	}
 	return nil
 }

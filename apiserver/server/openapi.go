@@ -3,6 +3,7 @@ package server
 import (
 	"sync"
 
+	extensions "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/cel/openapi/resolver"
@@ -39,6 +40,15 @@ func (o openAPI) apply(c *genericapiserver.Config) {
 	c.OpenAPIConfig.Info.Title = "Kubernetes"
 	c.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(o.definitions, o.namer)
 	c.OpenAPIV3Config.Info.Title = "Kubernetes"
+}
+
+// ofExtensions are the definitions of the kinds that the server of custom resources brings. The library builds its documents at the
+// start, and more than once: with the definitions of all kinds that would be a good part of the start.
+func (o openAPI) ofExtensions(c *genericapiserver.Config) {
+	v2, v3 := *c.OpenAPIConfig, *c.OpenAPIV3Config
+	v2.GetDefinitions, v2.Definitions = extensions.GetOpenAPIDefinitions, nil
+	v3.GetDefinitions, v3.Definitions = extensions.GetOpenAPIDefinitions, nil
+	c.OpenAPIConfig, c.OpenAPIV3Config = &v2, &v3
 }
 
 // lazySchemas types CEL expressions. The definitions of all built-in kinds are large and most clusters have no policy that needs

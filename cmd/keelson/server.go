@@ -143,6 +143,17 @@ func (o *serverOptions) kubeconfig(name string) string {
 	return filepath.Join(o.configDir, name+".conf")
 }
 
+// client is the configuration of a component of this process. What it sends and gets does not leave the machine: to compress it
+// would be work for nothing.
+func (o *serverOptions) client(component string) (*rest.Config, error) {
+	config, err := apiclient.FromKubeconfig(o.kubeconfig(component), component)
+	if err != nil {
+		return nil, err
+	}
+	config.DisableCompression = true
+	return config, nil
+}
+
 // apiserver is the API server's configuration, as flags, since people know it by those.
 func (o *serverOptions) apiserver() (*server.Options, error) {
 	options := server.NewOptions()
@@ -213,7 +224,7 @@ func (o *serverOptions) letNodesProxy(ctx context.Context, client kubernetes.Int
 }
 
 func (o *serverOptions) runControllers(ctx context.Context) error {
-	config, err := apiclient.FromKubeconfig(o.kubeconfig("controller-manager"), "controller-manager")
+	config, err := o.client("controller-manager")
 	if err != nil {
 		return err
 	}
@@ -225,7 +236,7 @@ func (o *serverOptions) runControllers(ctx context.Context) error {
 }
 
 func (o *serverOptions) runScheduler(ctx context.Context) error {
-	config, err := apiclient.FromKubeconfig(o.kubeconfig("scheduler"), "scheduler")
+	config, err := o.client("scheduler")
 	if err != nil {
 		return err
 	}

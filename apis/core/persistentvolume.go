@@ -184,8 +184,8 @@ func validateAccessModes(modes []corev1.PersistentVolumeAccessMode, path *field.
 	return errs
 }
 
-// validatePersistentVolumeSource demands exactly one source. The rules of the sources that a cluster without cloud providers can
-// mount are complete; the legacy drivers are stored for their CSI successors, which check them.
+// validatePersistentVolumeSource demands exactly one source. Legacy drivers whose source is not that of pods are stored for their
+// CSI successors, which check them.
 func validatePersistentVolumeSource(spec *corev1.PersistentVolumeSpec, specPath *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	sources := setSources(&spec.PersistentVolumeSource)
@@ -205,22 +205,25 @@ func validatePersistentVolumeSource(spec *corev1.PersistentVolumeSpec, specPath 
 			errs = append(errs, field.Forbidden(specPath.Child("persistentVolumeReclaimPolicy"),
 				"may not be 'recycle' for a hostPath mount of '/'"))
 		}
-	case spec.NFS != nil:
-		errs = requireStrings(sourcePath, pair{"server", spec.NFS.Server}, pair{"path", spec.NFS.Path})
-		if !path.IsAbs(spec.NFS.Path) {
-			errs = append(errs, field.Invalid(sourcePath.Child("path"), spec.NFS.Path, "must be an absolute path"))
-		}
 	case spec.Local != nil:
 		errs = validateLocalSource(spec, sourcePath)
 	case spec.CSI != nil:
 		errs = validateCSISource(spec.CSI, sourcePath)
 	case spec.ISCSI != nil:
-		errs = requireStrings(sourcePath, pair{"targetPortal", spec.ISCSI.TargetPortal}, pair{"iqn", spec.ISCSI.IQN})
-		if spec.ISCSI.Lun < 0 || spec.ISCSI.Lun > 255 {
-			errs = append(errs, field.Invalid(sourcePath.Child("lun"), spec.ISCSI.Lun, "must be between 0 and 255, inclusive"))
-		}
+		errs = validateISCSI(spec.ISCSI.TargetPortal, spec.ISCSI.IQN, spec.ISCSI.InitiatorName, spec.ISCSI.Lun,
+			(spec.ISCSI.DiscoveryCHAPAuth || spec.ISCSI.SessionCHAPAuth) && spec.ISCSI.SecretRef == nil, sourcePath)
 	case spec.FlexVolume != nil:
-		errs = requireStrings(sourcePath, pair{"driver", spec.FlexVolume.Driver})
+		errs = validateFlexOptions(spec.FlexVolume.Driver, spec.FlexVolume.Options, sourcePath)
+	default:
+		for _, source := range networkSources(&corev1.VolumeSource{ // the drivers whose source is that of pods
+			NFS: spec.NFS, FC: spec.FC, Flocker: spec.Flocker, Quobyte: spec.Quobyte, AzureDisk: spec.AzureDisk,
+			GCEPersistentDisk: spec.GCEPersistentDisk, AWSElasticBlockStore: spec.AWSElasticBlockStore, VsphereVolume: spec.VsphereVolume,
+			PhotonPersistentDisk: spec.PhotonPersistentDisk, PortworxVolume: spec.PortworxVolume,
+		}) {
+			if source.set {
+				errs = source.check(sourcePath)
+			}
+		}
 	}
 	return errs
 }

@@ -1,13 +1,13 @@
 package core
 
 import (
-	"math"
+	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/apis/validate"
 )
@@ -131,9 +131,17 @@ func validateCertificateProjection(p *corev1.PodCertificateProjection, path *fie
 	} else {
 		errs = append(errs, validate.OneOf(p.KeyType, path.Child("keyType"), certificateKeyTypes...)...)
 	}
-	seconds := ptr.Deref(p.MaxExpirationSeconds, math.MaxInt32)
-	if p.MaxExpirationSeconds != nil && (seconds < 3600 || seconds > 91*24*3600) {
-		errs = append(errs, field.Invalid(path.Child("maxExpirationSeconds"), seconds, "must be between 3600 and 7862400"))
+	if seconds := p.MaxExpirationSeconds; seconds != nil {
+		longest := int32(91 * 24 * 3600)
+		if strings.HasPrefix(p.SignerName, "kubernetes.io/") {
+			longest = 24 * 3600
+		}
+		switch at := path.Child("maxExpirationSeconds"); {
+		case *seconds < 3600:
+			errs = append(errs, field.Invalid(at, *seconds, "if provided, maxExpirationSeconds must be >= 3600"))
+		case *seconds > longest:
+			errs = append(errs, field.Invalid(at, *seconds, fmt.Sprintf("if provided, maxExpirationSeconds must be <= %d", longest)))
+		}
 	}
 	if p.CredentialBundlePath == "" && p.KeyPath == "" && p.CertificateChainPath == "" {
 		errs = append(errs, field.Required(path, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))

@@ -105,7 +105,7 @@ func (in Input) neverSeen(status *corev1.ContainerStatus, c *corev1.Container, o
 				ExitCode: exitCodeUnknown, Reason: ReasonUnknown, Message: messageNotFoundDeleted}
 		}
 	}
-	if in.Plan.Done && initialized { // before that it was never due
+	if in.Plan.Done && (initialized || len(in.Pod.Spec.InitContainers) == 0) { // otherwise it was never due
 		status.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: exitCodeUnknown, Reason: ReasonUnknown, Message: messageNotFoundStopped}
 		return
 	}

@@ -116,17 +116,21 @@ func setDefault(d *time.Duration, value time.Duration) {
 // Run moves pods whose back-off is over until ctx ends, then closes the queue.
 func (q *Queue) Run(ctx context.Context) {
 	defer q.Close()
-	timer := q.cfg.Clock.NewTimer(q.nextDeadline())
+	timer := q.cfg.Clock.NewTimer(q.cfg.MaxUnschedulable)
 	defer timer.Stop()
 	for {
+		wait := q.nextDeadline()
+		if wait == 0 {
+			q.flush(ctx)
+			continue
+		}
+		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C():
-			q.flush(ctx)
 		case <-q.wake:
 		}
-		timer.Reset(q.nextDeadline())
 	}
 }
 

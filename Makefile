@@ -10,7 +10,7 @@ WORKERS  ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 .PHONY: deps
 deps:
@@ -42,7 +42,7 @@ unit: ## Unit tests only
 	@hack/test.sh unit
 
 .PHONY: presubmit
-presubmit: verify lint test ## What CI runs
+presubmit: verify lint test conformance-slice ## What CI runs
 
 .PHONY: generate
 generate: ## Generate OpenAPI and validators again
@@ -55,6 +55,46 @@ verify: ## Build and vet every package; check generated code, layers and tidines
 .PHONY: lint
 lint: ## golangci-lint with the rules of .golangci.yml
 	@hack/lint.sh
+
+# The conformance suite: FOCUS and SKIP are regular expressions, PROCS how many tests run at once, KUBECONFIG the cluster to test (none:
+# one is made and removed), TEST part of a name, COUNT the size of a slice.
+PROCS ?= 4
+COUNT ?= 60
+SUITE = cd conformance && ../bin/conformance/conformance
+SUITE_FLAGS = -procs $(PROCS) $(if $(KUBECONFIG),-kubeconfig $(KUBECONFIG)) -kubectl $(CURDIR)/hack/kubectl.sh
+
+.PHONY: conformance-build
+conformance-build: images
+	@conformance/build.sh && conformance/images.sh
+
+.PHONY: conformance
+conformance: conformance-build ## Upstream's conformance suite, all of it or what FOCUS selects, with the score
+	@$(SUITE) run $(SUITE_FLAGS) $(if $(FOCUS),-focus '$(FOCUS)') $(if $(SKIP),-skip '$(SKIP)')
+
+.PHONY: conformance-ratchet
+conformance-ratchet: conformance-build ## The tests of conformance/passing.txt: fails if one is lost
+	@$(SUITE) ratchet $(SUITE_FLAGS)
+
+.PHONY: conformance-slice
+conformance-slice: conformance-build ## A part of them that touches every SIG, rotated by commit
+	@$(SUITE) slice $(SUITE_FLAGS) -count $(COUNT) -seed "$$(git rev-parse HEAD 2>/dev/null)"
+
+.PHONY: conformance-certify
+conformance-certify: conformance-build ## All 462 tests in one go, laid out for the CNCF's programme
+	@$(SUITE) certify $(SUITE_FLAGS)
+
+.PHONY: conformance-why
+conformance-why: conformance-build ## One test (TEST=part of its name) with the cluster's logs of its time beside it
+	@$(SUITE) why $(SUITE_FLAGS) -test '$(TEST)'
+
+.PHONY: bench-apiserver
+bench-apiserver: ## Drive the API server of KUBECONFIG: throughput and latency
+	@go run ./apiserver/bench --kubeconfig $(KUBECONFIG)
+
+.PHONY: fuzz
+fuzz: ## Fuzz decoders, defaults and validation of every kind, for a bounded time
+	@go test ./apis -run '^$$' -fuzz FuzzHooks -fuzztime 60s -fuzzminimizetime 2s
+	@go test ./apis -run '^$$' -fuzz FuzzDecode -fuzztime 60s -fuzzminimizetime 2s
 
 .PHONY: bench
 bench: images ## Measure the figures of docs/performance.md

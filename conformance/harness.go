@@ -91,7 +91,7 @@ func (h *harness) execute(ctx context.Context, p pass) ([]result, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
 	args := []string{
-		"--no-color", "--procs=" + strconv.Itoa(p.procs), "--focus=" + p.focus, "--timeout=" + h.timeout.String(), "--keep-going",
+		"--no-color", "-v", "--procs=" + strconv.Itoa(p.procs), "--focus=" + p.focus, "--timeout=" + h.timeout.String(), "--keep-going",
 	}
 	if p.skip != "" {
 		args = append(args, "--skip="+p.skip)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -16,16 +17,22 @@ func kubectlCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "kubectl", Short: "The kubectl of this version, pointed at the cluster", DisableFlagParsing: true,
 		RunE: func(command *cobra.Command, args []string) error {
-			return viewCluster(*name, func(c *cluster.Cluster) error {
+			err := viewCluster(*name, func(c *cluster.Cluster) error {
 				return runKubectl(command, c.KubeconfigPath(), args)
 			})
+			if errors.Is(err, cluster.ErrNotFound) { // then it is a kubectl like any other
+				return runKubectl(command, "", args)
+			}
+			return err
 		},
 	}
 }
 
 func runKubectl(command *cobra.Command, kubeconfig string, args []string) error {
 	configFlags := genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag().WithDiscoveryBurst(300).WithDiscoveryQPS(50)
-	configFlags.KubeConfig = &kubeconfig
+	if kubeconfig != "" {
+		configFlags.KubeConfig = &kubeconfig
+	}
 	inner := kubectl.NewDefaultKubectlCommandWithArgs(kubectl.KubectlOptions{
 		PluginHandler: kubectl.NewDefaultPluginHandler([]string{"kubectl"}),
 		Arguments:     append([]string{"kubectl"}, args...),

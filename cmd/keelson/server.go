@@ -39,6 +39,7 @@ type serverOptions struct {
 	serviceCIDR        string
 	domain             string
 	bootstrapTokenFile string
+	nodeMonitorGrace   time.Duration
 	extra              []string // further flags of the API server
 }
 
@@ -60,6 +61,7 @@ func serverCommand() *cobra.Command {
 	flags.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/12", "range of service addresses")
 	flags.StringVar(&o.domain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	flags.StringVar(&o.bootstrapTokenFile, "bootstrap-token-file", "", "kubeconfig whose token lets nodes join")
+	flags.DurationVar(&o.nodeMonitorGrace, "node-monitor-grace-period", 0, "silence of a node until it counts as unreachable (default 50s)")
 	flags.StringArrayVar(&o.extra, "apiserver-arg", nil, "further flag of the API server, as --flag=value; may be repeated")
 	if err := command.MarkFlagRequired("advertise-address"); err != nil {
 		panic(err) // the flag stands above
@@ -232,6 +234,7 @@ func (o *serverOptions) runControllers(ctx context.Context) error {
 		RESTConfig: config, ServiceAccountKeyFile: o.pki("sa.key"), RootCAFile: o.pki("ca.crt"),
 		ClusterSigningCertFile: o.pki("ca.crt"), ClusterSigningKeyFile: o.pki("ca.key"),
 		ClusterCIDRs: []string{o.clusterCIDR}, ServiceCIDRs: []string{o.serviceCIDR},
+		NodeMonitorGracePeriod: o.nodeMonitorGrace,
 	})
 }
 

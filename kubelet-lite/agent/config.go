@@ -53,6 +53,7 @@ func NewConfig() Config {
 	k.StaticPodPath = "/etc/kubernetes/manifests"
 	k.ContainerRuntimeEndpoint = "unix:///run/containerd/containerd.sock"
 	k.ClusterDomain = "cluster.local"
+	k.NodeLeaseDurationSeconds = 40
 	k.MaxPods, k.PodPidsLimit = 110, ptr.To(int64(-1))
 	k.ResolverConfig = ptr.To("/etc/resolv.conf")
 	k.CgroupsPerQOS, k.CPUCFSQuota = ptr.To(true), ptr.To(true)
@@ -92,6 +93,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&k.StaticPodPath, "pod-manifest-path", k.StaticPodPath, "folder of static pods")
 	fs.StringVar(k.ResolverConfig, "resolv-conf", *k.ResolverConfig, "resolver configuration that pods inherit")
 	fs.Int32Var(&k.MaxPods, "max-pods", k.MaxPods, "pods that the node takes")
+	fs.Int32Var(&k.NodeLeaseDurationSeconds, "node-lease-duration-seconds", k.NodeLeaseDurationSeconds, "how long a heartbeat counts; it is sent four times as often")
 	fs.Int32Var(&k.Port, "port", k.Port, "port of the kubelet's API")
 	fs.StringVar(&k.Address, "address", k.Address, "address of the kubelet's API")
 	fs.StringVar(&k.CgroupRoot, "cgroup-root", k.CgroupRoot, "control group below which pods' groups are made")

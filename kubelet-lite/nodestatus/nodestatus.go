@@ -28,8 +28,6 @@ import (
 
 // Periods, as upstream's defaults have them.
 const (
-	leaseSeconds  = 40
-	leaseRenewal  = leaseSeconds * time.Second / 4
 	checkPeriod   = 10 * time.Second       // of what nothing tells about: the runtime's health, pressure, images
 	startPeriod   = 100 * time.Millisecond // the same until the node is ready for the first time
 	reportPeriod  = 5 * time.Minute
@@ -52,6 +50,8 @@ type Config struct {
 	Allocatable   corev1.ResourceList
 	Info          corev1.NodeSystemInfo
 	KubeletPort   int32
+	// LeaseSeconds is how long the node's heartbeat counts; it is renewed four times as often.
+	LeaseSeconds int32
 	// InUse lists the attachable volumes that pods use.
 	InUse func() []corev1.UniqueVolumeName
 	// Pressure reports whether a condition of the node, MemoryPressure for one, holds.
@@ -120,7 +120,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := m.register(ctx); err != nil {
 		return err
 	}
-	leases := lease.NewController(m.cfg.Clock, m.cfg.Client, m.cfg.NodeName, leaseSeconds, nil, leaseRenewal, m.cfg.NodeName, corev1.NamespaceNodeLease, m.ownLease)
+	renewal := time.Duration(m.cfg.LeaseSeconds) * time.Second / 4 // upstream's share
+	leases := lease.NewController(m.cfg.Clock, m.cfg.Client, m.cfg.NodeName, m.cfg.LeaseSeconds, nil, renewal, m.cfg.NodeName, corev1.NamespaceNodeLease, m.ownLease)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { leases.Run(ctx) })

@@ -49,7 +49,10 @@ gobuild() {
 
 echo "conformance images: agnhost"
 rootfs agnhost bash coreutils curl bind9-dnsutils netcat-openbsd iperf socat iproute2 util-linux mount hostname procps grep sed \
-	findutils tar gzip ncurses-bin ca-certificates
+	findutils tar gzip ncurses-bin libc-bin ca-certificates
+# A test of image volumes tells this image by its distribution.
+rm "$trees/agnhost/etc/os-release"
+printf 'NAME="Alpine Linux"\nID=alpine\nPRETTY_NAME="Alpine Linux (a stand-in, made of Debian packages)"\n' >"$trees/agnhost/etc/os-release"
 gobuild agnhost/agnhost k8s.io/kubernetes/test/images/agnhost
 ln -s nc.openbsd "$trees/agnhost/bin/nc" # what update-alternatives would do
 ln -s agnhost "$trees/agnhost/agnhost-2"

@@ -33,7 +33,11 @@ func (h *harness) ensureCluster(ctx context.Context) error {
 		return nil
 	}
 	h.made = true
-	if err := h.keelson(ctx, "up", "--workers", "2", "--kubeconfig", ""); err != nil {
+	up := []string{"up", "--workers", "2", "--kubeconfig", ""}
+	if h.serverArg != "" {
+		up = append(up, "--server-arg="+h.serverArg)
+	}
+	if err := h.keelson(ctx, up...); err != nil {
 		return err
 	}
 	if err := h.keelson(ctx, "image", "load", filepath.Join(h.bin, "conformance", "images")); err != nil {

@@ -58,6 +58,7 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&h.bin, "bin", "../bin", "folder of the built programs")
 	flags.StringVar(&h.out, "out", "", "folder of the results; empty: below bin")
 	flags.StringVar(&h.passingFile, "passing", "passing.txt", "list of the tests that pass")
+	flags.StringVar(&h.serverArg, "server-arg", "", "further flag of the made cluster's server, such as --controllers=*,-replicaset")
 	flags.BoolVar(&h.keep, "keep", false, "leave the cluster that was made running")
 	flags.DurationVar(&h.timeout, "timeout", 4*time.Hour, "how long the whole may take")
 	if err := flags.Parse(args[1:]); err != nil {

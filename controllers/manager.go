@@ -41,7 +41,6 @@ import (
 	"keelson.dev/controllers/job"
 	"keelson.dev/controllers/namespace"
 	"keelson.dev/controllers/persistentvolume"
-	"keelson.dev/controllers/policystatus"
 	"keelson.dev/controllers/replicaset"
 	"keelson.dev/controllers/replicationcontroller"
 	"keelson.dev/controllers/resourcequota"
@@ -74,6 +73,17 @@ type Config struct {
 	NodeMonitorGracePeriod time.Duration // silence of a node until it counts as unreachable; 0: 50 s
 
 	TerminatedPodGCThreshold int // finished pods kept in the cluster; 0: 12500
+
+	// Controllers says which run, as kube-controller-manager's flag does: "*" is all, "-name" is all but that one; empty: all.
+	Controllers []string
+}
+
+// enabled tells whether the named controller runs; an entry for the name itself wins over "*".
+func (c *Config) enabled(name string) bool {
+	if slices.Contains(c.Controllers, "-"+name) {
+		return false
+	}
+	return len(c.Controllers) == 0 || slices.Contains(c.Controllers, "*") || slices.Contains(c.Controllers, name)
 }
 
 // registration is a line of the list: add wires one controller.
@@ -127,8 +137,6 @@ func list() []registration {
 		{"certificatesigningrequest-signing", addSigner},
 		{"certificatesigningrequest-cleaner", func(e *env.Env, _ *Config) error { return certificates.AddCleaner(e) }},
 
-		{"validatingadmissionpolicy-status", workers(2, policystatus.Add)},
-
 		// Last: it uses the informers that the others have asked for.
 		{"garbage-collector", workers(20, garbagecollector.Add)},
 	}
@@ -163,6 +171,9 @@ func Run(ctx context.Context, cfg Config) error {
 	e := env.New(mgr, clientset, meta)
 	e.Partial = slices.Collect(maps.Keys(partial))
 	for _, c := range list() {
+		if !cfg.enabled(c.name) {
+			continue
+		}
 		if err := c.add(e, &cfg); err != nil {
 			return fmt.Errorf("add controller %s: %w", c.name, err)
 		}

@@ -40,6 +40,7 @@ type serverOptions struct {
 	domain             string
 	bootstrapTokenFile string
 	nodeMonitorGrace   time.Duration
+	controllers        []string // that run
 	extra              []string // further flags of the API server
 }
 
@@ -62,6 +63,7 @@ func serverCommand() *cobra.Command {
 	flags.StringVar(&o.domain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	flags.StringVar(&o.bootstrapTokenFile, "bootstrap-token-file", "", "kubeconfig whose token lets nodes join")
 	flags.DurationVar(&o.nodeMonitorGrace, "node-monitor-grace-period", 0, "silence of a node until it counts as unreachable (default 50s)")
+	flags.StringSliceVar(&o.controllers, "controllers", []string{"*"}, "controllers to run: * for all, -name for all but that one")
 	flags.StringArrayVar(&o.extra, "apiserver-arg", nil, "further flag of the API server, as --flag=value; may be repeated")
 	if err := command.MarkFlagRequired("advertise-address"); err != nil {
 		panic(err) // the flag stands above

@@ -52,6 +52,7 @@ type State struct {
 	DNSAddress     string       `json:"dnsAddress"`
 	DNSDomain      string       `json:"dnsDomain"`
 	BootstrapToken string       `json:"bootstrapToken"`
+	ServerArgs     []string     `json:"serverArgs,omitempty"` // further flags of keelson server
 	Members        []Member     `json:"members"`
 }
 

@@ -110,7 +110,7 @@ func (c *Cluster) services(m Member) []supervisor.Service {
 	if m.Role == Server {
 		list = append(list, supervisor.Service{
 			Name: "server", Log: "/var/log/keelson-server.log",
-			Args: []string{
+			Args: append([]string{
 				node.ProgramDir + "/keelson", "server", "--node-name", m.Name, "--advertise-address", m.Address.String(),
 				"--cluster-cidr", c.PodCIDR, "--service-cidr", c.ServiceCIDR, "--cluster-domain", c.DNSDomain,
 				"--bootstrap-token-file", bootstrapConfig, "--node-monitor-grace-period", nodeMonitorGrace,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"keelson.dev/internal/kubeconfig"
@@ -20,7 +21,9 @@ type Options struct {
 	Workers int
 	Bundle  string
 	Demo    bool
-	Timeout time.Duration
+	// ServerArgs are further flags of keelson server, for a new cluster.
+	ServerArgs []string
+	Timeout    time.Duration
 	// Kubeconfig is the file that gets the cluster's context; empty leaves the user's files alone.
 	Kubeconfig string
 	// Step is told what is being done.
@@ -43,7 +46,7 @@ func Up(ctx context.Context, options Options) (*Cluster, error) {
 		return nil, err
 	}
 	defer c.Close()
-	if err := c.populate(options.Workers); err != nil {
+	if err := c.populate(options); err != nil {
 		return nil, err
 	}
 	if err := c.start(ctx, options); err != nil {
@@ -53,12 +56,13 @@ func Up(ctx context.Context, options Options) (*Cluster, error) {
 }
 
 // populate adds the members of a new cluster.
-func (c *Cluster) populate(workers int) error {
+func (c *Cluster) populate(options Options) error {
 	if len(c.Members) > 0 {
 		return nil
 	}
+	c.ServerArgs = options.ServerArgs
 	roles := []Role{Server}
-	for range workers {
+	for range options.Workers {
 		roles = append(roles, Worker)
 	}
 	for _, role := range roles {
@@ -155,14 +159,14 @@ func (c *Cluster) settle(ctx context.Context, options Options) error {
 func (c *Cluster) KubeconfigPath() string { return filepath.Join(c.dir(), "kubeconfig") }
 
 func (c *Cluster) memberNames() string {
-	names := ""
+	var names strings.Builder
 	for i, m := range c.Members {
 		if i > 0 {
-			names += ", "
+			names.WriteString(", ")
 		}
-		names += m.Name
+		names.WriteString(m.Name)
 	}
-	return names
+	return names.String()
 }
 
 // Down ends the cluster. With keep its data stays and Up brings it back; otherwise nothing of it is left but the machine's images.

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Builds the suite, its runner and the harness, from the modules that go.mod pins, into bin/conformance.
+set -eu
+cd "$(dirname "$0")"
+out=$(cd .. && pwd)/bin/conformance
+mkdir -p "$out"
+export CGO_ENABLED=0
+version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+stamp=$(cat go.mod go.sum build.sh | sha256sum | cut -d' ' -f1)
+if [ "$(cat "$out/.stamp" 2>/dev/null)" != "$stamp" ]; then
+	echo "conformance: building e2e.test $version (some minutes when it is the first time)"
+	# The suite compares versions: it has to know its own.
+	go test -c -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version -X k8s.io/client-go/pkg/version.gitVersion=$version" \
+		-o "$out/e2e.test" k8s.io/kubernetes/test/e2e
+	echo "conformance: building ginkgo"
+	go build -o "$out/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
+	echo "$stamp" >"$out/.stamp"
+fi
+go build -o "$out/conformance.new" .
+mv "$out/conformance.new" "$out/conformance" # one that runs keeps running

@@ -114,7 +114,7 @@ func (c *Cluster) services(m Member) []supervisor.Service {
 				node.ProgramDir + "/keelson", "server", "--node-name", m.Name, "--advertise-address", m.Address.String(),
 				"--cluster-cidr", c.PodCIDR, "--service-cidr", c.ServiceCIDR, "--cluster-domain", c.DNSDomain,
 				"--bootstrap-token-file", bootstrapConfig, "--node-monitor-grace-period", nodeMonitorGrace,
-			},
+			}, c.ServerArgs...),
 		})
 		if len(c.Members) > len(c.servers()) {
 			agent = append(agent, "--register-with-taints", controlPlaneTaint)

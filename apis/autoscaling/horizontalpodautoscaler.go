@@ -69,7 +69,7 @@ func defaultAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) {
 
 // mergeRules fills what rules leave open. The window of scaling down stays open: it is a setting of the controller.
 func mergeRules(rules *autoscalingv2.HPAScalingRules, defaults autoscalingv2.HPAScalingRules) *autoscalingv2.HPAScalingRules {
-	defaults.SelectPolicy = ptr.To(autoscalingv2.MaxChangePolicySelect)
+	defaults.SelectPolicy = new(autoscalingv2.MaxChangePolicySelect)
 	if rules == nil {
 		return &defaults
 	}

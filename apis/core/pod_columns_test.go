@@ -7,7 +7,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 )
 
 func TestPodColumns(t *testing.T) {
@@ -21,7 +20,7 @@ func TestPodColumns(t *testing.T) {
 	ready := []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 	two := []corev1.Container{{Name: "a"}, {Name: "b"}}
 	inits := []corev1.Container{{Name: "i"}, {Name: "j"}}
-	sidecar := []corev1.Container{{Name: "s", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)}}
+	sidecar := []corev1.Container{{Name: "s", RestartPolicy: new(corev1.ContainerRestartPolicyAlways)}}
 	ago := metav1.NewTime(time.Now().Add(-5*time.Second - 500*time.Millisecond))
 	now := metav1.Now()
 

@@ -154,8 +154,8 @@ func TestValidatePod(t *testing.T) {
 			first(p).VolumeMounts = []corev1.VolumeMount{
 				{Name: "gone", MountPath: "/a"},
 				{Name: "v", MountPath: "/a", SubPath: "../x"},
-				{Name: "v", MountPath: "/b", MountPropagation: ptr.To(corev1.MountPropagationBidirectional)},
-				{Name: "v", MountPath: "/c", RecursiveReadOnly: ptr.To(corev1.RecursiveReadOnlyEnabled)},
+				{Name: "v", MountPath: "/b", MountPropagation: new(corev1.MountPropagationBidirectional)},
+				{Name: "v", MountPath: "/c", RecursiveReadOnly: new(corev1.RecursiveReadOnlyEnabled)},
 			}
 			volume1("v", corev1.VolumeSource{})(p)
 		}, []string{
@@ -179,7 +179,7 @@ func TestValidatePod(t *testing.T) {
 		"two sources": {volume1("v", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}, HostPath: &corev1.HostPathVolumeSource{Path: "/x"}}), []string{
 			"spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
 		}},
-		"host path type": {volume1("v", corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/a/../b", Type: ptr.To(corev1.HostPathType("Blob"))}}), []string{
+		"host path type": {volume1("v", corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/a/../b", Type: new(corev1.HostPathType("Blob"))}}), []string{
 			`spec.volumes[0].hostPath.path: Invalid value: "/a/../b": must not contain '..'`,
 			`spec.volumes[0].hostPath.type: Unsupported value: "Blob": supported values: "", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"`,
 		}},
@@ -220,7 +220,7 @@ func TestValidatePod(t *testing.T) {
 			"spec.containers[0].startupProbe.tcpSocket: Forbidden: may not specify more than 1 handler type",
 		}},
 		"sleep": {func(p *corev1.Pod) {
-			first(p).Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 31}}, StopSignal: ptr.To(corev1.SIGTERM)}
+			first(p).Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 31}}, StopSignal: new(corev1.SIGTERM)}
 		}, []string{
 			"spec.containers[0].lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than terminationGracePeriodSeconds (30)",
 			"spec.containers[0].lifecycle.stopSignal: Forbidden: may not be set for containers with empty `spec.os.name`",
@@ -235,7 +235,7 @@ func TestValidatePod(t *testing.T) {
 		}},
 		"sidecar with probe": {func(p *corev1.Pod) {
 			c := init1(p)
-			c.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways)
+			c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
 			c.LivenessProbe = &corev1.Probe{ProbeHandler: exec}
 		}, nil},
 		"resources": {func(p *corev1.Pod) {
@@ -277,7 +277,7 @@ func TestValidatePod(t *testing.T) {
 		"security": {func(p *corev1.Pod) {
 			first(p).SecurityContext = &corev1.SecurityContext{
 				RunAsUser: ptr.To[int64](-1), Privileged: new(true), AllowPrivilegeEscalation: new(false),
-				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost}, ProcMount: ptr.To(corev1.UnmaskedProcMount),
+				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost}, ProcMount: new(corev1.UnmaskedProcMount),
 			}
 		}, []string{
 			"spec.containers[0].securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive",

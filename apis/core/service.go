@@ -75,7 +75,7 @@ func defaultService(s *corev1.Service) {
 		resource.SetDefault(&spec.ExternalTrafficPolicy, corev1.ServiceExternalTrafficPolicyCluster)
 	}
 	if hasClusterIP(spec) && spec.InternalTrafficPolicy == nil {
-		spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyCluster)
+		spec.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyCluster)
 	}
 	if spec.Type != corev1.ServiceTypeLoadBalancer {
 		return
@@ -85,7 +85,7 @@ func defaultService(s *corev1.Service) {
 	}
 	for i := range s.Status.LoadBalancer.Ingress {
 		if ingress := &s.Status.LoadBalancer.Ingress[i]; ingress.IP != "" && ingress.IPMode == nil {
-			ingress.IPMode = ptr.To(corev1.LoadBalancerIPModeVIP)
+			ingress.IPMode = new(corev1.LoadBalancerIPModeVIP)
 		}
 	}
 }

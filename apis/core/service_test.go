@@ -20,7 +20,7 @@ func TestDefaultService(t *testing.T) {
 		SessionAffinityConfig:         &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To[int32](10800)}},
 		Ports:                         []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(80)}},
 		ExternalTrafficPolicy:         corev1.ServiceExternalTrafficPolicyCluster,
-		InternalTrafficPolicy:         ptr.To(corev1.ServiceInternalTrafficPolicyCluster),
+		InternalTrafficPolicy:         new(corev1.ServiceInternalTrafficPolicyCluster),
 		AllocateLoadBalancerNodePorts: new(true),
 	}
 	if diff := cmp.Diff(want, s.Spec); diff != "" {
@@ -32,14 +32,14 @@ func TestDefaultService(t *testing.T) {
 func TestPrepareService(t *testing.T) {
 	clusterIP := corev1.ServiceSpec{
 		Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.0.0.1", ClusterIPs: []string{"10.0.0.1"},
-		IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack),
+		IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, IPFamilyPolicy: new(corev1.IPFamilyPolicySingleStack),
 	}
 	nodePort := *clusterIP.DeepCopy()
 	nodePort.Type, nodePort.ExternalTrafficPolicy = corev1.ServiceTypeNodePort, corev1.ServiceExternalTrafficPolicyLocal
 	nodePort.Ports = []corev1.ServicePort{{Name: "a", Port: 80, NodePort: 30000}, {Name: "b", Port: 81, NodePort: 30001}}
 	dual := *clusterIP.DeepCopy()
 	dual.ClusterIPs, dual.IPFamilies = []string{"10.0.0.1", "fd00::1"}, []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
-	dual.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyPreferDualStack)
+	dual.IPFamilyPolicy = new(corev1.IPFamilyPolicyPreferDualStack)
 
 	cases := map[string]struct {
 		old    *corev1.ServiceSpec
@@ -92,7 +92,7 @@ func TestPrepareService(t *testing.T) {
 		},
 		"to single stack": {
 			old:    &dual,
-			change: func(s *corev1.ServiceSpec) { s.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicySingleStack) },
+			change: func(s *corev1.ServiceSpec) { s.IPFamilyPolicy = new(corev1.IPFamilyPolicySingleStack) },
 			want: func(s *corev1.ServiceSpec) {
 				s.ClusterIPs, s.IPFamilies = []string{"10.0.0.1"}, []corev1.IPFamily{corev1.IPv4Protocol}
 			},

@@ -45,7 +45,7 @@ func doc(name string) string { return schedulingv1.PriorityClass{}.SwaggerDoc()[
 // SystemClasses are the classes that the API server itself keeps: the only ones that may have the reserved prefix.
 func SystemClasses() []*schedulingv1.PriorityClass {
 	class := func(name string, value int32, description string) *schedulingv1.PriorityClass {
-		c := &schedulingv1.PriorityClass{Value: value, Description: description, PreemptionPolicy: ptr.To(corev1.PreemptLowerPriority)}
+		c := &schedulingv1.PriorityClass{Value: value, Description: description, PreemptionPolicy: new(corev1.PreemptLowerPriority)}
 		c.Name = name
 		return c
 	}

@@ -106,12 +106,12 @@ func (b *builtin) ValidateInitialization() error {
 
 // Admit runs the hook that may change the object.
 func (m mutating) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
-	return m.run(ctx, a, m.hooks.admit)
+	return m.run(ctx, a, m.admit)
 }
 
 // Validate runs the hook that only judges.
 func (v validating) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
-	return v.run(ctx, a, v.hooks.validate)
+	return v.run(ctx, a, v.validate)
 }
 
 func (b both) Admit(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/utils/ptr"
 )
 
 func TestNodeRestriction(t *testing.T) {
@@ -69,7 +68,7 @@ func TestNodeRestriction(t *testing.T) {
 	}
 	owned := func(kind, name string) func(*corev1.Pod) {
 		return func(p *corev1.Pod) {
-			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: kind, Name: name, Controller: ptr.To(true)}}
+			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: kind, Name: name, Controller: new(true)}}
 		}
 	}
 	old := nodeOf("n1", map[string]string{"kubernetes.io/hostname": "n1"}, nil)

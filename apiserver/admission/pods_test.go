@@ -54,7 +54,7 @@ func TestPriority(t *testing.T) {
 		return &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, GlobalDefault: isDefault}
 	}
 	never := class("never", 5, false)
-	never.PreemptionPolicy = ptr.To(corev1.PreemptNever)
+	never.PreemptionPolicy = new(corev1.PreemptNever)
 	named := func(name string, value *int32) *corev1.Pod {
 		return podWith(func(p *corev1.Pod) { p.Spec.PriorityClassName, p.Spec.Priority = name, value })
 	}
@@ -151,12 +151,18 @@ func TestLimitRanger(t *testing.T) {
 	look := func(p *corev1.Pod) any { return p.Spec.Containers[0].Resources }
 	defaults := corev1.LimitRangeItem{DefaultRequest: list("cpu", "100m"), Default: list("cpu", "500m", "memory", "1Gi")}
 	runPods(t, limitRanger, map[string]podCase{
-		"defaults": {objects: container(defaults), pod: podWith(nil), want: look,
-			equals: corev1.ResourceRequirements{Requests: list("cpu", "100m"), Limits: list("cpu", "500m", "memory", "1Gi")}},
-		"own figures stay": {objects: container(defaults), pod: asking(list("cpu", "300m"), list("cpu", "300m")), want: look,
-			equals: corev1.ResourceRequirements{Requests: list("cpu", "300m"), Limits: list("cpu", "300m", "memory", "1Gi")}},
-		"note": {objects: container(defaults), pod: podWith(nil), want: func(p *corev1.Pod) any { return p.Annotations[limitRangerAnnotation] },
-			equals: "LimitRanger plugin set: cpu request for container c; cpu, memory limit for container c"},
+		"defaults": {
+			objects: container(defaults), pod: podWith(nil), want: look,
+			equals: corev1.ResourceRequirements{Requests: list("cpu", "100m"), Limits: list("cpu", "500m", "memory", "1Gi")},
+		},
+		"own figures stay": {
+			objects: container(defaults), pod: asking(list("cpu", "300m"), list("cpu", "300m")), want: look,
+			equals: corev1.ResourceRequirements{Requests: list("cpu", "300m"), Limits: list("cpu", "300m", "memory", "1Gi")},
+		},
+		"note": {
+			objects: container(defaults), pod: podWith(nil), want: func(p *corev1.Pod) any { return p.Annotations[limitRangerAnnotation] },
+			equals: "LimitRanger plugin set: cpu request for container c; cpu, memory limit for container c",
+		},
 		"below minimum": {objects: container(corev1.LimitRangeItem{Min: list("cpu", "50m")}), pod: asking(list("cpu", "10m"), nil), refused: "minimum cpu usage per Container is 50m, but request is 10m"},
 		"no minimum":    {objects: container(corev1.LimitRangeItem{Min: list("cpu", "50m")}), pod: podWith(nil), refused: "No request is specified"},
 		"above maximum": {objects: container(corev1.LimitRangeItem{Max: list("cpu", "1")}), pod: asking(nil, list("cpu", "2")), refused: "maximum cpu usage per Container is 1, but limit is 2"},
@@ -211,11 +217,15 @@ func TestServiceAccount(t *testing.T) {
 		"own mount": {objects: objects, pod: podWith(func(p *corev1.Pod) {
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: tokenMountPath}}
 		}), want: mounts, equals: [2]int{0, 0}},
-		"pod says no": {objects: objects, pod: podWith(func(p *corev1.Pod) { p.Spec.AutomountServiceAccountToken = ptr.To(false) }), want: mounts, equals: [2]int{0, 0}},
-		"account says no": {objects: []runtime.Object{account("default", func(sa *corev1.ServiceAccount) { sa.AutomountServiceAccountToken = ptr.To(false) })},
-			pod: podWith(nil), want: mounts, equals: [2]int{0, 0}},
-		"pod decides": {objects: []runtime.Object{account("default", func(sa *corev1.ServiceAccount) { sa.AutomountServiceAccountToken = ptr.To(false) })},
-			pod: podWith(func(p *corev1.Pod) { p.Spec.AutomountServiceAccountToken = ptr.To(true) }), want: mounts, equals: [2]int{1, 1}},
+		"pod says no": {objects: objects, pod: podWith(func(p *corev1.Pod) { p.Spec.AutomountServiceAccountToken = new(false) }), want: mounts, equals: [2]int{0, 0}},
+		"account says no": {
+			objects: []runtime.Object{account("default", func(sa *corev1.ServiceAccount) { sa.AutomountServiceAccountToken = new(false) })},
+			pod:     podWith(nil), want: mounts, equals: [2]int{0, 0},
+		},
+		"pod decides": {
+			objects: []runtime.Object{account("default", func(sa *corev1.ServiceAccount) { sa.AutomountServiceAccountToken = new(false) })},
+			pod:     podWith(func(p *corev1.Pod) { p.Spec.AutomountServiceAccountToken = new(true) }), want: mounts, equals: [2]int{1, 1},
+		},
 		"pull secrets": {objects: []runtime.Object{account("default", func(sa *corev1.ServiceAccount) {
 			sa.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "pull"}}
 		})}, pod: podWith(nil), want: func(p *corev1.Pod) any { return p.Spec.ImagePullSecrets }, equals: []corev1.LocalObjectReference{{Name: "pull"}}},

@@ -103,7 +103,11 @@ func (p *podSecurity) Validate(ctx context.Context, a admission.Attributes, _ ad
 	if result.Allowed {
 		return nil
 	}
-	refused := admission.NewForbidden(a, errors.New("Not allowed by PodSecurity")).(*apierrors.StatusError)
+	err := admission.NewForbidden(a, errors.New("Not allowed by PodSecurity"))
+	refused, ok := errors.AsType[*apierrors.StatusError](err)
+	if !ok {
+		return err
+	}
 	if result.Result != nil {
 		if result.Result.Message != "" {
 			refused.ErrStatus.Message = result.Result.Message

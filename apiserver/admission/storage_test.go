@@ -33,7 +33,7 @@ func TestDefaultClasses(t *testing.T) {
 	h := plant(t, defaultStorageClass, &storagev1.StorageClass{ObjectMeta: at("old", defaultClass, 1)}, &storagev1.StorageClass{ObjectMeta: at("new", defaultClass, 2)},
 		&storagev1.StorageClass{ObjectMeta: at("same", defaultClass, 2)}, &storagev1.StorageClass{ObjectMeta: at("other", "x", 3)})
 	for name, c := range map[string]struct{ class, want *string }{
-		"newest": {nil, ptr.To("new")}, "none on purpose": {ptr.To(""), ptr.To("")}, "own": {ptr.To("own"), ptr.To("own")},
+		"newest": {nil, new("new")}, "none on purpose": {new(""), new("")}, "own": {new("own"), new("own")},
 	} {
 		claim := &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: c.class}}
 		if err := h.admit(context.Background(), request{resource: "persistentvolumeclaims", obj: claim}.attributes()); err != nil {
@@ -51,7 +51,7 @@ func TestDefaultClasses(t *testing.T) {
 }
 
 func TestClaimResize(t *testing.T) {
-	growing := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "grow"}, AllowVolumeExpansion: ptr.To(true)}
+	growing := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "grow"}, AllowVolumeExpansion: new(true)}
 	fixed := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "fixed"}}
 	claim := func(class, size string, phase corev1.PersistentVolumeClaimPhase) *corev1.PersistentVolumeClaim {
 		return &corev1.PersistentVolumeClaim{

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-
 	"net/url"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"maps"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -24,9 +25,7 @@ func (s storages) add(gv schema.GroupVersion, more map[string]rest.Storage) {
 	if s[gv] == nil {
 		s[gv] = map[string]rest.Storage{}
 	}
-	for name, storage := range more {
-		s[gv][name] = storage
-	}
+	maps.Copy(s[gv], more)
 }
 
 // addAbsent leaves alone what is served by something particular.

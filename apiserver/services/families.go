@@ -26,7 +26,7 @@ func planFamilies(spec, old *corev1.ServiceSpec, available []corev1.IPFamily) fi
 	}
 	headlessWithout := isHeadless(spec) && len(spec.Selector) == 0
 	if spec.IPFamilyPolicy == nil {
-		spec.IPFamilyPolicy = ptr.To(defaultPolicy(spec, headlessWithout))
+		spec.IPFamilyPolicy = new(defaultPolicy(spec, headlessWithout))
 	}
 	inferFromAddresses(spec)
 	if len(spec.IPFamilies) == 0 {

@@ -23,7 +23,6 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/ptr"
 )
 
 const (
@@ -176,7 +175,7 @@ func (k *Kubernetes) service() *corev1.Service {
 			ClusterIP:       k.ServiceIPs[0].String(),
 			SessionAffinity: corev1.ServiceAffinityNone,
 			Type:            corev1.ServiceTypeClusterIP,
-			IPFamilyPolicy:  ptr.To(corev1.IPFamilyPolicySingleStack),
+			IPFamilyPolicy:  new(corev1.IPFamilyPolicySingleStack),
 			IPFamilies:      []corev1.IPFamily{familyOf(k.ServiceIPs[0])},
 		},
 	}
@@ -203,11 +202,11 @@ func (k *Kubernetes) syncEndpointSlice(ctx context.Context, addresses []string) 
 			Labels: map[string]string{discoveryv1.LabelServiceName: kubernetesService},
 		},
 		AddressType: discoveryv1.AddressType(familyOf(k.Address)),
-		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To(int32(k.Port)), Protocol: ptr.To(corev1.ProtocolTCP)}},
+		Ports:       []discoveryv1.EndpointPort{{Name: new("https"), Port: new(int32(k.Port)), Protocol: new(corev1.ProtocolTCP)}},
 	}
 	for _, address := range addresses {
 		want.Endpoints = append(want.Endpoints, discoveryv1.Endpoint{
-			Addresses: []string{address}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)},
+			Addresses: []string{address}, Conditions: discoveryv1.EndpointConditions{Ready: new(true)},
 		})
 	}
 	slicesClient := k.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)

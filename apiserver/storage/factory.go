@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"maps"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -16,11 +17,11 @@ import (
 // upstreamPrefixes are the kinds that upstream stores under another name than their plural, so that one data directory serves
 // both.
 var upstreamPrefixes = map[schema.GroupResource]string{
-	{Resource: "replicationcontrollers"}:                                   "controllers",
-	{Resource: "endpoints"}:                                                "services/endpoints",
-	{Resource: "services"}:                                                 "services/specs",
-	{Resource: "nodes"}:                                                    "minions",
-	{Group: "networking.k8s.io", Resource: "ingresses"}:                    "ingress",
+	{Resource: "replicationcontrollers"}:                "controllers",
+	{Resource: "endpoints"}:                             "services/endpoints",
+	{Resource: "services"}:                              "services/specs",
+	{Resource: "nodes"}:                                 "minions",
+	{Group: "networking.k8s.io", Resource: "ingresses"}: "ingress",
 	{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}: "apiextensions.k8s.io/customresourcedefinitions",
 	{Group: "apiregistration.k8s.io", Resource: "apiservices"}:             "apiregistration.k8s.io/apiservices",
 }
@@ -30,9 +31,7 @@ var upstreamPrefixes = map[schema.GroupResource]string{
 func NewFactory(rows []*resource.Resource, scheme *runtime.Scheme, codecs serializer.CodecFactory, config storagebackend.Config, enabled serverstorage.APIResourceConfigSource) *serverstorage.DefaultStorageFactory {
 	encoding := serverstorage.NewDefaultResourceEncodingConfig(scheme)
 	prefixes := make(map[schema.GroupResource]string, len(upstreamPrefixes))
-	for resource, prefix := range upstreamPrefixes {
-		prefixes[resource] = prefix
-	}
+	maps.Copy(prefixes, upstreamPrefixes)
 	for _, row := range rows {
 		internal := schema.GroupVersion{Group: row.GroupVersion.Group, Version: runtime.APIVersionInternal}
 		encoding.SetResourceEncoding(row.GroupResource(), row.GroupVersion, internal)

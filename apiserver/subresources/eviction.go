@@ -257,7 +257,7 @@ func (e *eviction) delete(ctx context.Context, pod *corev1.Pod, options *metav1.
 			return err
 		}
 		if p := options.Preconditions; p != nil && p.ResourceVersion != nil && *p.ResourceVersion == pod.ResourceVersion {
-			p.ResourceVersion = ptr.To(updated.(*corev1.Pod).ResourceVersion)
+			p.ResourceVersion = new(updated.(*corev1.Pod).ResourceVersion)
 		}
 	}
 	_, _, err := e.pods.Delete(podCtx, pod.Name, rest.ValidateAllObjectFunc, options)

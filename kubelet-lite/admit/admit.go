@@ -158,6 +158,7 @@ func ports(in Input) *Rejection {
 func key(p corev1.ContainerPort) string {
 	return fmt.Sprintf("%s/%s/%d", p.HostIP, p.Protocol, p.HostPort)
 }
+
 func wildcard(p corev1.ContainerPort) string { return fmt.Sprintf("*/%s/%d", p.Protocol, p.HostPort) }
 
 func hostPorts(pod *corev1.Pod) []corev1.ContainerPort {

@@ -93,8 +93,10 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func build(ctx context.Context, cfg Config) (*agent, error) {
-	a := &agent{cfg: cfg, clock: clock.RealClock{}, api: map[types.UID]*corev1.Pod{}, static: map[types.UID]*corev1.Pod{},
-		mirrors: map[types.NamespacedName]*corev1.Pod{}, rejected: map[types.UID]bool{}}
+	a := &agent{
+		cfg: cfg, clock: clock.RealClock{}, api: map[types.UID]*corev1.Pod{}, static: map[types.UID]*corev1.Pod{},
+		mirrors: map[types.NamespacedName]*corev1.Pod{}, rejected: map[types.UID]bool{},
+	}
 	for _, step := range []func(context.Context) error{
 		a.makeDirectories, a.connectRuntime, a.connectAPI, a.measureNode, a.makeServing, a.makePods, a.makeReclaim, a.findPods,
 	} {
@@ -109,8 +111,10 @@ func build(ctx context.Context, cfg Config) (*agent, error) {
 const legacyLogDir = "/var/log/containers"
 
 func (a *agent) makeDirectories(context.Context) error {
-	for dir, mode := range map[string]os.FileMode{a.cfg.RootDir: 0o750, filepath.Join(a.cfg.RootDir, "pods"): 0o750,
-		filepath.Join(a.cfg.RootDir, "seccomp"): 0o755, a.cfg.Kubelet.PodLogsDir: 0o755, legacyLogDir: 0o755} {
+	for dir, mode := range map[string]os.FileMode{
+		a.cfg.RootDir: 0o750, filepath.Join(a.cfg.RootDir, "pods"): 0o750,
+		filepath.Join(a.cfg.RootDir, "seccomp"): 0o755, a.cfg.Kubelet.PodLogsDir: 0o755, legacyLogDir: 0o755,
+	} {
 		if err := os.MkdirAll(dir, mode); err != nil {
 			return fmt.Errorf("make state directory: %w", err)
 		}
@@ -288,8 +292,10 @@ func (a *agent) makePods(ctx context.Context) error {
 		HostIPs: func() []string { return a.nodeIPs }, Env: a.env, RuntimeHandler: a.runtimeHandler, RecursiveReadOnly: a.node.RecursiveReadOnly,
 		Grant: a.grant, Mirror: a.shownBy, Stopped: a.stopped, LegacyLogDir: legacyLogDir,
 	})
-	a.stats = stats.New(stats.Config{NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, LogDir: k.PodLogsDir, Runtime: a.runtime.RuntimeClient,
-		Images: a.runtime.ImageClient, Pods: a.Pods, PodsCgroup: a.cgroups.RootDirectory, Clock: a.clock})
+	a.stats = stats.New(stats.Config{
+		NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, LogDir: k.PodLogsDir, Runtime: a.runtime.RuntimeClient,
+		Images: a.runtime.ImageClient, Pods: a.Pods, PodsCgroup: a.cgroups.RootDirectory, Clock: a.clock,
+	})
 	return nil
 }
 

@@ -26,8 +26,10 @@ func TestFlagsWinOverFiles(t *testing.T) {
 	}
 	config, flags := NewConfig(), pflag.NewFlagSet("", pflag.ContinueOnError)
 	config.AddFlags(flags)
-	err := flags.Parse([]string{"--config", filepath.Join(dir, "base.yaml"), "--config-dir", dir, "--cluster-dns", "10.0.0.2,10.0.0.3", "--port", "2",
-		"--node-name", "Node-1", "--register-with-taints", "a=b:NoSchedule,c:NoExecute"})
+	err := flags.Parse([]string{
+		"--config", filepath.Join(dir, "base.yaml"), "--config-dir", dir, "--cluster-dns", "10.0.0.2,10.0.0.3", "--port", "2",
+		"--node-name", "Node-1", "--register-with-taints", "a=b:NoSchedule,c:NoExecute",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,8 +38,11 @@ func TestFlagsWinOverFiles(t *testing.T) {
 	}
 	k := config.Kubelet
 	got := []any{k.MaxPods, *k.PodPidsLimit, strings.Join(k.ClusterDNS, " "), k.ClusterDomain, k.Port, config.NodeName, k.RegisterWithTaints, config.CertDir}
-	want := []any{int32(60), int64(8), "10.0.0.2 10.0.0.3", "file.local", int32(2), "node-1",
-		[]corev1.Taint{{Key: "a", Value: "b", Effect: "NoSchedule"}, {Key: "c", Effect: "NoExecute"}}, "/var/lib/kubelet/pki"}
+	want := []any{
+		int32(60), int64(8), "10.0.0.2 10.0.0.3", "file.local", int32(2), "node-1",
+		[]corev1.Taint{{Key: "a", Value: "b", Effect: "NoSchedule"}, {Key: "c", Effect: "NoExecute"}},
+		"/var/lib/kubelet/pki",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

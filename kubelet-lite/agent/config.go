@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 )
 
@@ -54,18 +53,18 @@ func NewConfig() Config {
 	k.ContainerRuntimeEndpoint = "unix:///run/containerd/containerd.sock"
 	k.ClusterDomain = "cluster.local"
 	k.NodeLeaseDurationSeconds = 40
-	k.MaxPods, k.PodPidsLimit = 110, ptr.To(int64(-1))
-	k.ResolverConfig = ptr.To("/etc/resolv.conf")
-	k.CgroupsPerQOS, k.CPUCFSQuota = ptr.To(true), ptr.To(true)
+	k.MaxPods, k.PodPidsLimit = 110, new(int64(-1))
+	k.ResolverConfig = new("/etc/resolv.conf")
+	k.CgroupsPerQOS, k.CPUCFSQuota = new(true), new(true)
 	k.EnforceNodeAllocatable = []string{"pods"}
-	k.SerializeImagePulls, k.MaxParallelImagePulls = ptr.To(false), ptr.To(int32(5))
-	k.ContainerLogMaxSize, k.ContainerLogMaxFiles = "10Mi", ptr.To(int32(5))
-	k.ImageGCHighThresholdPercent, k.ImageGCLowThresholdPercent = ptr.To(int32(85)), ptr.To(int32(80))
+	k.SerializeImagePulls, k.MaxParallelImagePulls = new(false), new(int32(5))
+	k.ContainerLogMaxSize, k.ContainerLogMaxFiles = "10Mi", new(int32(5))
+	k.ImageGCHighThresholdPercent, k.ImageGCLowThresholdPercent = new(int32(85)), new(int32(80))
 	k.ImageMinimumGCAge = metav1.Duration{Duration: 2 * time.Minute}
 	k.EvictionHard = map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%", "imagefs.available": "15%", "imagefs.inodesFree": "5%"}
 	k.EvictionPressureTransitionPeriod = metav1.Duration{Duration: 5 * time.Minute}
 	k.Authentication.X509.ClientCAFile = "/etc/kubernetes/pki/ca.crt"
-	k.Authentication.Anonymous.Enabled = ptr.To(false)
+	k.Authentication.Anonymous.Enabled = new(false)
 	k.Authorization.Mode = kubeletconfig.KubeletAuthorizationModeWebhook
 	k.PodLogsDir = "/var/log/pods"
 	return c

@@ -92,8 +92,10 @@ func (a *agent) accept(ctx context.Context, pod *corev1.Pod, known, static bool)
 }
 
 func (a *agent) admit(pod *corev1.Pod, static bool) *admit.Rejection {
-	return admit.Check(admit.Input{Pod: pod, Static: static, Node: a.node.Node(), Active: a.active(pod.UID), AppArmor: cri.AppArmorEnabled(),
-		UnsafeSysctls: a.cfg.Kubelet.AllowedUnsafeSysctls, Pressure: a.eviction.Pressure})
+	return admit.Check(admit.Input{
+		Pod: pod, Static: static, Node: a.node.Node(), Active: a.active(pod.UID), AppArmor: cri.AppArmorEnabled(),
+		UnsafeSysctls: a.cfg.Kubelet.AllowedUnsafeSysctls, Pressure: a.eviction.Pressure,
+	})
 }
 
 // active are the pods other than one that hold resources of the node.

@@ -50,6 +50,7 @@ func (a *agent) evict(_ context.Context, pod *corev1.Pod, message string, grace 
 	}
 	a.recorder.Event(cri.ContainerReference(pod, ""), corev1.EventTypeWarning, "Evicted", message)
 	a.workers.Stop(pod.UID, podplan.Stop{Reason: "Evicted", Message: message, Grace: grace, Condition: &corev1.PodCondition{
-		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: message}})
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: message,
+	}})
 	return nil
 }

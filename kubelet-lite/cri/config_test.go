@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/utils/ptr"
 )
 
 func testNode(t *testing.T) *Node {
@@ -49,7 +48,7 @@ func TestDNSConfig(t *testing.T) {
 			p.Spec.DNSPolicy, p.Spec.DNSConfig = corev1.DNSNone, &corev1.PodDNSConfig{Nameservers: []string{"1.1.1.1"}, Searches: []string{"a"}, Options: []corev1.PodDNSConfigOption{{Name: "edns0"}}}
 		}, &runtimeapi.DNSConfig{Servers: []string{"1.1.1.1"}, Searches: []string{"a"}, Options: []string{"edns0"}}},
 		"own options win": {func(p *corev1.Pod) {
-			p.Spec.DNSConfig = &corev1.PodDNSConfig{Searches: []string{"cluster.local", "b"}, Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: ptr.To("2")}}}
+			p.Spec.DNSConfig = &corev1.PodDNSConfig{Searches: []string{"cluster.local", "b"}, Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: new("2")}}}
 		}, &runtimeapi.DNSConfig{Servers: []string{"10.96.0.10"}, Searches: append(cluster[:4:4], "b"), Options: []string{"ndots:2"}}},
 		"three servers at most": {func(p *corev1.Pod) { p.Spec.DNSConfig = &corev1.PodDNSConfig{Nameservers: []string{"1", "2", "3"}} }, &runtimeapi.DNSConfig{Servers: []string{"10.96.0.10", "1", "2"}, Searches: cluster, Options: []string{"ndots:5"}}},
 	} {
@@ -74,10 +73,10 @@ func TestHostname(t *testing.T) {
 		"name":           {func(*corev1.Pod) {}, "p"},
 		"own":            {func(p *corev1.Pod) { p.Spec.Hostname = "h" }, "h"},
 		"cut to a label": {func(p *corev1.Pod) { p.Name = long }, strings.Repeat("a", 62)},
-		"as FQDN":        {func(p *corev1.Pod) { p.Spec.Subdomain, p.Spec.SetHostnameAsFQDN = "s", ptr.To(true) }, "p.s.ns.svc.cluster.local"},
-		"override":       {func(p *corev1.Pod) { p.Spec.HostnameOverride = ptr.To("o.example") }, "o.example"},
+		"as FQDN":        {func(p *corev1.Pod) { p.Spec.Subdomain, p.Spec.SetHostnameAsFQDN = "s", new(true) }, "p.s.ns.svc.cluster.local"},
+		"override":       {func(p *corev1.Pod) { p.Spec.HostnameOverride = new("o.example") }, "o.example"},
 		"FQDN is too long": {func(p *corev1.Pod) {
-			p.Spec.Subdomain, p.Spec.SetHostnameAsFQDN = strings.Repeat("s", 50), ptr.To(true)
+			p.Spec.Subdomain, p.Spec.SetHostnameAsFQDN = strings.Repeat("s", 50), new(true)
 		}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -90,18 +89,18 @@ func TestHostname(t *testing.T) {
 }
 
 func TestVerifyNonRoot(t *testing.T) {
-	root, other := ImageUser{UID: ptr.To(int64(0))}, ImageUser{UID: ptr.To(int64(7))}
+	root, other := ImageUser{UID: new(int64(0))}, ImageUser{UID: new(int64(7))}
 	for name, c := range map[string]struct {
 		sc    corev1.SecurityContext
 		image ImageUser
 		ok    bool
 	}{
 		"no demand":         {corev1.SecurityContext{}, root, true},
-		"image is root":     {corev1.SecurityContext{RunAsNonRoot: ptr.To(true)}, root, false},
-		"image is not root": {corev1.SecurityContext{RunAsNonRoot: ptr.To(true)}, other, true},
-		"image has a name":  {corev1.SecurityContext{RunAsNonRoot: ptr.To(true)}, ImageUser{Name: "www"}, false},
-		"spec says root":    {corev1.SecurityContext{RunAsNonRoot: ptr.To(true), RunAsUser: ptr.To(int64(0))}, other, false},
-		"spec overrides":    {corev1.SecurityContext{RunAsNonRoot: ptr.To(true), RunAsUser: ptr.To(int64(5))}, root, true},
+		"image is root":     {corev1.SecurityContext{RunAsNonRoot: new(true)}, root, false},
+		"image is not root": {corev1.SecurityContext{RunAsNonRoot: new(true)}, other, true},
+		"image has a name":  {corev1.SecurityContext{RunAsNonRoot: new(true)}, ImageUser{Name: "www"}, false},
+		"spec says root":    {corev1.SecurityContext{RunAsNonRoot: new(true), RunAsUser: new(int64(0))}, other, false},
+		"spec overrides":    {corev1.SecurityContext{RunAsNonRoot: new(true), RunAsUser: new(int64(5))}, root, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := verifyNonRoot(&c.sc, c.image); (err == nil) != c.ok {
@@ -113,19 +112,21 @@ func TestVerifyNonRoot(t *testing.T) {
 
 func TestContainerConfigSurvivesTheRuntime(t *testing.T) {
 	pod := testPod(func(p *corev1.Pod) {
-		p.Spec.TerminationGracePeriodSeconds = ptr.To(int64(12))
+		p.Spec.TerminationGracePeriodSeconds = new(int64(12))
 		c := &p.Spec.Containers[0]
 		c.TerminationMessagePath, c.TerminationMessagePolicy = "/dev/termination-log", corev1.TerminationMessageReadFile
-		c.Lifecycle = &corev1.Lifecycle{StopSignal: ptr.To(corev1.SIGRTMINPLUS1), PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 3}}}
+		c.Lifecycle = &corev1.Lifecycle{StopSignal: new(corev1.SIGRTMINPLUS1), PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 3}}}
 	})
 	config, err := testNode(t).ContainerConfig(pod, &pod.Spec.Containers[0], Instance{Attempt: 4, BackOff: 40 * time.Second, ImageRef: "sha"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := containerFrom(&runtimeapi.ContainerStatus{Id: "x", Labels: config.Labels, Annotations: config.Annotations, StopSignal: config.StopSignal, Image: config.Image}, "s")
-	want := &Container{ID: "x", Name: "c", State: Created, SandboxID: "s", Image: "i", Hash: Hash(&pod.Spec.Containers[0]), RestartCount: 4, BackOff: 40 * time.Second,
+	want := &Container{
+		ID: "x", Name: "c", State: Created, SandboxID: "s", Image: "i", Hash: Hash(&pod.Spec.Containers[0]), RestartCount: 4, BackOff: 40 * time.Second,
 		MessagePath: "/dev/termination-log", MessagePolicy: corev1.TerminationMessageReadFile, PreStop: pod.Spec.Containers[0].Lifecycle.PreStop, GracePeriod: 12,
-		StopSignal: runtimeapi.Signal_SIGNAL_SIGRTMINPLUS1}
+		StopSignal: runtimeapi.Signal_SIGNAL_SIGRTMINPLUS1,
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("what comes back (-want +got):\n%s", diff)
 	}
@@ -158,7 +159,7 @@ func TestOOMScoreAdj(t *testing.T) {
 		"an eighth of memory": {memory("1Gi", ""), 875},
 		"almost nothing":      {memory("1", ""), 999},
 		"all of it":           {memory("8Gi", ""), 3},
-		"critical":            {func(p *corev1.Pod) { p.Spec.Priority = ptr.To(int32(nodeCriticalPriority)) }, -997},
+		"critical":            {func(p *corev1.Pod) { p.Spec.Priority = new(int32(nodeCriticalPriority)) }, -997},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := testPod(c.edit)

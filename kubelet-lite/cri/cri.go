@@ -50,8 +50,10 @@ func Dial(ctx context.Context, endpoint, imageEndpoint string) (*Client, error) 
 			return nil, err
 		}
 	}
-	return &Client{Runtime: runtime, Images: images,
-		RuntimeClient: runtimeapi.NewRuntimeServiceClient(runtimeConn), ImageClient: runtimeapi.NewImageServiceClient(imageConn)}, nil
+	return &Client{
+		Runtime: runtime, Images: images,
+		RuntimeClient: runtimeapi.NewRuntimeServiceClient(runtimeConn), ImageClient: runtimeapi.NewImageServiceClient(imageConn),
+	}, nil
 }
 
 // maxMessage is the most that a runtime may answer: listings of a full node exceed gRPC's default of 4 MiB.

@@ -178,8 +178,10 @@ func (n *Node) namespaces(pod *corev1.Pod) (*runtimeapi.NamespaceOption, error) 
 		if err != nil {
 			return nil, err
 		}
-		out.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD,
-			Uids: []*runtimeapi.IDMapping{mapping}, Gids: []*runtimeapi.IDMapping{mapping}}
+		out.UsernsOptions = &runtimeapi.UserNamespace{
+			Mode: runtimeapi.NamespaceMode_POD,
+			Uids: []*runtimeapi.IDMapping{mapping}, Gids: []*runtimeapi.IDMapping{mapping},
+		}
 	}
 	return out, nil
 }

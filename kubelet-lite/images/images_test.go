@@ -79,9 +79,8 @@ func TestEnsure(t *testing.T) {
 			}
 			m := New(Config{Images: s, Secrets: secrets{}, Recorder: record.NewFakeRecorder(20), Clock: testclock.NewFakeClock(time.Now()), Parallel: 1})
 			_, err := m.Ensure(t.Context(), &corev1.Pod{}, &corev1.Container{Name: "c", Image: c.image, ImagePullPolicy: corev1.PullPolicy(c.policy)}, "")
-			var why *Error
 			reason := ""
-			if errors.As(err, &why) {
+			if why, ok := errors.AsType[*Error](err); ok {
 				reason = why.Reason
 			}
 			if reason != c.reason || s.pulls != c.pulls {
@@ -192,8 +191,10 @@ func TestCollect(t *testing.T) {
 	clk := testclock.NewFakeClock(time.Now())
 	node := &inventory{used: []string{"old", "new"}, images: []*runtimeapi.Image{{Id: "new", Size: 30}, {Id: "old", Size: 30}, {Id: "used", Size: 30}, {Id: "pinned", Size: 30, Pinned: true}}}
 	available := uint64(50)
-	c := NewCollector(CollectorConfig{Images: node, Runtime: node, High: 85, Low: 80, MinAge: time.Minute, Clock: clk,
-		Disk: func(context.Context) (uint64, uint64, error) { return 100, available, nil }})
+	c := NewCollector(CollectorConfig{
+		Images: node, Runtime: node, High: 85, Low: 80, MinAge: time.Minute, Clock: clk,
+		Disk: func(context.Context) (uint64, uint64, error) { return 100, available, nil },
+	})
 	round := func(want ...string) {
 		t.Helper()
 		node.removed = nil

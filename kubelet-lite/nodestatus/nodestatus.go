@@ -156,8 +156,10 @@ func (m *Manager) ownLease(l *coordinationv1.Lease) error {
 
 func (m *Manager) initial() *corev1.Node {
 	node := &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: m.cfg.NodeName, Labels: maps.Clone(m.cfg.Labels),
-			Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: m.cfg.NodeName, Labels: maps.Clone(m.cfg.Labels),
+			Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
+		},
 		Spec: corev1.NodeSpec{Taints: m.cfg.Taints, Unschedulable: m.cfg.Unschedulable},
 	}
 	node.Status.Capacity, node.Status.Allocatable = m.resources()

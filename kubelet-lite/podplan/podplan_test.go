@@ -8,7 +8,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/kubelet-lite/cri"
 )
@@ -41,7 +40,7 @@ func initc(name string) podOption {
 
 func sidecar(name string) podOption {
 	return func(p *corev1.Pod) {
-		p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: name, Image: "i", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)})
+		p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: name, Image: "i", RestartPolicy: new(corev1.ContainerRestartPolicyAlways)})
 	}
 }
 
@@ -61,8 +60,10 @@ func edit(f func(*corev1.Pod)) podOption { return f }
 type world struct{ Observed }
 
 func seen(parts ...func(*world)) Observed {
-	w := &world{Observed{Pod: &cri.Pod{UID: "u"}, Volumes: true, Images: map[string]Image{}, InFlight: map[Key]InFlight{}, Setbacks: map[Key]Setback{},
-		Probes: map[string]Probes{}, Doomed: map[string]string{}}}
+	w := &world{Observed{
+		Pod: &cri.Pod{UID: "u"}, Volumes: true, Images: map[string]Image{}, InFlight: map[Key]InFlight{}, Setbacks: map[Key]Setback{},
+		Probes: map[string]Probes{}, Doomed: map[string]string{},
+	}}
 	for _, p := range parts {
 		p(w)
 	}
@@ -79,8 +80,10 @@ var ready = sandbox("s", 0, true)
 
 func inst(name string, state cri.State, exit int32, options ...func(*cri.Container)) func(*world) {
 	return func(w *world) {
-		c := &cri.Container{ID: fmt.Sprintf("%s-%d", name, len(w.Pod.Containers)), Name: name, State: state, ExitCode: exit, SandboxID: "s",
-			CreatedAt: now.Add(-time.Minute), StartedAt: now.Add(-time.Minute), Hash: cri.Hash(&corev1.Container{Name: name, Image: "i"})}
+		c := &cri.Container{
+			ID: fmt.Sprintf("%s-%d", name, len(w.Pod.Containers)), Name: name, State: state, ExitCode: exit, SandboxID: "s",
+			CreatedAt: now.Add(-time.Minute), StartedAt: now.Add(-time.Minute), Hash: cri.Hash(&corev1.Container{Name: name, Image: "i"}),
+		}
 		if state == cri.Exited {
 			c.FinishedAt = now.Add(-time.Second)
 		}
@@ -94,6 +97,7 @@ func inst(name string, state cri.State, exit int32, options ...func(*cri.Contain
 func running(name string, options ...func(*cri.Container)) func(*world) {
 	return inst(name, cri.Running, 0, options...)
 }
+
 func exited(name string, code int32, options ...func(*cri.Container)) func(*world) {
 	return inst(name, cri.Exited, code, options...)
 }
@@ -211,7 +215,8 @@ func TestStart(t *testing.T) {
 		"sandbox without an address is not usable": {newPod(main("a")), seen(with(func(o *Observed) { o.Pod.Sandboxes = []*cri.Sandbox{{ID: "s", Ready: true}} })), []string{"CreateSandbox  #1 -s", "Pull a"}},
 		"host network needs no address": {
 			newPod(main("a"), edit(func(p *corev1.Pod) { p.Spec.HostNetwork = true })),
-			seen(images("a"), with(func(o *Observed) { o.Pod.Sandboxes = []*cri.Sandbox{{ID: "s", Ready: true, HostNetwork: true}} })), []string{"Start a #0"},
+			seen(images("a"), with(func(o *Observed) { o.Pod.Sandboxes = []*cri.Sandbox{{ID: "s", Ready: true, HostNetwork: true}} })),
+			[]string{"Start a #0"},
 		},
 		"the API remembers restarts that the runtime forgot": {
 			newPod(main("a"), edit(func(p *corev1.Pod) {
@@ -285,7 +290,8 @@ func TestSidecars(t *testing.T) {
 		},
 		"last sidecar's turn": {
 			newPod(policyIs(corev1.RestartPolicyNever), sidecar("s1"), sidecar("s2"), main("a")),
-			seen(ready, exited("a", 0), running("s1"), exited("s2", 0), flying(Kill, "s1-1", InFlight{Grace: 30, Wait: true})), []string{"Kill s1-1 30s", "terminating"},
+			seen(ready, exited("a", 0), running("s1"), exited("s2", 0), flying(Kill, "s1-1", InFlight{Grace: 30, Wait: true})),
+			[]string{"Kill s1-1 30s", "terminating"},
 		},
 	})
 }
@@ -324,15 +330,18 @@ func TestRestart(t *testing.T) {
 		"changed image: kill":         {newPod(main("a"), edit(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "new" })), seen(ready, running("a")), []string{"Kill a-0 30s"}},
 		"changed image: again at once, whatever the policy": {
 			newPod(policyIs(corev1.RestartPolicyNever), main("a"), edit(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "new" })),
-			seen(ready, with(func(o *Observed) { o.Images["a"] = Image{Name: "new", Ref: "x"} }), exited("a", 0, backOff(time.Minute))), []string{"Start a #1 then 10s"},
+			seen(ready, with(func(o *Observed) { o.Images["a"] = Image{Name: "new", Ref: "x"} }), exited("a", 0, backOff(time.Minute))),
+			[]string{"Start a #1 then 10s"},
 		},
 	})
 }
 
 func TestRestartAllContainers(t *testing.T) {
 	pod := newPod(initc("i"), main("a", "b"), edit(func(p *corev1.Pod) {
-		p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers,
-			ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{88}}}}
+		p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{
+			Action:    corev1.ContainerRestartRuleActionRestartAllContainers,
+			ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{88}},
+		}}
 		p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "i", ContainerID: "x", RestartCount: 2}}
 	}))
 	check(t, map[string]planCase{
@@ -350,8 +359,8 @@ func ended(ago time.Duration) func(*cri.Container) {
 
 func TestProbesKill(t *testing.T) {
 	pod := newPod(main("a"), edit(func(p *corev1.Pod) {
-		p.Spec.Containers[0].LivenessProbe, p.Spec.Containers[0].StartupProbe = &corev1.Probe{TerminationGracePeriodSeconds: ptr.To(int64(5))}, &corev1.Probe{}
-		p.Spec.TerminationGracePeriodSeconds = ptr.To(int64(60))
+		p.Spec.Containers[0].LivenessProbe, p.Spec.Containers[0].StartupProbe = &corev1.Probe{TerminationGracePeriodSeconds: new(int64(5))}, &corev1.Probe{}
+		p.Spec.TerminationGracePeriodSeconds = new(int64(60))
 	}))
 	check(t, map[string]planCase{
 		"fine":                     {pod, seen(ready, running("a"), probed("a-0", Probes{Liveness: Success, Startup: Success})), nil},
@@ -369,10 +378,10 @@ func TestTerminate(t *testing.T) {
 		return with(func(o *Observed) { o.Stop = &Stop{Reason: "Evicted", Grace: grace} })
 	}
 	late := edit(func(p *corev1.Pod) {
-		p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = ptr.To(int64(10)), &metav1.Time{Time: now.Add(-10 * time.Second)}
+		p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = new(int64(10)), &metav1.Time{Time: now.Add(-10 * time.Second)}
 	})
 	soon := edit(func(p *corev1.Pod) {
-		p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = ptr.To(int64(10)), &metav1.Time{Time: now.Add(-7 * time.Second)}
+		p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = new(int64(10)), &metav1.Time{Time: now.Add(-7 * time.Second)}
 	})
 	check(t, map[string]planCase{
 		"deleted before anything was done":  {newPod(main("a"), deleted(30)), seen(), []string{"terminating", "done"}},
@@ -386,7 +395,7 @@ func TestTerminate(t *testing.T) {
 		"not done while anything flies":     {newPod(main("a"), deleted(7)), seen(sandbox("s", 0, false), flying(SetUpVolumes, "")), []string{"terminating"}},
 		"sidecars wait":                     {newPod(sidecar("s1"), main("a"), deleted(7)), seen(ready, running("a"), running("s1")), []string{"Kill a-0 7s", "Kill s1-1 7s wait", "terminating"}},
 		"evicted with its own grace":        {newPod(main("a")), seen(ready, running("a"), stop(nil)), []string{"Kill a-0 30s", "terminating"}},
-		"evicted at once":                   {newPod(main("a")), seen(ready, running("a"), stop(ptr.To(int64(0)))), []string{"Kill a-0 0s", "terminating"}},
+		"evicted at once":                   {newPod(main("a")), seen(ready, running("a"), stop(new(int64(0)))), []string{"Kill a-0 0s", "terminating"}},
 		"deadline passed":                   {newPod(main("a"), late), seen(ready, running("a")), []string{"Kill a-0 30s", "terminating"}},
 		"deadline ahead":                    {newPod(main("a"), soon), seen(ready, running("a")), []string{"again in 3s"}},
 		"written off in the API":            {newPod(main("a"), edit(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })), seen(ready, running("a")), []string{"Kill a-0 30s", "terminating"}},

@@ -102,7 +102,8 @@ func (in Input) neverSeen(status *corev1.ContainerStatus, c *corev1.Container, o
 			status.LastTerminationState.Terminated = old.State.Terminated
 		case old.State.Running != nil:
 			status.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{
-				ExitCode: exitCodeUnknown, Reason: ReasonUnknown, Message: messageNotFoundDeleted}
+				ExitCode: exitCodeUnknown, Reason: ReasonUnknown, Message: messageNotFoundDeleted,
+			}
 		}
 	}
 	if in.Plan.Done && (initialized || len(in.Pod.Spec.InitContainers) == 0) { // otherwise it was never due

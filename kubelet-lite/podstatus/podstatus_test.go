@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/podplan"
@@ -42,8 +41,10 @@ func input(scenes ...scene) Input {
 
 func instance(name string, state cri.State, exit int32, more ...func(*cri.Container)) scene {
 	return func(in *Input) {
-		c := &cri.Container{ID: fmt.Sprint(name, len(in.Observed.Pod.Containers)), Name: name, State: state, ExitCode: exit, SandboxID: "s", Image: "i", ImageRef: "i@sha",
-			CreatedAt: now.Add(-time.Minute), StartedAt: now.Add(-time.Minute)}
+		c := &cri.Container{
+			ID: fmt.Sprint(name, len(in.Observed.Pod.Containers)), Name: name, State: state, ExitCode: exit, SandboxID: "s", Image: "i", ImageRef: "i@sha",
+			CreatedAt: now.Add(-time.Minute), StartedAt: now.Add(-time.Minute),
+		}
 		if state == cri.Exited {
 			c.FinishedAt = now.Add(-time.Second)
 		}
@@ -66,7 +67,7 @@ func initContainer(sidecar bool) scene {
 	return spec(func(s *corev1.PodSpec) {
 		c := corev1.Container{Name: "i", Image: "i"}
 		if sidecar {
-			c.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways)
+			c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
 		}
 		s.InitContainers = append(s.InitContainers, c)
 	})
@@ -280,7 +281,7 @@ func TestTransitionTimes(t *testing.T) {
 func TestPhaseAndReason(t *testing.T) {
 	evicted := observed(func(o *podplan.Observed) { o.Stop = &podplan.Stop{Reason: "Evicted", Message: "low on memory"} })
 	late := scene(func(in *Input) {
-		in.Pod.Spec.ActiveDeadlineSeconds = ptr.To(int64(5))
+		in.Pod.Spec.ActiveDeadlineSeconds = new(int64(5))
 		in.Pod.Status.StartTime, in.Pod.Status.Phase = &metav1.Time{Time: now.Add(-time.Minute)}, corev1.PodRunning
 	})
 	was := func(phase corev1.PodPhase) scene { return old(func(s *corev1.PodStatus) { s.Phase = phase }) }

@@ -91,8 +91,7 @@ func (w *worker) finish(ctx context.Context, a *action, apply func(), err error)
 func (w *worker) setBack(key podplan.Key, err error) {
 	count := w.setbacks[key].Count
 	s := podplan.Setback{Message: err.Error(), Count: count + 1, RetryAt: w.m.cfg.Clock.Now().Add(min(setbackStart<<min(count, 10), setbackMax))}
-	var f *failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*failure](err); ok {
 		s.Reason = f.reason
 	}
 	w.setbacks[key] = s

@@ -58,8 +58,7 @@ func (w *worker) imageUsed(name string) func() { return func() { delete(w.images
 func (w *worker) createAndStart(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, c *corev1.Container, a podplan.Action, image podplan.Image) (string, error) {
 	in := cri.Instance{Attempt: a.Attempt, BackOff: a.BackOff, ImageRef: image.Ref, ImageUser: image.User, Handler: w.handler, TargetID: targetID(pod, seen, c.Name)}
 	if err := w.surroundings(ctx, pod, seen, c, &in); err != nil {
-		var known *failure
-		if errors.As(err, &known) {
+		if _, ok := errors.AsType[*failure](err); ok {
 			return "", err
 		}
 		return "", &failure{reasonConfigError, err}
@@ -130,8 +129,7 @@ func (w *worker) imageVolumes(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 			continue
 		}
 		image, err := w.m.cfg.Images.EnsureNamed(ctx, pod, c.Name, v.Image.Reference, v.Image.PullPolicy, w.handler)
-		var why *images.Error
-		if errors.As(err, &why) {
+		if why, ok := errors.AsType[*images.Error](err); ok {
 			return nil, &failure{why.Reason, errors.New(why.Message)}
 		}
 		if err != nil {

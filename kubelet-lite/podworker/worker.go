@@ -47,9 +47,11 @@ type worker struct {
 }
 
 func newWorker(m *Manager, pod *corev1.Pod) *worker {
-	w := &worker{m: m, pod: pod, stale: true, wake: make(chan struct{}, 1), done: make(chan func()),
+	w := &worker{
+		m: m, pod: pod, stale: true, wake: make(chan struct{}, 1), done: make(chan func()),
 		inFlight: map[podplan.Key]*action{}, setbacks: map[podplan.Key]podplan.Setback{}, images: map[string]podplan.Image{},
-		doomed: map[string]string{}, messages: map[string]string{}, backedOff: map[string]string{}}
+		doomed: map[string]string{}, messages: map[string]string{}, backedOff: map[string]string{},
+	}
 	w.wake <- struct{}{}
 	return w
 }
@@ -223,7 +225,7 @@ func (w *worker) refresh(ctx context.Context, pod *corev1.Pod) {
 	if len(old.Spec.EphemeralContainers) != len(pod.Spec.EphemeralContainers) {
 		w.volumes = false
 	}
-	if w.volumes && !(maps.Equal(old.Labels, pod.Labels) && maps.Equal(old.Annotations, pod.Annotations)) {
+	if w.volumes && (!maps.Equal(old.Labels, pod.Labels) || !maps.Equal(old.Annotations, pod.Annotations)) {
 		w.m.cfg.Volumes.Refresh(ctx, pod)
 	}
 }
@@ -281,8 +283,10 @@ func (w *worker) report(pod *corev1.Pod, o podplan.Observed, plan podplan.Plan, 
 	if removed {
 		return
 	}
-	status := podstatus.For(podstatus.Input{Pod: pod, Observed: o, Plan: plan, Now: w.m.cfg.Clock.Now(), IDPrefix: w.m.cfg.IDPrefix,
-		Resize: w.resizeConditions(pod), RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(w.handler)})
+	status := podstatus.For(podstatus.Input{
+		Pod: pod, Observed: o, Plan: plan, Now: w.m.cfg.Clock.Now(), IDPrefix: w.m.cfg.IDPrefix,
+		Resize: w.resizeConditions(pod), RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(w.handler),
+	})
 	target := w.m.cfg.Mirror(pod)
 	if target == nil {
 		w.last = &status

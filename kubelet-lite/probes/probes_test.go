@@ -81,22 +81,62 @@ func TestSchedule(t *testing.T) {
 		times       string
 		want        podplan.Probes
 	}{
-		"at once, then each period": {corev1.Container{Name: "c", ReadinessProbe: exec("r", corev1.Probe{PeriodSeconds: 3})}, map[string]string{"r": "+"}, 7 * s, false,
-			"r:[0s 3s 6s]", podplan.Probes{Readiness: podplan.Success}},
-		"initial delay": {corev1.Container{Name: "c", ReadinessProbe: exec("r", corev1.Probe{PeriodSeconds: 3, InitialDelaySeconds: 5})}, map[string]string{"r": "+"}, 9 * s, false,
-			"r:[5s 8s]", podplan.Probes{Readiness: podplan.Success}},
-		"one failure is not enough": {corev1.Container{Name: "c", LivenessProbe: exec("l", corev1.Probe{PeriodSeconds: 1, FailureThreshold: 3})}, map[string]string{"l": "+--+"}, 4 * s, false,
-			"l:[0s 1s 2s 3s 4s]", podplan.Probes{Liveness: podplan.Success}},
-		"enough failures, and no more probes": {corev1.Container{Name: "c", LivenessProbe: exec("l", corev1.Probe{PeriodSeconds: 1, FailureThreshold: 3})}, map[string]string{"l": "+-"}, 9 * s, false,
-			"l:[0s 1s 2s 3s]", podplan.Probes{Liveness: podplan.Failure}},
-		"readiness comes back": {corev1.Container{Name: "c", ReadinessProbe: exec("r", corev1.Probe{PeriodSeconds: 1, SuccessThreshold: 2})}, map[string]string{"r": "-++"}, 2 * s, false,
-			"r:[0s 1s 2s]", podplan.Probes{Readiness: podplan.Success}},
-		"the others wait for startup": {corev1.Container{Name: "c", StartupProbe: exec("s", corev1.Probe{PeriodSeconds: 2, FailureThreshold: 9}), ReadinessProbe: exec("r", corev1.Probe{PeriodSeconds: 5})}, map[string]string{"s": "--+", "r": "+"}, 5 * s, false,
-			"r:[4s] s:[0s 2s 4s]", podplan.Probes{Startup: podplan.Success, Readiness: podplan.Success}},
-		"startup fails for good": {corev1.Container{Name: "c", StartupProbe: exec("s", corev1.Probe{PeriodSeconds: 1, FailureThreshold: 2}), LivenessProbe: exec("l", corev1.Probe{PeriodSeconds: 1})}, map[string]string{"s": "-", "l": "-"}, 9 * s, false,
-			"s:[0s 1s]", podplan.Probes{Startup: podplan.Failure}},
-		"a terminating pod keeps its readiness probe": {corev1.Container{Name: "c", LivenessProbe: exec("l", corev1.Probe{PeriodSeconds: 1}), ReadinessProbe: exec("r", corev1.Probe{PeriodSeconds: 4})}, map[string]string{"l": "-", "r": "-"}, 5 * s, true,
-			"r:[0s 4s]", podplan.Probes{Readiness: podplan.Failure}},
+		"at once, then each period": {
+			corev1.Container{Name: "c", ReadinessProbe: exec("r", corev1.Probe{PeriodSeconds: 3})},
+			map[string]string{"r": "+"},
+			7 * s, false,
+			"r:[0s 3s 6s]",
+			podplan.Probes{Readiness: podplan.Success},
+		},
+		"initial delay": {
+			corev1.Container{Name: "c", ReadinessProbe: exec("r", corev1.Probe{PeriodSeconds: 3, InitialDelaySeconds: 5})},
+			map[string]string{"r": "+"},
+			9 * s, false,
+			"r:[5s 8s]",
+			podplan.Probes{Readiness: podplan.Success},
+		},
+		"one failure is not enough": {
+			corev1.Container{Name: "c", LivenessProbe: exec("l", corev1.Probe{PeriodSeconds: 1, FailureThreshold: 3})},
+			map[string]string{"l": "+--+"},
+			4 * s, false,
+			"l:[0s 1s 2s 3s 4s]",
+			podplan.Probes{Liveness: podplan.Success},
+		},
+		"enough failures, and no more probes": {
+			corev1.Container{Name: "c", LivenessProbe: exec("l", corev1.Probe{PeriodSeconds: 1, FailureThreshold: 3})},
+			map[string]string{"l": "+-"},
+			9 * s, false,
+			"l:[0s 1s 2s 3s]",
+			podplan.Probes{Liveness: podplan.Failure},
+		},
+		"readiness comes back": {
+			corev1.Container{Name: "c", ReadinessProbe: exec("r", corev1.Probe{PeriodSeconds: 1, SuccessThreshold: 2})},
+			map[string]string{"r": "-++"},
+			2 * s, false,
+			"r:[0s 1s 2s]",
+			podplan.Probes{Readiness: podplan.Success},
+		},
+		"the others wait for startup": {
+			corev1.Container{Name: "c", StartupProbe: exec("s", corev1.Probe{PeriodSeconds: 2, FailureThreshold: 9}), ReadinessProbe: exec("r", corev1.Probe{PeriodSeconds: 5})},
+			map[string]string{"s": "--+", "r": "+"},
+			5 * s, false,
+			"r:[4s] s:[0s 2s 4s]",
+			podplan.Probes{Startup: podplan.Success, Readiness: podplan.Success},
+		},
+		"startup fails for good": {
+			corev1.Container{Name: "c", StartupProbe: exec("s", corev1.Probe{PeriodSeconds: 1, FailureThreshold: 2}), LivenessProbe: exec("l", corev1.Probe{PeriodSeconds: 1})},
+			map[string]string{"s": "-", "l": "-"},
+			9 * s, false,
+			"s:[0s 1s]",
+			podplan.Probes{Startup: podplan.Failure},
+		},
+		"a terminating pod keeps its readiness probe": {
+			corev1.Container{Name: "c", LivenessProbe: exec("l", corev1.Probe{PeriodSeconds: 1}), ReadinessProbe: exec("r", corev1.Probe{PeriodSeconds: 4})},
+			map[string]string{"l": "-", "r": "-"},
+			5 * s, true,
+			"r:[0s 4s]",
+			podplan.Probes{Readiness: podplan.Failure},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			times, got := play(t, c.container, c.answers, c.howLong, c.terminating)

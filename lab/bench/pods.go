@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/lab/cluster"
@@ -85,7 +84,7 @@ func (b *bench) round(ctx context.Context, client kubernetes.Interface, replicas
 		return err
 	}
 	began = time.Now()
-	background := metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}
+	background := metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}
 	if err := client.AppsV1().Deployments("default").Delete(ctx, "bench", background); err != nil {
 		return fmt.Errorf("delete deployment: %w", err)
 	}
@@ -98,7 +97,7 @@ func deployment(replicas int32) *appsv1.Deployment {
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: "bench"},
 		Spec: appsv1.DeploymentSpec{
-			Replicas: ptr.To(replicas),
+			Replicas: new(replicas),
 			Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: labels},

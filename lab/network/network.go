@@ -98,7 +98,7 @@ func (n Network) masquerade(ctx context.Context) error {
 		return err
 	}
 	tx := nft.NewTransaction()
-	tx.Add(&knftables.Table{Comment: knftables.PtrTo("Keelson cluster " + n.Cluster + ": the way out")})
+	tx.Add(&knftables.Table{Comment: new("Keelson cluster " + n.Cluster + ": the way out")})
 	chain := &knftables.Chain{
 		Name: "postrouting", Type: knftables.PtrTo(knftables.NATType), Hook: knftables.PtrTo(knftables.PostroutingHook),
 		Priority: knftables.PtrTo(knftables.SNATPriority),

@@ -93,8 +93,10 @@ func TestAuthorize(t *testing.T) {
 		want    authorizer.Decision
 		reason  string
 	}{
-		"group, every namespace": {resource(who("x", "devs"), "get", "", "pods", "", "any", "p"), authorizer.DecisionAllow,
-			`RBAC: allowed by ClusterRoleBinding "readers" of ClusterRole "reader" to Group "devs"`},
+		"group, every namespace": {
+			resource(who("x", "devs"), "get", "", "pods", "", "any", "p"), authorizer.DecisionAllow,
+			`RBAC: allowed by ClusterRoleBinding "readers" of ClusterRole "reader" to Group "devs"`,
+		},
 		"other verb":           {resource(who("x", "devs"), "delete", "", "pods", "", "any", "p"), authorizer.DecisionNoOpinion, ""},
 		"named subresource":    {resource(who("x", "devs"), "get", "", "pods", "log", "any", "p"), authorizer.DecisionAllow, `RBAC: allowed by ClusterRoleBinding "readers" of ClusterRole "reader" to Group "devs"`},
 		"other subresource":    {resource(who("x", "devs"), "get", "", "pods", "exec", "any", "p"), authorizer.DecisionNoOpinion, ""},

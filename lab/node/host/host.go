@@ -52,12 +52,12 @@ func delegateControllers(root string) error {
 	if err != nil {
 		return fmt.Errorf("read cgroup processes: %w", err)
 	}
-	for _, pid := range strings.Fields(string(processes)) {
+	for pid := range strings.FieldsSeq(string(processes)) {
 		if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(pid), 0o644); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("move process %s to leaf cgroup: %w", pid, err)
 		}
 	}
-	for _, controller := range strings.Fields(string(controllers)) {
+	for controller := range strings.FieldsSeq(string(controllers)) {
 		if err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+"+controller), 0o644); err != nil {
 			return fmt.Errorf("delegate cgroup controller %s: %w", controller, err)
 		}

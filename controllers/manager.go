@@ -102,6 +102,7 @@ func list() []registration {
 	return []registration{
 		{"namespace", workers(10, namespace.Add)},
 		{"serviceaccount", workers(5, serviceaccount.Add)},
+		{"serviceaccount-token", addTokens},
 		{"root-ca-certificate-publisher", addRootCA},
 
 		{"deployment", workers(10, deployment.Add)},
@@ -119,6 +120,7 @@ func list() []registration {
 		{"ephemeral-volume", workers(2, ephemeralvolume.Add)},
 		{"persistentvolumeclaim-protection", workers(2, volumeprotection.AddClaims)},
 		{"persistentvolume-protection", workers(2, volumeprotection.AddVolumes)},
+		{"volumeattributesclass-protection", workers(2, volumeprotection.AddClasses)},
 		{"clusterrole-aggregation", workers(1, clusterroles.Add)},
 
 		{"endpointslice", workers(5, endpointslice.Add)},

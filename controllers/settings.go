@@ -12,6 +12,8 @@ import (
 	"keelson.dev/controllers/nodelifecycle"
 	"keelson.dev/controllers/podgc"
 	"keelson.dev/controllers/rootca"
+	"keelson.dev/controllers/satokens"
+	"keelson.dev/internal/satoken"
 )
 
 // The functions of this file give controllers their part of the configuration.
@@ -39,6 +41,21 @@ func rootCA(file string, cfg *rest.Config) ([]byte, error) {
 		return nil, fmt.Errorf("read root CA: %w", err)
 	}
 	return bundle, nil
+}
+
+func addTokens(e *env.Env, cfg *Config) error {
+	if cfg.ServiceAccountKeyFile == "" {
+		return nil
+	}
+	signer, err := satoken.ReadSigner(cfg.ServiceAccountKeyFile)
+	if err != nil {
+		return err
+	}
+	bundle, err := rootCA(cfg.RootCAFile, cfg.RESTConfig)
+	if err != nil {
+		return err
+	}
+	return satokens.Add(e, 5, signer, bundle)
 }
 
 func addNodeIPAM(e *env.Env, cfg *Config) error {

@@ -28,14 +28,6 @@ func LabelSelector(selector *metav1.LabelSelector, path *field.Path) field.Error
 	return metav1validation.ValidateLabelSelector(selector, metav1validation.LabelSelectorValidationOptions{}, path)
 }
 
-// LabelSelectorUpdate is LabelSelector for an update: label values that were invalid when they were stored may stay.
-func LabelSelectorUpdate(selector, old *metav1.LabelSelector, path *field.Path) field.ErrorList {
-	options := metav1validation.LabelSelectorValidationOptions{
-		AllowInvalidLabelValueInSelector: metav1validation.LabelSelectorHasInvalidLabelValue(old),
-	}
-	return metav1validation.ValidateLabelSelector(selector, options, path)
-}
-
 // WorkloadSelector checks the selector of a controller: present, not empty, and matching its own template.
 func WorkloadSelector(selector *metav1.LabelSelector, templateLabels map[string]string, specPath *field.Path, kind string) field.ErrorList {
 	path := specPath.Child("selector")

@@ -133,6 +133,7 @@ func checkPodLimits(pod *corev1.Pod, r *corev1.LimitRange) error {
 		case corev1.LimitTypePod:
 			options := resourcehelper.PodResourcesOptions{}
 			errs = append(errs, checkItem(item, resourcehelper.PodRequests(pod, options), resourcehelper.PodLimits(pod, options))...)
+		default: // limits of claims
 		}
 	}
 	return utilerrors.NewAggregate(errs)

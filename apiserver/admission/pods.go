@@ -285,7 +285,7 @@ func podTopologyLabels(d dependencies) hooks {
 		}
 		node, err := d.client.CoreV1().Nodes().Get(ctx, binding.Target.Name, metav1.GetOptions{ResourceVersion: "0"})
 		if err != nil {
-			return nil // the binding itself tells what is wrong with a node that is not there
+			return nil //nolint:nilerr // the binding itself tells what is wrong with a node that is not there
 		}
 		for _, key := range []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion} {
 			value, ok := node.Labels[key]

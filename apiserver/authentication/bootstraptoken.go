@@ -28,7 +28,7 @@ type bootstrapTokens struct {
 func (b *bootstrapTokens) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
 	id, secretPart, err := bootstraptokens.ParseToken(token)
 	if err != nil {
-		return nil, false, nil // not a bootstrap token
+		return nil, false, nil //nolint:nilerr // not a bootstrap token
 	}
 	name := bootstrapapi.BootstrapTokenSecretPrefix + id
 	secret, err := b.client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, name, metav1.GetOptions{})

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"sync"
 
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -15,7 +14,6 @@ import (
 	authorizationcel "k8s.io/apiserver/pkg/authorization/cel"
 	"k8s.io/apiserver/pkg/authorization/path"
 	"k8s.io/apiserver/pkg/authorization/union"
-	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/informers"
 
 	"keelson.dev/apiserver/authorization/node"
@@ -91,16 +89,4 @@ func New(ctx context.Context, cfg Config) (*Authorization, error) {
 type named struct {
 	authorizer authorizer.Authorizer
 	rules      authorizer.RuleResolver
-}
-
-// Guard returns checks in the form in which a generic store takes them: one to run before an object is created, one to wrap the
-// update of an object with.
-func Guard(check rbac.Check) (create func(ctx context.Context, obj runtime.Object) error, update func(rest.UpdatedObjectInfo) rest.UpdatedObjectInfo) {
-	create = func(ctx context.Context, obj runtime.Object) error { return check(ctx, obj, nil) }
-	update = func(info rest.UpdatedObjectInfo) rest.UpdatedObjectInfo {
-		return rest.WrapUpdatedObjectInfo(info, func(ctx context.Context, obj, old runtime.Object) (runtime.Object, error) {
-			return obj, check(ctx, obj, old)
-		})
-	}
-	return create, update
 }

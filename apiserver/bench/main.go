@@ -79,7 +79,7 @@ func run(ctx context.Context, o options) error {
 	if err := b.setUp(ctx); err != nil {
 		return err
 	}
-	defer b.tearDown()
+	defer b.tearDown() //nolint:contextcheck // also after an interrupt
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	defer out.Flush()
 	fmt.Fprintln(out, "case\tper s\tp50 ms\tp99 ms\tCPU ms/op\tRSS MB\t")

@@ -96,6 +96,7 @@ func cell(v any) any {
 			return nil
 		}
 		return cell(r.Elem().Interface())
+	default:
+		return fmt.Sprint(v)
 	}
-	return fmt.Sprint(v)
 }

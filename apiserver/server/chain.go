@@ -25,12 +25,12 @@ func (c *config) newChain(ctx context.Context) (*aggregatorapiserver.APIAggregat
 	if err != nil {
 		return nil, err
 	}
-	core, err := c.newCore(extensions.GenericAPIServer)
+	core, err := c.newCore(extensions.GenericAPIServer) //nolint:contextcheck // hooks get theirs from the server
 	if err != nil {
 		return nil, err
 	}
 	c.publishCore(core)
-	aggregator, err := c.newAggregator(core, extensions)
+	aggregator, err := c.newAggregator(core, extensions) //nolint:contextcheck // hooks get theirs from the server
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,7 @@ type lazy struct {
 
 // ServeHTTP implements http.Handler.
 func (l *lazy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	l.once.Do(func() {
+	l.once.Do(func() { //nolint:contextcheck // what is built outlives the request
 		l.built = mux.NewPathRecorderMux(l.name)
 		if l.err = l.build(l.built); l.err != nil {
 			klog.FromContext(r.Context()).Error(l.err, "Could not build OpenAPI", "document", l.name)

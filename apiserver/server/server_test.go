@@ -384,7 +384,7 @@ func raw(t *testing.T, method, path, contentType, accept, body string) (int, str
 	request := must(http.NewRequestWithContext(t.Context(), method, shared.loopback.Host+path, strings.NewReader(body)))(t)
 	request.Header.Set("Content-Type", contentType)
 	request.Header.Set("Accept", accept)
-	response := must(client.Do(request))(t)
+	response := must(client.Do(request))(t) //nolint:bodyclose // closed below
 	defer response.Body.Close()
 	var text strings.Builder
 	if _, err := fmt.Fprint(&text, must(readAll(response))(t)); err != nil {

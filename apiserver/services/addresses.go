@@ -90,7 +90,7 @@ func (a *Allocator) releaseAddresses(txn *transaction, old *corev1.Service, spec
 func (a *addresses) take(ctx context.Context, txn *transaction, service *corev1.Service, ip string, dryRun bool) error {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
-		return nil // validation words it
+		return nil //nolint:nilerr // validation words it
 	}
 	prefixes, err := a.ready(ctx)
 	if err != nil {

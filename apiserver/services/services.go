@@ -136,8 +136,9 @@ func hasAddress(spec *corev1.ServiceSpec) bool {
 	switch spec.Type {
 	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 func isHeadless(spec *corev1.ServiceSpec) bool {

@@ -144,8 +144,9 @@ func outsideBudgets(pod *corev1.Pod) bool {
 	switch pod.Status.Phase {
 	case corev1.PodSucceeded, corev1.PodFailed, corev1.PodPending:
 		return true
+	default:
+		return pod.DeletionTimestamp != nil
 	}
-	return pod.DeletionTimestamp != nil
 }
 
 // mayGoUnhealthy tells whether a pod that is not ready may go without being counted.

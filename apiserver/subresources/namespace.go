@@ -69,11 +69,11 @@ func (n *namespace) Delete(ctx context.Context, name string, validate rest.Valid
 	options = pinNamespace(options, found)
 	if uid := options.Preconditions.UID; *uid != found.UID {
 		return nil, false, apierrors.NewConflict(corev1.Resource("namespaces"), name,
-			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *uid, found.UID))
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *uid, found.UID)) //nolint:staticcheck // the API's wording
 	}
 	if rv := options.Preconditions.ResourceVersion; rv != nil && *rv != found.ResourceVersion {
 		return nil, false, apierrors.NewConflict(corev1.Resource("namespaces"), name,
-			fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *rv, found.ResourceVersion))
+			fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *rv, found.ResourceVersion)) //nolint:staticcheck // the API's wording
 	}
 	if found.DeletionTimestamp.IsZero() {
 		return n.terminate(ctx, name, validate, options)
@@ -83,7 +83,7 @@ func (n *namespace) Delete(ctx context.Context, name string, validate rest.Valid
 	}
 	// Whoever deletes twice waits for the end, which is not in this server's hand.
 	err = apierrors.NewConflict(corev1.Resource("namespaces"), name, errors.New(
-		"The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will automatically be purged by the system."))
+		"The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will automatically be purged by the system.")) //nolint:staticcheck // the API's wording
 	return nil, false, err
 }
 

@@ -214,15 +214,31 @@ func (o *serverOptions) admitNodes(ctx context.Context, loopback *rest.Config) e
 	return bootstraptoken.Ensure(ctx, client, bootstrap.BearerToken)
 }
 
-// letNodesProxy lets agents watch services with their node's identity: kubelet and proxy are one process there.
+// letNodesProxy lets agents watch, with their node's identity, what the service proxy and network policies follow: kubelet, proxy
+// and pod network are one process there.
 func (o *serverOptions) letNodesProxy(ctx context.Context, client kubernetes.Interface) error {
-	_, err := client.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "keelson:node-proxier"},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "system:node-proxier"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "system:nodes"}},
+	const policyRole = "keelson:network-policy"
+	roles := client.RbacV1().ClusterRoles()
+	watch := []string{"get", "list", "watch"}
+	_, err := roles.Create(ctx, &rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: policyRole},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"pods", "namespaces"}, Verbs: watch},
+			{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}, Verbs: watch},
+		},
 	}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("let nodes watch services: %w", err)
+		return fmt.Errorf("let nodes watch network policies: %w", err)
+	}
+	for binding, role := range map[string]string{"keelson:node-proxier": "system:node-proxier", policyRole: policyRole} {
+		_, err := client.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: binding},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
+			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "system:nodes"}},
+		}, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("let nodes watch services: %w", err)
+		}
 	}
 	return nil
 }

@@ -79,13 +79,6 @@ func (t *Tracker) Satisfied(owner types.UID) bool {
 	return true
 }
 
-// Forget drops what is recorded for an owner that is gone.
-func (t *Tracker) Forget(owner types.UID) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.owner, owner)
-}
-
 func (t *Tracker) pendingOf(owner types.UID) *pending {
 	p := t.owner[owner]
 	if p == nil {

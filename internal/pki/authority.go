@@ -7,10 +7,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -142,10 +140,4 @@ func ParseAuthority(pair KeyPair) (*Authority, error) {
 		return nil, fmt.Errorf("parse authority key: %w", err)
 	}
 	return &Authority{Certificate: certificate, Key: key}, nil
-}
-
-// Hash is the discovery hash of a certificate as kubeadm writes it: sha256 over its public key.
-func Hash(certificate *x509.Certificate) string {
-	sum := sha256.Sum256(certificate.RawSubjectPublicKeyInfo)
-	return "sha256:" + hex.EncodeToString(sum[:])
 }

@@ -56,15 +56,6 @@ func EnsureClient(dir, name string, request Request, now time.Time) (KeyPair, er
 	return pair, store.err
 }
 
-// ReadAuthority reads the authority of that name below dir.
-func ReadAuthority(dir, name string) (*Authority, error) {
-	pair, err := readPair(filepath.Join(dir, name))
-	if err != nil {
-		return nil, err
-	}
-	return ParseAuthority(pair)
-}
-
 // store makes files below dir and keeps the first error, so that the list of files reads as a list.
 type store struct {
 	dir string

@@ -76,7 +76,6 @@ type agent struct {
 	mu          sync.Mutex
 	api         map[types.UID]*corev1.Pod // from the API server, mirrors left out
 	static      map[types.UID]*corev1.Pod
-	staticRead  bool
 	mirrors     map[types.NamespacedName]*corev1.Pod
 	preexisting map[types.UID]*cri.Pod // found in the runtime at the start
 	rejected    map[types.UID]bool
@@ -157,7 +156,7 @@ func (a *agent) connectAPI(ctx context.Context) error {
 		a.cfg.Joined(config)
 	}
 	if a.nodeIPs = a.cfg.NodeIPs; len(a.nodeIPs) == 0 {
-		ip, err := outgoingIP(config.Host)
+		ip, err := outgoingIP(ctx, config.Host)
 		if err != nil {
 			return err
 		}
@@ -186,12 +185,12 @@ func (a *agent) restConfig(ctx context.Context) (*rest.Config, error) {
 }
 
 // outgoingIP is the address that this machine would speak to the API server from. Nothing is sent.
-func outgoingIP(server string) (string, error) {
+func outgoingIP(ctx context.Context, server string) (string, error) {
 	host := server
 	if u, err := url.Parse(server); err == nil && u.Host != "" {
 		host = u.Hostname()
 	}
-	conn, err := net.Dial("udp", net.JoinHostPort(host, "443"))
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", net.JoinHostPort(host, "443"))
 	if err != nil {
 		return "", fmt.Errorf("find this node's address: %w", err)
 	}

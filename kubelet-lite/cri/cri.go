@@ -32,11 +32,13 @@ func Dial(ctx context.Context, endpoint, imageEndpoint string) (*Client, error) 
 	if imageEndpoint == "" {
 		imageEndpoint = endpoint
 	}
-	runtime, err := criclient.NewRemoteRuntimeService(ctx, endpoint, requestTimeout, nil, false)
+	runtime, err := criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint(endpoint).
+		WithConnectionTimeout(requestTimeout).WithTracerProvider(nil).Build(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to runtime %s: %w", endpoint, err)
 	}
-	images, err := criclient.NewRemoteImageService(ctx, imageEndpoint, requestTimeout, nil, false)
+	images, err := criclient.NewRemoteImageServiceBuilder().WithEndpoint(imageEndpoint).
+		WithConnectionTimeout(requestTimeout).WithTracerProvider(nil).Build(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to image service %s: %w", imageEndpoint, err)
 	}

@@ -77,6 +77,7 @@ func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, memoryCapacity int64) int
 		return guaranteedOOMScore
 	case corev1.PodQOSBestEffort:
 		return bestEffortOOMScore
+	default: // burstable: by its share
 	}
 	score := burstableOOMScore(c, memoryCapacity)
 	if IsSidecar(c) {

@@ -221,8 +221,9 @@ func (n *Node) seccomp(p *corev1.SeccompProfile) *runtimeapi.SecurityProfile {
 			ref = filepath.Join(n.RootDir, "seccomp", *p.LocalhostProfile)
 		}
 		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: ref}
+	default:
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
 	}
-	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
 }
 
 func (n *Node) apparmor(p *corev1.AppArmorProfile) *runtimeapi.SecurityProfile {
@@ -236,6 +237,7 @@ func (n *Node) apparmor(p *corev1.AppArmorProfile) *runtimeapi.SecurityProfile {
 		if p.LocalhostProfile != nil {
 			return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: *p.LocalhostProfile}
 		}
+	default:
 	}
 	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
 }

@@ -65,8 +65,9 @@ func parseSecret(secret *corev1.Secret) (map[string]dockerAuth, error) {
 		var auths map[string]dockerAuth
 		err := json.Unmarshal(secret.Data[corev1.DockerConfigKey], &auths)
 		return auths, err
+	default: // no credentials for images
+		return nil, nil
 	}
-	return nil, nil
 }
 
 func (a dockerAuth) config() *runtimeapi.AuthConfig {

@@ -175,7 +175,7 @@ func (m *Manager) register(ctx context.Context) error {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the end is no error
 		}
 		klog.FromContext(ctx).Info("Node not registered, will try again", "err", err)
 		select {

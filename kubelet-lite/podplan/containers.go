@@ -74,6 +74,7 @@ func (p *planner) initContainer(c *corev1.Container, inst *cri.Container) bool {
 		if ShouldRestart(p.pod, c, inst) {
 			p.start(c, inst)
 		}
+	default: // created: seen above
 	}
 	return false
 }

@@ -55,8 +55,9 @@ func ShouldRestart(pod *corev1.Pod, c *corev1.Container, inst *cri.Container) bo
 		return true
 	case corev1.RestartPolicyOnFailure:
 		return inst.ExitCode != 0
+	default:
+		return false
 	}
-	return false
 }
 
 // restartsOnFailure reports whether the policies, exit codes aside, restart a container that is killed.

@@ -110,6 +110,7 @@ func containersReadyCondition(pod *corev1.Pod, status *corev1.PodStatus) corev1.
 	case corev1.PodFailed:
 		c.Reason = reasonPodFailed
 		return c
+	default: // its containers tell
 	}
 	var unready []string
 	for i := range pod.Spec.InitContainers {

@@ -271,6 +271,7 @@ func TestTransitionTimes(t *testing.T) {
 			if !c.LastTransitionTime.Time.Equal(want) {
 				t.Errorf("ContainersReady changed, but its transition time is %v", c.LastTransitionTime)
 			}
+		default:
 		}
 		if c.ObservedGeneration != 3 {
 			t.Errorf("%s observed generation %d", c.Type, c.ObservedGeneration)

@@ -103,6 +103,7 @@ func (w *worker) dropStarts() {
 		switch key.Kind {
 		case podplan.Pull, podplan.SetUpVolumes, podplan.Start:
 			a.cancel()
+		default: // serves the end as well
 		}
 	}
 }

@@ -189,8 +189,9 @@ func ownCondition(t corev1.PodConditionType) bool {
 	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled,
 		corev1.PodResizePending, corev1.PodResizeInProgress, corev1.AllContainersRestarting:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 func (w *worker) observed(seen *cri.Pod, stop *podplan.Stop) podplan.Observed {
@@ -206,6 +207,7 @@ func (w *worker) observed(seen *cri.Pod, stop *podplan.Stop) podplan.Observed {
 			if _, known := w.messages[c.ID]; !known {
 				w.messages[c.ID] = terminationMessage(c)
 			}
+		default: // has neither
 		}
 	}
 	return o

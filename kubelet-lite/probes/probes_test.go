@@ -61,7 +61,7 @@ func play(t *testing.T, c corev1.Container, answers map[string]string, howLong t
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u"}, Spec: corev1.PodSpec{Containers: []corev1.Container{c}}}
 		ctx, cancel := context.WithCancel(t.Context())
 		m.Sync(ctx, pod, "10.0.0.1", map[string]Target{"c": {ID: "id", StartedAt: time.Now()}}, terminating)
-		time.Sleep(howLong)
+		time.Sleep(howLong) //nolint:forbidigo // the bubble's time, not the wall's
 		synctest.Wait()
 		results = m.Results("u", "id")
 		times = s.times

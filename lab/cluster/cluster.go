@@ -115,19 +115,6 @@ func (c *Cluster) read() error {
 	return nil
 }
 
-// Names lists the clusters of this machine.
-func Names() ([]string, error) {
-	files, err := filepath.Glob(filepath.Join(Home(), "clusters", "*", "cluster.json"))
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, file := range files {
-		names = append(names, filepath.Base(filepath.Dir(file)))
-	}
-	return names, nil
-}
-
 // create makes a new cluster's folder and first state.
 func create(name, bundle string) (*Cluster, error) {
 	if !validName.MatchString(name) {

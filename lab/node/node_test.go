@@ -35,7 +35,7 @@ func testBundle(t *testing.T) string {
 // TestLife takes a node through everything that can be done to it.
 func TestLife(t *testing.T) {
 	bundle := testBundle(t)
-	home, err := os.MkdirTemp("/var/tmp", "keelson-node") // real file system, short path
+	home, err := os.MkdirTemp("/var/tmp", "keelson-node") //nolint:usetesting // real file system, short path
 	if err != nil {
 		t.Fatal(err)
 	}

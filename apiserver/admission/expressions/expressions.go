@@ -157,8 +157,9 @@ func convert(path *field.Path, expression string, err *apiservercel.Error) field
 		return field.ErrorList{field.Required(path, err.Detail)}
 	case apiservercel.ErrorTypeInvalid:
 		return field.ErrorList{field.Invalid(path, expression, err.Detail)}
+	default:
+		return field.ErrorList{field.InternalError(path, fmt.Errorf("unsupported error type: %w", err))}
 	}
-	return field.ErrorList{field.InternalError(path, fmt.Errorf("unsupported error type: %w", err))}
 }
 
 // expressionsOf lists the expressions of a stored object.

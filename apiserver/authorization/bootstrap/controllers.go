@@ -5,7 +5,7 @@ import (
 )
 
 // controllerRules are what each controller may do, by the name of its service account in kube-system.
-func controllerRules() []struct {
+func controllerRules() []struct { //nolint:funlen // a table
 	name  string
 	rules []rbacv1.PolicyRule
 } {

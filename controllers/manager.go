@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"keelson.dev/controllers/admissionpolicy"
+	"keelson.dev/controllers/attachdetach"
 	"keelson.dev/controllers/certificates"
 	"keelson.dev/controllers/clusterroles"
 	"keelson.dev/controllers/cronjob"
@@ -43,6 +44,7 @@ import (
 	"keelson.dev/controllers/persistentvolume"
 	"keelson.dev/controllers/replicaset"
 	"keelson.dev/controllers/replicationcontroller"
+	"keelson.dev/controllers/resourceclaim"
 	"keelson.dev/controllers/resourcequota"
 	"keelson.dev/controllers/rootca"
 	"keelson.dev/controllers/serviceaccount"
@@ -50,6 +52,7 @@ import (
 	"keelson.dev/controllers/statefulset"
 	"keelson.dev/controllers/tainteviction"
 	"keelson.dev/controllers/ttlafterfinished"
+	"keelson.dev/controllers/volumeexpansion"
 	"keelson.dev/controllers/volumeprotection"
 	"keelson.dev/internal/apiclient"
 )
@@ -121,6 +124,9 @@ func list() []registration {
 		{"persistentvolumeclaim-protection", workers(2, volumeprotection.AddClaims)},
 		{"persistentvolume-protection", workers(2, volumeprotection.AddVolumes)},
 		{"volumeattributesclass-protection", workers(2, volumeprotection.AddClasses)},
+		{"volume-attachment", workers(4, attachdetach.Add)},
+		{"volume-expander", workers(2, volumeexpansion.Add)},
+		{"resourceclaim", workers(4, resourceclaim.Add)},
 		{"clusterrole-aggregation", workers(1, clusterroles.Add)},
 
 		{"endpointslice", workers(5, endpointslice.Add)},

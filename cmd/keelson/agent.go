@@ -34,6 +34,7 @@ func agentCommand() *cobra.Command {
 }
 
 func runAgent(ctx context.Context, config agent.Config, clusterCIDR string) error {
+	keepSmall(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	config.Joined = func(identity *rest.Config) {
 		group.Go(func() error {

@@ -81,6 +81,7 @@ func (o *serverOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	keepSmall(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	options.Ready = func(loopback *rest.Config) {
 		group.Go(func() error { return o.admitNodes(ctx, loopback) })

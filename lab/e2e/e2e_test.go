@@ -1,16 +1,21 @@
 //go:build e2e
 
 // Package e2e proves a whole cluster from outside, as its users meet it: scripts of kubectl and keelson commands below
-// testdata/script, each in a namespace of its own, run with every kubectl that is at hand.
+// testdata/script, each in a namespace of its own, and Go tests for what a script cannot say.
+//
+//	kubectl   what kubectl does; run with the machine's kubectl and with the one built in, side by side
+//	nodes     the same for what changes nodes: one at a time
+//	cluster   what runs inside the cluster; side by side
+//	alone     what stops the cluster or parts of it: one at a time
 package e2e
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,8 +31,17 @@ var (
 // keelson is the binary under test.
 var keelson string
 
+// sideBySide is how many scripts run at once. They wait for the cluster most of the time, so they are more than the cores are.
+const sideBySide = "6"
+
 func TestMain(m *testing.M) {
+	parallelGiven := slices.ContainsFunc(os.Args, func(arg string) bool { return strings.Contains(arg, "test.parallel=") })
 	flag.Parse()
+	if !parallelGiven {
+		if err := flag.Set("test.parallel", sideBySide); err != nil {
+			panic(err) // the flag is the testing package's own
+		}
+	}
 	os.Exit(run(m))
 }
 
@@ -39,8 +53,8 @@ func run(m *testing.M) int {
 	}
 	keelson = filepath.Join(bin, "keelson")
 	if !*keep {
-		_ = command("down").Run() // of a run that was killed
-		defer command("down").Run()
+		_ = command("down", "--kubeconfig", "").Run() // of a run that was killed
+		defer command("down", "--kubeconfig", "").Run()
 	}
 	up := command("up", "--workers", "2", "--demo", "--kubeconfig", "")
 	up.Stderr = os.Stderr
@@ -55,94 +69,97 @@ func command(args ...string) *exec.Cmd {
 	return exec.Command(keelson, append([]string{"--name", *clusterName}, args...)...)
 }
 
-func kubeconfig() string {
-	home := os.Getenv("KEELSON_HOME")
-	if home == "" {
-		home = "/var/lib/keelson"
+func home() string {
+	if home := os.Getenv("KEELSON_HOME"); home != "" {
+		return home
 	}
-	return filepath.Join(home, "clusters", *clusterName, "kubeconfig")
+	return "/var/lib/keelson"
 }
 
-// clients are the kubectls that run the scripts: the one on the machine, if any, and the one built in.
-func clients() map[string][]string {
-	all := map[string][]string{"BuiltIn": {keelson, "--name", *clusterName, "kubectl"}}
+func kubeconfig() string { return filepath.Join(home(), "clusters", *clusterName, "kubeconfig") }
+
+// clients are the kubectls that run the scripts, as shell commands: the one on the machine, if any, and the one built in.
+func clients() map[string]string {
+	all := map[string]string{"BuiltIn": builtIn()}
 	if path, err := exec.LookPath("kubectl"); err == nil {
-		all["OnMachine"] = []string{path, "--kubeconfig", kubeconfig()}
+		all["OnMachine"] = path
 	}
 	return all
 }
 
+func builtIn() string { return keelson + " --name " + *clusterName + " kubectl" }
+
 // TestKubectl runs every script of testdata/script/kubectl with every kubectl.
 func TestKubectl(t *testing.T) {
 	for name, client := range clients() {
-		t.Run(name, func(t *testing.T) { runScripts(t, "testdata/script/kubectl", client) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			runScripts(t, client, "kubectl")
+		})
+	}
+}
+
+// TestNodes runs what takes nodes away from other scripts.
+func TestNodes(t *testing.T) {
+	for name, client := range clients() {
+		t.Run(name, func(t *testing.T) {
+			t.Cleanup(func() { _ = kubectl("uncordon", "worker-2") })
+			runScripts(t, client, "nodes")
+		})
 	}
 }
 
 // TestCluster runs the scripts that are about the cluster and not about the client.
 func TestCluster(t *testing.T) {
-	runScripts(t, "testdata/script/cluster", clients()["BuiltIn"])
+	runScripts(t, builtIn(), "cluster")
 }
 
-func runScripts(t *testing.T, dir string, client []string) {
-	testscript.Run(t, testscript.Params{
-		Dir: dir,
-		Setup: func(env *testscript.Env) error {
-			namespace := "e2e-" + strings.ToLower(strings.NewReplacer("_", "-", ".", "-").Replace(filepath.Base(env.WorkDir)))
-			namespace = fmt.Sprintf("%s-%d", strings.TrimPrefix(namespace, "script-"), time.Now().UnixNano()%100000)
-			env.Setenv("NS", namespace)
-			env.Setenv("KUBECONFIG", kubeconfig())
-			env.Setenv("HOME", env.WorkDir)
-			env.Setenv("PATH", filepath.Dir(keelson)+":"+os.Getenv("PATH"))
-			if output, err := exec.Command(client[0], append(client[1:], "create", "namespace", namespace)...).CombinedOutput(); err != nil {
-				return fmt.Errorf("create namespace: %w: %s", err, output)
-			}
-			env.Defer(func() {
-				_ = exec.Command(client[0], append(client[1:], "delete", "namespace", namespace, "--wait=false")...).Run()
-			})
-			return nil
-		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"kubectl": func(ts *testscript.TestScript, negate bool, args []string) {
-				execute(ts, negate, append(append(append([]string{}, client...), "--namespace", ts.Getenv("NS")), args...))
-			},
-			"keelson": func(ts *testscript.TestScript, negate bool, args []string) {
-				execute(ts, negate, append([]string{keelson, "--name", *clusterName}, args...))
-			},
-			"until": func(ts *testscript.TestScript, negate bool, args []string) { until(ts, negate, args, client) },
-		},
-	})
-}
-
-// execute runs a program and checks whether it succeeds.
-func execute(ts *testscript.TestScript, negate bool, args []string) {
-	err := ts.Exec(args[0], args[1:]...)
-	if err != nil && !negate {
-		ts.Fatalf("%s: %v", strings.Join(args, " "), err)
-	}
-	if err == nil && negate {
-		ts.Fatalf("%s: succeeded unexpectedly", strings.Join(args, " "))
+// TestAlone runs the scripts that nothing else could run beside.
+func TestAlone(t *testing.T) {
+	files, err := filepath.Glob("testdata/script/alone/*.txt")
+	must(t, err)
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) { runFiles(t, builtIn(), testscript.Params{Files: []string{file}}) })
 	}
 }
 
-// until repeats a kubectl command, at most for a minute, until it succeeds and prints what is wanted: until TEXT kubectl-args...
-func until(ts *testscript.TestScript, negate bool, args []string, client []string) {
-	if negate || len(args) < 2 {
-		ts.Fatalf("usage: until TEXT KUBECTL-ARGS...")
+func runScripts(t *testing.T, client, dir string) {
+	runFiles(t, client, testscript.Params{Dir: filepath.Join("testdata/script", dir)})
+}
+
+func runFiles(t *testing.T, client string, params testscript.Params) {
+	params.Setup = func(env *testscript.Env) error { return setup(env, client) }
+	params.Cmds = commands
+	testscript.Run(t, params)
+}
+
+// setup gives a script a namespace, $NS, and makes kubectl and keelson mean this cluster, also in the shells that it starts.
+func setup(env *testscript.Env, client string) error {
+	script := strings.TrimPrefix(strings.ToLower(filepath.Base(env.WorkDir)), "script-")
+	namespace := fmt.Sprintf("e2e-%s-%d", strings.NewReplacer("_", "-", ".", "-").Replace(script), time.Now().UnixNano()%100000)
+	bin := filepath.Join(env.WorkDir, ".bin")
+	programs := map[string]string{
+		"kubectl": fmt.Sprintf("#!/bin/sh\nexec %s --namespace %s \"$@\"\n", client, namespace),
+		"keelson": fmt.Sprintf("#!/bin/sh\ncase \"$1\" in --name) exec %[1]s \"$@\" ;; esac\nexec %[1]s --name %[2]s \"$@\"\n", keelson, *clusterName),
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	full := append(append(append([]string{}, client...), "--namespace", ts.Getenv("NS")), args[1:]...)
-	var output []byte
-	for {
-		output, _ = exec.CommandContext(ctx, full[0], full[1:]...).CombinedOutput()
-		if strings.Contains(string(output), args[0]) {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			ts.Fatalf("%s: no %q within a minute; last:\n%s", strings.Join(full, " "), args[0], output)
-		case <-time.After(200 * time.Millisecond):
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		return err
+	}
+	for name, text := range programs {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o755); err != nil { //nolint:gosec // a program
+			return err
 		}
 	}
+	env.Setenv("NS", namespace)
+	env.Setenv("CLUSTER", *clusterName)
+	env.Setenv("KEELSON", keelson)
+	env.Setenv("KEELSON_HOME", home())
+	env.Setenv("KUBECONFIG", kubeconfig())
+	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	if err := kubectl("create", "namespace", namespace); err != nil {
+		return err
+	}
+	env.Defer(func() { _ = kubectl("delete", "namespace", namespace, "--wait=false") })
+	return nil
 }

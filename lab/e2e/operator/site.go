@@ -1,0 +1,56 @@
+package main
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+var groupVersion = schema.GroupVersion{Group: "e2e.keelson.dev", Version: "v1"}
+
+// Site is a web site of so many replicas of an image.
+type Site struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   SiteSpec   `json:"spec"`
+	Status SiteStatus `json:"status,omitempty"`
+}
+
+// SiteSpec is what the user wants.
+type SiteSpec struct {
+	Image    string `json:"image"`
+	Replicas int32  `json:"replicas"`
+}
+
+// SiteStatus is what the operator sees.
+type SiteStatus struct {
+	ReadyReplicas      int32 `json:"readyReplicas"`
+	ObservedGeneration int64 `json:"observedGeneration"`
+}
+
+// SiteList is a list of sites.
+type SiteList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []Site `json:"items"`
+}
+
+// DeepCopyObject implements runtime.Object.
+func (s *Site) DeepCopyObject() runtime.Object {
+	copied := *s
+	s.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
+	return &copied
+}
+
+// DeepCopyObject implements runtime.Object.
+func (l *SiteList) DeepCopyObject() runtime.Object {
+	copied := *l
+	l.ListMeta.DeepCopyInto(&copied.ListMeta)
+	copied.Items = make([]Site, len(l.Items))
+	for i := range l.Items {
+		copied.Items[i] = *l.Items[i].DeepCopyObject().(*Site)
+	}
+	return &copied
+}

@@ -17,7 +17,7 @@ import (
 func (m *Manager) fill(ctx context.Context, node *corev1.Node) {
 	s := &node.Status
 	s.Addresses = m.cfg.Addresses
-	s.Capacity, s.Allocatable = m.resources()
+	m.fillResources(s)
 	s.NodeInfo = m.cfg.Info
 	s.DaemonEndpoints.KubeletEndpoint.Port = m.cfg.KubeletPort
 	s.VolumesInUse = m.cfg.InUse()
@@ -30,6 +30,24 @@ func (m *Manager) fill(ctx context.Context, node *corev1.Node) {
 	}
 	m.pressureConditions(s)
 	m.readyCondition(s, status, err)
+}
+
+// fillResources reports what the node has, and keeps the extended resources that others put into its capacity: administrators
+// advertise those by patching the status, and the kubelet makes them allocatable.
+func (m *Manager) fillResources(s *corev1.NodeStatus) {
+	advertised := s.Capacity
+	s.Capacity, s.Allocatable = m.resources()
+	for name, quantity := range advertised {
+		if _, ours := s.Capacity[name]; !ours && extended(name) {
+			s.Capacity[name], s.Allocatable[name] = quantity, quantity
+		}
+	}
+}
+
+// extended tells whether a resource is none of Kubernetes' own: its name has a domain, and not that of the project.
+func extended(name corev1.ResourceName) bool {
+	domain, _, qualified := strings.Cut(string(name), "/")
+	return qualified && domain != "kubernetes.io" && !strings.HasSuffix(domain, ".kubernetes.io")
 }
 
 func (m *Manager) resources() (capacity, allocatable corev1.ResourceList) {

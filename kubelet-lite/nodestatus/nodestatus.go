@@ -99,6 +99,11 @@ func (m *Manager) Seen(node *corev1.Node) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.node = node
+	for name := range node.Status.Capacity {
+		if _, allocatable := node.Status.Allocatable[name]; !allocatable && extended(name) {
+			m.Nudge()
+		}
+	}
 }
 
 // RecursiveReadOnly reports whether a runtime handler can mount recursively read-only.

@@ -17,7 +17,6 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -42,6 +41,7 @@ import (
 	"keelson.dev/controllers/job"
 	"keelson.dev/controllers/namespace"
 	"keelson.dev/controllers/persistentvolume"
+	"keelson.dev/controllers/podautoscaler"
 	"keelson.dev/controllers/replicaset"
 	"keelson.dev/controllers/replicationcontroller"
 	"keelson.dev/controllers/resourceclaim"
@@ -117,6 +117,7 @@ func list() []registration {
 		{"cronjob", workers(5, cronjob.Add)},
 		{"ttl-after-finished", workers(2, ttlafterfinished.Add)},
 
+		{"horizontal-pod-autoscaler", workers(5, podautoscaler.Add)},
 		{"disruption", workers(5, disruption.Add)},
 		{"resourcequota", workers(5, resourcequota.Add)},
 		{"persistentvolume-binder", workers(4, persistentvolume.Add)},
@@ -186,10 +187,32 @@ func Run(ctx context.Context, cfg Config) error {
 			return fmt.Errorf("add controller %s: %w", c.name, err)
 		}
 	}
-	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
+	if err := start(ctx, mgr); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("run controllers: %w", err)
 	}
 	return nil
+}
+
+// shutdown bounds how long controllers may take to finish what they do.
+const shutdown = 5 * time.Second
+
+// start runs the manager until ctx is done. A manager that is stopped while it still starts waits for ever for what did not start:
+// it is left behind then.
+func start(ctx context.Context, mgr ctrl.Manager) error {
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(shutdown + time.Second):
+		klog.FromContext(ctx).Info("Controllers were stopped while they started")
+		return nil
+	}
 }
 
 func applyDefaults(cfg *Config) {
@@ -220,11 +243,11 @@ func options(ctx context.Context, cfg *Config) ctrl.Options {
 		LeaderElectionNamespace:       "kube-system",
 		LeaderElectionReleaseOnCancel: true,
 		Metrics:                       server.Options{BindAddress: "0"},
-		GracefulShutdownTimeout:       ptr.To(5 * time.Second),
-		Controller:                    config.Controller{SkipNameValidation: ptr.To(true)},
+		GracefulShutdownTimeout:       new(shutdown),
+		Controller:                    config.Controller{SkipNameValidation: new(true)},
 		Cache: cache.Options{
 			DefaultTransform:             cache.TransformStripManagedFields(),
-			DefaultUnsafeDisableDeepCopy: ptr.To(true), // internal/lister says so too: copy before you change
+			DefaultUnsafeDisableDeepCopy: new(true), // internal/lister says so too: copy before you change
 			ByObject:                     partial,
 		},
 		// Reads of this client go to the API server. Cached reads are those of env.Lister.

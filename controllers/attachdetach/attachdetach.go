@@ -134,7 +134,7 @@ func (r *reconciler) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 	}
 	for _, a := range p.detach {
-		err := r.client.Delete(ctx, a.DeepCopy(), client.Preconditions{UID: ptr.To(a.UID)})
+		err := r.client.Delete(ctx, a.DeepCopy(), client.Preconditions{UID: new(a.UID)})
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 			return ctrl.Result{}, fmt.Errorf("detach: %w", err)
 		}
@@ -220,7 +220,7 @@ func attachmentFor(wanted wantedVolume, node string) *storagev1.VolumeAttachment
 		ObjectMeta: metav1.ObjectMeta{Name: attachmentName(wanted.volume.Spec.CSI, node)},
 		Spec: storagev1.VolumeAttachmentSpec{
 			Attacher: wanted.volume.Spec.CSI.Driver, NodeName: node,
-			Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: ptr.To(wanted.volume.Name)},
+			Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: new(wanted.volume.Name)},
 		},
 	}
 }

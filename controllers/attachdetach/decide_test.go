@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 )
 
 var now = time.Unix(100000, 0)
@@ -34,7 +33,7 @@ func TestDecide(t *testing.T) {
 	att := func(attached bool) []attachment {
 		return []attachment{{device: "kubernetes.io/csi/d^h", VolumeAttachment: &storagev1.VolumeAttachment{
 			ObjectMeta: metav1.ObjectMeta{Name: "a"},
-			Spec:       storagev1.VolumeAttachmentSpec{NodeName: "n", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: ptr.To("pv")}},
+			Spec:       storagev1.VolumeAttachmentSpec{NodeName: "n", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: new("pv")}},
 			Status:     storagev1.VolumeAttachmentStatus{Attached: attached},
 		}}}
 	}

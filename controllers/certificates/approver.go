@@ -91,8 +91,10 @@ var clientRules = []struct {
 	{"selfnodeclient", func(csr *certificatesv1.CertificateSigningRequest, request *x509.CertificateRequest) bool {
 		return csr.Spec.Username == request.Subject.CommonName
 	}, "Auto approving self kubelet client certificate after SubjectAccessReview."},
-	{"nodeclient", func(*certificatesv1.CertificateSigningRequest, *x509.CertificateRequest) bool { return true },
-		"Auto approving kubelet client certificate after SubjectAccessReview."},
+	{
+		"nodeclient", func(*certificatesv1.CertificateSigningRequest, *x509.CertificateRequest) bool { return true },
+		"Auto approving kubelet client certificate after SubjectAccessReview.",
+	},
 }
 
 func (a *approver) approveClient(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, request *x509.CertificateRequest) error {

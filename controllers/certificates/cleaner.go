@@ -7,7 +7,6 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -34,7 +33,7 @@ func AddCleaner(e *env.Env) error {
 		if wait := expiry(csr).Sub(e.Clock.Now()); wait > 0 {
 			return ctrl.Result{RequeueAfter: wait}, nil
 		}
-		err := e.Client.Delete(ctx, csr.DeepCopy(), client.Preconditions{UID: ptr.To(csr.UID)})
+		err := e.Client.Delete(ctx, csr.DeepCopy(), client.Preconditions{UID: new(csr.UID)})
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	return e.Controller("certificatesigningrequest-cleaner", 1, reconcile, env.For(&certificatesv1.CertificateSigningRequest{}))

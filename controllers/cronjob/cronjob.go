@@ -194,12 +194,12 @@ func (r *Reconciler) create(ctx context.Context, cj *batchv1.CronJob, at time.Ti
 			cj.Status.Active = append(cj.Status.Active, *ref)
 		}
 	}
-	cj.Status.LastScheduleTime = ptr.To(metav1.NewTime(at))
+	cj.Status.LastScheduleTime = new(metav1.NewTime(at))
 	return nil
 }
 
 func (r *Reconciler) delete(ctx context.Context, cj *batchv1.CronJob, job *batchv1.Job) error {
-	err := r.Client.Delete(ctx, job.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationBackground), client.Preconditions{UID: ptr.To(job.UID)})
+	err := r.Client.Delete(ctx, job.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationBackground), client.Preconditions{UID: new(job.UID)})
 	if err != nil && !apierrors.IsNotFound(err) {
 		r.Recorder.Eventf(cj, corev1.EventTypeWarning, "FailedDelete", "Deleted job: %v", err)
 		return fmt.Errorf("delete job: %w", err)

@@ -28,18 +28,18 @@ func TestLatestDue(t *testing.T) {
 		"after the last one":       {schedule: "*/10 * * * *", created: at(1, 0), last: at(10, 0), now: at(10, 35), want: at(10, 30), next: at(10, 40)},
 		"away for very long":       {schedule: "* * * * *", created: day.AddDate(-2, 0, 0), now: at(10, 0), want: at(10, 0), next: at(10, 1), many: true},
 		"only within the deadline": {schedule: "0 * * * *", created: at(1, 0), deadline: ptr.To[int64](600), now: at(10, 30), next: at(11, 0)},
-		"in a time zone":           {schedule: "0 9 * * *", zone: ptr.To("Asia/Tokyo"), created: day.AddDate(0, 0, -1), now: at(0, 30), want: at(0, 0), next: at(24, 0)},
+		"in a time zone":           {schedule: "0 9 * * *", zone: new("Asia/Tokyo"), created: day.AddDate(0, 0, -1), now: at(0, 30), want: at(0, 0), next: at(24, 0)},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			cj := &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(tc.created)}}
 			zone := tc.zone
 			if zone == nil {
-				zone = ptr.To("UTC")
+				zone = new("UTC")
 			}
 			cj.Spec = batchv1.CronJobSpec{Schedule: tc.schedule, TimeZone: zone, StartingDeadlineSeconds: tc.deadline}
 			if !tc.last.IsZero() {
-				cj.Status.LastScheduleTime = ptr.To(metav1.NewTime(tc.last))
+				cj.Status.LastScheduleTime = new(metav1.NewTime(tc.last))
 			}
 			schedule, err := parse(cj)
 			if err != nil {

@@ -124,7 +124,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	collisions := ptr.To(ptr.Deref(set.Status.CollisionCount, 0))
+	collisions := new(ptr.Deref(set.Status.CollisionCount, 0))
 	current, revisions, err := r.History.Ensure(ctx, set, &set.Spec.Template, revisions, collisions)
 	if err != nil {
 		return ctrl.Result{}, err

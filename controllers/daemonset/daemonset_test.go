@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/controllers/revision"
 )
@@ -24,7 +23,7 @@ func newSet(surge, unavailable int32) *appsv1.DaemonSet {
 	set.Spec.UpdateStrategy = appsv1.DaemonSetUpdateStrategy{
 		Type: appsv1.RollingUpdateDaemonSetStrategyType,
 		RollingUpdate: &appsv1.RollingUpdateDaemonSet{
-			MaxSurge: ptr.To(intstr.FromInt32(surge)), MaxUnavailable: ptr.To(intstr.FromInt32(unavailable)),
+			MaxSurge: new(intstr.FromInt32(surge)), MaxUnavailable: new(intstr.FromInt32(unavailable)),
 		},
 	}
 	return set
@@ -48,7 +47,7 @@ func newPods(words ...string) []*corev1.Pod {
 		case "F":
 			pod.Status.Phase = corev1.PodFailed
 		case "T":
-			pod.DeletionTimestamp = ptr.To(metav1.NewTime(now))
+			pod.DeletionTimestamp = new(metav1.NewTime(now))
 		}
 		pods = append(pods, pod)
 	}

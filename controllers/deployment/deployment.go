@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -271,7 +270,7 @@ func (r *Reconciler) scale(ctx context.Context, o *rollout, set *appsv1.ReplicaS
 	if changed := setSizeAnnotations(next, *o.d.Spec.Replicas, *o.d.Spec.Replicas+maxSurge(o.d)); before == replicas && !changed {
 		return nil
 	}
-	next.Spec.Replicas = ptr.To(replicas)
+	next.Spec.Replicas = new(replicas)
 	if err := r.Client.Update(ctx, next); err != nil {
 		return fmt.Errorf("scale %s: %w", set.Name, err)
 	}
@@ -289,7 +288,7 @@ func (r *Reconciler) scale(ctx context.Context, o *rollout, set *appsv1.ReplicaS
 // cleanup deletes the oldest ReplicaSets beyond the history limit.
 func (r *Reconciler) cleanup(ctx context.Context, o *rollout) error {
 	for _, set := range surplusHistory(o.d, o.old) {
-		if err := r.Client.Delete(ctx, set, client.Preconditions{UID: ptr.To(set.UID)}); err != nil && !apierrors.IsNotFound(err) {
+		if err := r.Client.Delete(ctx, set, client.Preconditions{UID: new(set.UID)}); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("delete old replica set %s: %w", set.Name, err)
 		}
 	}

@@ -71,7 +71,7 @@ func (r *Reconciler) existing(ctx context.Context, d *appsv1.Deployment, wanted 
 		podtemplate.EqualWithout(appsv1.DefaultDeploymentUniqueLabelKey, &found.Spec.Template, &wanted.Spec.Template) {
 		return found, nil
 	}
-	d.Status.CollisionCount = ptr.To(ptr.Deref(d.Status.CollisionCount, 0) + 1)
+	d.Status.CollisionCount = new(ptr.Deref(d.Status.CollisionCount, 0) + 1)
 	if err := r.Client.Status().Update(ctx, d); err != nil {
 		return nil, fmt.Errorf("count collision: %w", err)
 	}
@@ -101,7 +101,7 @@ func newSet(d *appsv1.Deployment, old []*appsv1.ReplicaSet) *appsv1.ReplicaSet {
 			Replicas: ptr.To[int32](0), MinReadySeconds: d.Spec.MinReadySeconds, Selector: selector, Template: *template,
 		},
 	}
-	set.Spec.Replicas = ptr.To(newSetReplicas(d, append(append([]*appsv1.ReplicaSet{}, old...), set), set))
+	set.Spec.Replicas = new(newSetReplicas(d, append(append([]*appsv1.ReplicaSet{}, old...), set), set))
 	annotate(d, set, maxRevision(old)+1, false)
 	setSizeAnnotations(set, *d.Spec.Replicas, *d.Spec.Replicas+maxSurge(d))
 	return set

@@ -23,8 +23,8 @@ func fenceposts(d *appsv1.Deployment) (surge, unavailable int32) {
 		return surgeOnly(d), 0
 	}
 	replicas := int(*d.Spec.Replicas)
-	s, _ := intstr.GetScaledValueFromIntOrPercent(ptr.To(ptr.Deref(rolling.MaxSurge, intstr.FromInt32(0))), replicas, true)
-	u, _ := intstr.GetScaledValueFromIntOrPercent(ptr.To(ptr.Deref(rolling.MaxUnavailable, intstr.FromInt32(0))), replicas, false)
+	s, _ := intstr.GetScaledValueFromIntOrPercent(new(ptr.Deref(rolling.MaxSurge, intstr.FromInt32(0))), replicas, true)
+	u, _ := intstr.GetScaledValueFromIntOrPercent(new(ptr.Deref(rolling.MaxUnavailable, intstr.FromInt32(0))), replicas, false)
 	if s == 0 && u == 0 {
 		u = 1
 	}
@@ -37,7 +37,7 @@ func surgeOnly(d *appsv1.Deployment) int32 {
 	if d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType || rolling == nil {
 		return 0
 	}
-	s, _ := intstr.GetScaledValueFromIntOrPercent(ptr.To(ptr.Deref(rolling.MaxSurge, intstr.FromInt32(0))), int(*d.Spec.Replicas), true)
+	s, _ := intstr.GetScaledValueFromIntOrPercent(new(ptr.Deref(rolling.MaxSurge, intstr.FromInt32(0))), int(*d.Spec.Replicas), true)
 	return int32(s)
 }
 

@@ -67,7 +67,7 @@ func TestRolloutInvariants(t *testing.T) {
 		done := false
 		for step := range 200 {
 			if want := newSetReplicas(d, all, newest); want != *newest.Spec.Replicas {
-				newest.Spec.Replicas = ptr.To(want)
+				newest.Spec.Replicas = new(want)
 			} else {
 				before := sum(all, availableReplicas)
 				lost := int32(0)
@@ -75,7 +75,7 @@ func TestRolloutInvariants(t *testing.T) {
 					drop := *target.set.Spec.Replicas - target.replicas
 					broken := *target.set.Spec.Replicas - target.set.Status.AvailableReplicas
 					lost += max(0, drop-broken)
-					target.set.Spec.Replicas = ptr.To(target.replicas)
+					target.set.Spec.Replicas = new(target.replicas)
 					target.set.Status.AvailableReplicas = min(target.set.Status.AvailableReplicas, target.replicas)
 				}
 				if least := replicas - unavailable; lost > 0 && before-lost < least {

@@ -17,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	utilnet "k8s.io/utils/net"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -155,18 +154,18 @@ func sliceOf(eps *corev1.Endpoints, subset *corev1.EndpointSubset, family discov
 	metav1.SetMetaDataLabel(&slice.ObjectMeta, discoveryv1.LabelServiceName, eps.Name)
 	metav1.SetMetaDataLabel(&slice.ObjectMeta, discoveryv1.LabelManagedBy, controllerName)
 	for _, p := range subset.Ports {
-		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: ptr.To(p.Name), Port: ptr.To(p.Port), Protocol: ptr.To(p.Protocol), AppProtocol: p.AppProtocol})
+		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: new(p.Name), Port: new(p.Port), Protocol: new(p.Protocol), AppProtocol: p.AppProtocol})
 	}
 	return slice
 }
 
 func endpointOf(address *corev1.EndpointAddress, ready bool) discoveryv1.Endpoint { //nolint:staticcheck // as above
 	endpoint := discoveryv1.Endpoint{
-		Addresses: []string{address.IP}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(ready)},
+		Addresses: []string{address.IP}, Conditions: discoveryv1.EndpointConditions{Ready: new(ready)},
 		TargetRef: address.TargetRef, NodeName: address.NodeName,
 	}
 	if address.Hostname != "" {
-		endpoint.Hostname = ptr.To(address.Hostname)
+		endpoint.Hostname = new(address.Hostname)
 	}
 	return endpoint
 }

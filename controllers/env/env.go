@@ -18,7 +18,6 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -117,7 +116,7 @@ func (e *Env) Controller(name string, workers int, r reconcile.Func, watches ...
 	c, err := controller.New(name, e.Manager, controller.Options{
 		MaxConcurrentReconciles: workers,
 		Reconciler:              patient(r),
-		SkipNameValidation:      ptr.To(true), // one process may run the manager again after it lost its lease
+		SkipNameValidation:      new(true), // one process may run the manager again after it lost its lease
 	})
 	if err != nil {
 		return fmt.Errorf("controller %s: %w", name, err)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	toolscache "k8s.io/client-go/tools/cache"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -24,7 +23,7 @@ func Filter[T client.Object](e *Env, obj T, by cache.ByObject) (Filtered[T], err
 	var none Filtered[T]
 	c, err := cache.New(e.Manager.GetConfig(), cache.Options{
 		HTTPClient: e.Manager.GetHTTPClient(), Scheme: e.Manager.GetScheme(), Mapper: e.Manager.GetRESTMapper(),
-		DefaultTransform: cache.TransformStripManagedFields(), DefaultUnsafeDisableDeepCopy: ptr.To(true),
+		DefaultTransform: cache.TransformStripManagedFields(), DefaultUnsafeDisableDeepCopy: new(true),
 		ByObject: map[client.Object]cache.ByObject{obj: by},
 	})
 	if err != nil {

@@ -7,19 +7,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 )
 
 func object(uid types.UID, owners ...types.UID) *metav1.PartialObjectMetadata {
 	obj := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{UID: uid, Name: string(uid)}}
 	for _, owner := range owners {
-		obj.OwnerReferences = append(obj.OwnerReferences, metav1.OwnerReference{UID: owner, BlockOwnerDeletion: ptr.To(true)})
+		obj.OwnerReferences = append(obj.OwnerReferences, metav1.OwnerReference{UID: owner, BlockOwnerDeletion: new(true)})
 	}
 	return obj
 }
 
 func deleting(obj *metav1.PartialObjectMetadata, finalizer string) *metav1.PartialObjectMetadata {
-	obj.DeletionTimestamp = ptr.To(metav1.Now())
+	obj.DeletionTimestamp = new(metav1.Now())
 	obj.Finalizers = []string{finalizer}
 	return obj
 }
@@ -51,21 +50,25 @@ func TestGraphAttention(t *testing.T) {
 			build(object("a"), object("b", "a")),
 			func(g *graph) []types.UID {
 				return g.observe(k, deleting(object("a"), metav1.FinalizerDeleteDependents))
-			}, []types.UID{"a", "b"},
+			},
+			[]types.UID{"a", "b"},
 		},
 		"an orphaning deletion": {
 			build(object("a"), object("b", "a")),
 			func(g *graph) []types.UID {
 				return g.observe(k, deleting(object("a"), metav1.FinalizerOrphanDependents))
-			}, []types.UID{"a"},
+			},
+			[]types.UID{"a"},
 		},
 		"the last dependent of a waiting owner": {
 			build(object("b", "a"), deleting(object("a"), metav1.FinalizerDeleteDependents)),
-			func(g *graph) []types.UID { return g.remove("b") }, []types.UID{"a"},
+			func(g *graph) []types.UID { return g.remove("b") },
+			[]types.UID{"a"},
 		},
 		"a list that no longer names the owner": {
 			build(object("a"), object("b", "a")),
-			func(g *graph) []types.UID { return g.sweep(k, map[types.UID]bool{"b": true}) }, []types.UID{"b"},
+			func(g *graph) []types.UID { return g.sweep(k, map[types.UID]bool{"b": true}) },
+			[]types.UID{"b"},
 		},
 	}
 	for name, tc := range cases {

@@ -141,7 +141,7 @@ func (v *view) conclude(waiting bool) bool {
 	kind := batchv1.JobFailed
 	if v.target.Type == batchv1.JobSuccessCriteriaMet {
 		kind = batchv1.JobComplete
-		v.job.Status.CompletionTime = ptr.To(metav1.NewTime(v.now))
+		v.job.Status.CompletionTime = new(metav1.NewTime(v.now))
 	}
 	v.setCondition(kind, corev1.ConditionTrue, v.target.Reason, v.target.Message)
 	v.job.Status.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{}

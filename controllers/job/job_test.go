@@ -98,7 +98,7 @@ func TestDecide(t *testing.T) {
 	}{
 		"begins":               {newJob(nil), nil, "", 2, 0},
 		"no more than needed":  {newJob(func(j *batchv1.Job) { j.Status.Succeeded = 2 }), nil, "", 1, 0},
-		"suspended":            {newJob(func(j *batchv1.Job) { j.Spec.Suspend = ptr.To(true) }), []*corev1.Pod{pod("a", corev1.PodRunning, nil)}, "", 0, 1},
+		"suspended":            {newJob(func(j *batchv1.Job) { j.Spec.Suspend = new(true) }), []*corev1.Pod{pod("a", corev1.PodRunning, nil)}, "", 0, 1},
 		"reached":              {newJob(func(j *batchv1.Job) { j.Status.Succeeded = 2 }), []*corev1.Pod{pod("a", corev1.PodSucceeded, nil), pod("b", corev1.PodRunning, nil)}, "CompletionsReached", 0, 1},
 		"one failure is borne": {newJob(nil), []*corev1.Pod{failed("a")}, "", 2, 0},
 		"two are not":          {newJob(nil), []*corev1.Pod{failed("a"), failed("b"), pod("c", corev1.PodRunning, nil)}, "BackoffLimitExceeded", 0, 1},
@@ -108,7 +108,7 @@ func TestDecide(t *testing.T) {
 		}), []*corev1.Pod{failed("a")}, "BackoffLimitExceeded", 0, 0},
 		"past the deadline": {newJob(func(j *batchv1.Job) {
 			j.Spec.ActiveDeadlineSeconds = ptr.To[int64](10)
-			j.Status.StartTime = ptr.To(metav1.NewTime(now.Add(-time.Minute)))
+			j.Status.StartTime = new(metav1.NewTime(now.Add(-time.Minute)))
 		}), []*corev1.Pod{pod("a", corev1.PodRunning, nil)}, "DeadlineExceeded", 0, 1},
 		"policy fails the job":     {newJob(policy(batchv1.PodFailurePolicyActionFailJob)), []*corev1.Pod{failed("a")}, "PodFailurePolicy", 0, 0},
 		"policy ignores":           {newJob(policy(batchv1.PodFailurePolicyActionIgnore)), []*corev1.Pod{failed("a")}, "", 2, 0},
@@ -190,7 +190,7 @@ func TestPlanIndexes(t *testing.T) {
 		return func(p *corev1.Pod) { p.Annotations = map[string]string{batchv1.JobCompletionIndexAnnotation: index} }
 	}
 	job := newJob(func(j *batchv1.Job) {
-		j.Spec.CompletionMode = ptr.To(batchv1.IndexedCompletion)
+		j.Spec.CompletionMode = new(batchv1.IndexedCompletion)
 		j.Spec.Completions, j.Spec.Parallelism = ptr.To[int32](5), ptr.To[int32](3)
 		j.Spec.BackoffLimitPerIndex, j.Spec.BackoffLimit = ptr.To[int32](1), ptr.To[int32](100)
 		j.Status.CompletedIndexes = "0"

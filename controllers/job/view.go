@@ -59,8 +59,8 @@ func newView(job *batchv1.Job, pods []*corev1.Pod, now time.Time) *view {
 		v.countIndexes()
 	}
 	job.Status.Active = int32(len(v.active))
-	job.Status.Terminating = ptr.To(int32(len(v.terminating)))
-	job.Status.Ready = ptr.To(int32(len(podstate.Select(v.active, podstate.Ready))))
+	job.Status.Terminating = new(int32(len(v.terminating)))
+	job.Status.Ready = new(int32(len(podstate.Select(v.active, podstate.Ready))))
 	return v
 }
 
@@ -186,7 +186,7 @@ func (v *view) collectUncounted() []*corev1.Pod {
 		v.job.Status.CompletedIndexes = v.complete.String()
 		v.job.Status.Succeeded = int32(len(v.complete))
 		if v.job.Spec.BackoffLimitPerIndex != nil {
-			v.job.Status.FailedIndexes = ptr.To(v.lost.String())
+			v.job.Status.FailedIndexes = new(v.lost.String())
 		}
 	}
 	return free
@@ -217,7 +217,7 @@ func (v *view) start() {
 		v.events = append(v.events, event{corev1.EventTypeNormal, "Resumed", "Job resumed"})
 	}
 	if status.StartTime == nil || resumed {
-		status.StartTime = ptr.To(metav1.NewTime(v.now))
+		status.StartTime = new(metav1.NewTime(v.now))
 	}
 }
 
@@ -245,8 +245,8 @@ func (v *view) addActive(n int) { v.job.Status.Active += int32(n) }
 
 func (v *view) deleted(pods []*corev1.Pod) {
 	v.job.Status.Active -= int32(len(pods))
-	v.job.Status.Ready = ptr.To(*v.job.Status.Ready - int32(len(podstate.Select(pods, podstate.Ready))))
-	v.job.Status.Terminating = ptr.To(*v.job.Status.Terminating + int32(len(pods)))
+	v.job.Status.Ready = new(*v.job.Status.Ready - int32(len(podstate.Select(pods, podstate.Ready))))
+	v.job.Status.Terminating = new(*v.job.Status.Terminating + int32(len(pods)))
 }
 
 func (v *view) statusChanged() bool { return !equality.Semantic.DeepEqual(v.original, &v.job.Status) }

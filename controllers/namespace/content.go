@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
-	"k8s.io/utils/ptr"
 )
 
 // parallel is how many kinds are emptied at once: a namespace has about thirty, most of them empty.
@@ -107,7 +106,7 @@ func (r *Reconciler) deleteAll(ctx context.Context, ns *corev1.Namespace, kind s
 	if err != nil || len(list.Items) == 0 {
 		return nil, unserved(err)
 	}
-	opts := metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}
+	opts := metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}
 	if slices.Contains(verbs, "deletecollection") {
 		if err := client.DeleteCollection(ctx, opts, metav1.ListOptions{}); err != nil && !apierrors.IsMethodNotSupported(err) {
 			return nil, unserved(err)

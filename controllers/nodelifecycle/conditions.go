@@ -118,7 +118,8 @@ func ours(id corev1.Taint) bool {
 			condition corev1.NodeConditionType
 			status    corev1.ConditionStatus
 			key       string
-		}) bool {
+		},
+		) bool {
 			return ct.key == id.Key
 		}))
 }

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -61,7 +60,7 @@ func (c Control) Create(ctx context.Context, owner client.Object, pod *corev1.Po
 
 // Delete deletes the pod of that uid. A pod that is gone already is no error.
 func (c Control) Delete(ctx context.Context, owner client.Object, pod *corev1.Pod) error {
-	err := c.Client.Delete(ctx, pod, client.Preconditions{UID: ptr.To(pod.UID)})
+	err := c.Client.Delete(ctx, pod, client.Preconditions{UID: new(pod.UID)})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}

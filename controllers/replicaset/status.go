@@ -18,7 +18,7 @@ func statusOf(set *appsv1.ReplicaSet, active, terminating []*corev1.Pod, manageE
 	template := labels.Set(set.Spec.Template.Labels).AsSelectorPreValidated()
 	status := appsv1.ReplicaSetStatus{
 		Replicas:            int32(len(active)),
-		TerminatingReplicas: ptr.To(int32(len(terminating))),
+		TerminatingReplicas: new(int32(len(terminating))),
 		ObservedGeneration:  set.Generation,
 		Conditions:          slices.Clone(set.Status.Conditions),
 	}

@@ -7,7 +7,6 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	draclaim "k8s.io/dynamic-resource-allocation/resourceclaim"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/internal/podstate"
 )
@@ -58,7 +57,7 @@ func claimStatuses(pod *corev1.Pod, made map[string]string) ([]corev1.PodResourc
 	var statuses []corev1.PodResourceClaimStatus
 	for i := range pod.Spec.ResourceClaims {
 		if name, ok := made[pod.Spec.ResourceClaims[i].Name]; ok {
-			statuses = append(statuses, corev1.PodResourceClaimStatus{Name: pod.Spec.ResourceClaims[i].Name, ResourceClaimName: ptr.To(name)})
+			statuses = append(statuses, corev1.PodResourceClaimStatus{Name: pod.Spec.ResourceClaims[i].Name, ResourceClaimName: new(name)})
 		}
 	}
 	return statuses, !draclaim.PodStatusEqual(statuses, pod.Status.ResourceClaimStatuses)

@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 )
 
 func TestPlanClaim(t *testing.T) {
@@ -62,10 +61,10 @@ func TestPlanClaim(t *testing.T) {
 
 func TestClaimStatuses(t *testing.T) {
 	pod := &corev1.Pod{Spec: corev1.PodSpec{ResourceClaims: []corev1.PodResourceClaim{
-		{Name: "gpu", ResourceClaimTemplateName: ptr.To("t")}, {Name: "shared", ResourceClaimName: ptr.To("s")},
+		{Name: "gpu", ResourceClaimTemplateName: new("t")}, {Name: "shared", ResourceClaimName: new("s")},
 	}}}
 	statuses, changed := claimStatuses(pod, map[string]string{"gpu": "p-gpu-x"})
-	if diff := cmp.Diff([]corev1.PodResourceClaimStatus{{Name: "gpu", ResourceClaimName: ptr.To("p-gpu-x")}}, statuses); diff != "" || !changed {
+	if diff := cmp.Diff([]corev1.PodResourceClaimStatus{{Name: "gpu", ResourceClaimName: new("p-gpu-x")}}, statuses); diff != "" || !changed {
 		t.Errorf("changed %v: %s", changed, diff)
 	}
 	pod.Status.ResourceClaimStatuses = statuses

@@ -268,7 +268,7 @@ func (r *reconciler) removeWithPod(ctx context.Context, claim *resourcev1.Resour
 	if !ok || pod.UID != owner.UID || !done(pod) {
 		return nil
 	}
-	err := r.client.Delete(ctx, claim.DeepCopy(), client.Preconditions{UID: ptr.To(claim.UID)})
+	err := r.client.Delete(ctx, claim.DeepCopy(), client.Preconditions{UID: new(claim.UID)})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete claim: %w", err)
 	}

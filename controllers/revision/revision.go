@@ -161,7 +161,7 @@ func (h History) Truncate(ctx context.Context, revisions []*appsv1.ControllerRev
 	}
 	surplus := len(dead) - int(ptr.Deref(limit, 10))
 	for i := range max(0, surplus) {
-		if err := h.Client.Delete(ctx, dead[i], client.Preconditions{UID: ptr.To(dead[i].UID)}); err != nil && !apierrors.IsNotFound(err) {
+		if err := h.Client.Delete(ctx, dead[i], client.Preconditions{UID: new(dead[i].UID)}); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("delete old revision: %w", err)
 		}
 	}

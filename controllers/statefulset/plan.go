@@ -237,7 +237,7 @@ func (v *view) created(pod *corev1.Pod) { v.pods = append(slices.Clone(v.pods), 
 func (v *view) removed(pod *corev1.Pod) {
 	v.pods = slices.DeleteFunc(slices.Clone(v.pods), func(p *corev1.Pod) bool { return p.UID == pod.UID })
 	going := pod.DeepCopy()
-	going.DeletionTimestamp = ptr.To(v.stamp())
+	going.DeletionTimestamp = new(v.stamp())
 	v.pods = append(v.pods, going)
 }
 

@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/controllers/revision"
 )
@@ -54,7 +53,7 @@ func podsOf(set *appsv1.StatefulSet, words ...string) []*corev1.Pod {
 			pod.Status.Phase = corev1.PodFailed
 		case "T":
 			pod.Status.Phase = corev1.PodRunning
-			pod.DeletionTimestamp = ptr.To(metav1.NewTime(now))
+			pod.DeletionTimestamp = new(metav1.NewTime(now))
 		}
 		pods = append(pods, pod)
 	}
@@ -69,7 +68,7 @@ func TestPlanSteps(t *testing.T) {
 	}
 	maxUnavailable := func(set *appsv1.StatefulSet) {
 		parallel(set)
-		set.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: ptr.To(intstr.FromInt32(2))}
+		set.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: new(intstr.FromInt32(2))}
 	}
 	cases := map[string]struct {
 		set  *appsv1.StatefulSet

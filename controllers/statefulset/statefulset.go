@@ -103,7 +103,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	collisions := ptr.To(ptr.Deref(set.Status.CollisionCount, 0))
+	collisions := new(ptr.Deref(set.Status.CollisionCount, 0))
 	update, revisions, err := r.History.Ensure(ctx, set, &set.Spec.Template, revisions, collisions)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -186,7 +186,7 @@ func (r *Reconciler) remove(ctx context.Context, v *view, s step) error {
 		r.Recorder.Eventf(v.set, corev1.EventTypeWarning, s.note, "StatefulSet %s/%s is recreating %s Pod %s", v.set.Namespace, v.set.Name,
 			map[string]string{"RecreatingFailedPod": "failed", "RecreatingTerminatedPod": "terminated"}[s.note], s.pod.Name)
 	}
-	err := r.Client.Delete(ctx, s.pod.DeepCopy(), client.Preconditions{UID: ptr.To(s.pod.UID)})
+	err := r.Client.Delete(ctx, s.pod.DeepCopy(), client.Preconditions{UID: new(s.pod.UID)})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}

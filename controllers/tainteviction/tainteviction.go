@@ -14,7 +14,6 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -103,7 +102,7 @@ func (r *Reconciler) evict(ctx context.Context, pod *corev1.Pod, now time.Time) 
 			return client.IgnoreNotFound(err)
 		}
 	}
-	err := r.Client.Delete(ctx, changed, client.Preconditions{UID: ptr.To(pod.UID)})
+	err := r.Client.Delete(ctx, changed, client.Preconditions{UID: new(pod.UID)})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("evict: %w", err)
 	}

@@ -12,7 +12,7 @@ import (
 func TestEvictAt(t *testing.T) {
 	now := time.Unix(10000, 0)
 	taint := func(key string, ago time.Duration) corev1.Taint {
-		return corev1.Taint{Key: key, Effect: corev1.TaintEffectNoExecute, TimeAdded: ptr.To(metav1.NewTime(now.Add(-ago)))}
+		return corev1.Taint{Key: key, Effect: corev1.TaintEffectNoExecute, TimeAdded: new(metav1.NewTime(now.Add(-ago)))}
 	}
 	tolerate := func(key string, seconds *int64) corev1.Toleration {
 		return corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, TolerationSeconds: seconds}
@@ -26,12 +26,12 @@ func TestEvictAt(t *testing.T) {
 		"no taint":                   {nil, nil, time.Hour, nil},
 		"not tolerated":              {nil, []corev1.Taint{taint("a", 0)}, time.Hour, ptr.To[time.Duration](0)},
 		"tolerated for ever":         {[]corev1.Toleration{tolerate("a", nil)}, []corev1.Taint{taint("a", 0)}, time.Hour, nil},
-		"for a while":                {[]corev1.Toleration{tolerate("a", ptr.To[int64](300))}, []corev1.Taint{taint("a", time.Minute)}, time.Hour, ptr.To(4 * time.Minute)},
-		"from when the pod came":     {[]corev1.Toleration{tolerate("a", ptr.To[int64](300))}, []corev1.Taint{taint("a", time.Hour)}, time.Minute, ptr.To(4 * time.Minute)},
-		"the shortest counts":        {[]corev1.Toleration{tolerate("a", ptr.To[int64](300)), tolerate("a", ptr.To[int64](10))}, []corev1.Taint{taint("a", 0)}, time.Hour, ptr.To(10 * time.Second)},
+		"for a while":                {[]corev1.Toleration{tolerate("a", ptr.To[int64](300))}, []corev1.Taint{taint("a", time.Minute)}, time.Hour, new(4 * time.Minute)},
+		"from when the pod came":     {[]corev1.Toleration{tolerate("a", ptr.To[int64](300))}, []corev1.Taint{taint("a", time.Hour)}, time.Minute, new(4 * time.Minute)},
+		"the shortest counts":        {[]corev1.Toleration{tolerate("a", ptr.To[int64](300)), tolerate("a", ptr.To[int64](10))}, []corev1.Taint{taint("a", 0)}, time.Hour, new(10 * time.Second)},
 		"one of two is too much":     {[]corev1.Toleration{tolerate("a", nil)}, []corev1.Taint{taint("a", 0), taint("b", 0)}, time.Hour, ptr.To[time.Duration](0)},
 		"a negative time means now":  {[]corev1.Toleration{tolerate("a", ptr.To[int64](-5))}, []corev1.Taint{taint("a", 0)}, time.Hour, ptr.To[time.Duration](0)},
-		"the first of two deadlines": {[]corev1.Toleration{tolerate("a", ptr.To[int64](60)), tolerate("b", ptr.To[int64](20))}, []corev1.Taint{taint("a", 0), taint("b", 0)}, time.Hour, ptr.To(20 * time.Second)},
+		"the first of two deadlines": {[]corev1.Toleration{tolerate("a", ptr.To[int64](60)), tolerate("b", ptr.To[int64](20))}, []corev1.Taint{taint("a", 0), taint("b", 0)}, time.Hour, new(20 * time.Second)},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

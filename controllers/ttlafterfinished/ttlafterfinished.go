@@ -8,7 +8,6 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -35,7 +34,7 @@ func Add(e *env.Env, workers int) error {
 		}
 		// The TTL may have been raised since the cache saw the Job: the version makes sure that it was not.
 		err := e.Client.Delete(ctx, job.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationForeground),
-			client.Preconditions{UID: ptr.To(job.UID), ResourceVersion: ptr.To(job.ResourceVersion)})
+			client.Preconditions{UID: new(job.UID), ResourceVersion: new(job.ResourceVersion)})
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	return e.Controller("ttl-after-finished", workers, reconcile, env.For(&batchv1.Job{}))

@@ -5,7 +5,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 )
 
 func TestNamed(t *testing.T) {
@@ -15,11 +14,11 @@ func TestNamed(t *testing.T) {
 		want   bool
 	}{
 		"nobody":     {},
-		"another":    {claim: corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: ptr.To("silver")}}},
-		"asked for":  {claim: corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: ptr.To("gold")}}, want: true},
-		"had":        {claim: corev1.PersistentVolumeClaim{Status: corev1.PersistentVolumeClaimStatus{CurrentVolumeAttributesClassName: ptr.To("gold")}}, want: true},
+		"another":    {claim: corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: new("silver")}}},
+		"asked for":  {claim: corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: new("gold")}}, want: true},
+		"had":        {claim: corev1.PersistentVolumeClaim{Status: corev1.PersistentVolumeClaimStatus{CurrentVolumeAttributesClassName: new("gold")}}, want: true},
 		"changed to": {claim: corev1.PersistentVolumeClaim{Status: corev1.PersistentVolumeClaimStatus{ModifyVolumeStatus: &corev1.ModifyVolumeStatus{TargetVolumeAttributesClassName: "gold"}}}, want: true},
-		"by volume":  {volume: corev1.PersistentVolume{Spec: corev1.PersistentVolumeSpec{VolumeAttributesClassName: ptr.To("gold")}}, want: true},
+		"by volume":  {volume: corev1.PersistentVolume{Spec: corev1.PersistentVolumeSpec{VolumeAttributesClassName: new("gold")}}, want: true},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

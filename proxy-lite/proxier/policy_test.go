@@ -87,8 +87,10 @@ func TestNetworkPolicy(t *testing.T) {
 	create(networkPolicy("egress", "friend", networkingv1.NetworkPolicySpec{
 		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
 		Egress: []networkingv1.NetworkPolicyEgressRule{
-			{To: []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: "192.168.0.0/16", Except: []string{"192.168.50.0/29"}}}},
-				Ports: []networkingv1.NetworkPolicyPort{{Port: &port}}},
+			{
+				To:    []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: "192.168.0.0/16", Except: []string{"192.168.50.0/29"}}}},
+				Ports: []networkingv1.NetworkPolicyPort{{Port: &port}},
+			},
 		},
 	}))
 	eventually(t, "the friend's egress is limited", func() bool { return !reaches(pods["friend"], web) })

@@ -7,14 +7,12 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -26,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/controllers/env"
+	"keelson.dev/controllers/scale"
 	"keelson.dev/internal/lister"
 	"keelson.dev/internal/podstate"
 )
@@ -65,6 +64,9 @@ func Add(e *env.Env, workers int) error {
 	r := &Reconciler{
 		Client: e.Client, Budgets: budgets, Pods: pods, Sets: sets, Deployments: deployments,
 		Recorder: e.Recorder("controllermanager"), Clock: e.Clock,
+	}
+	if err := e.Controller("disruption-stale", workers, r.clearStale, env.For(&corev1.Pod{})); err != nil {
+		return err
 	}
 	return e.Controller("disruption", workers, r.Reconcile, env.For(&policyv1.PodDisruptionBudget{}),
 		env.Mapped(&corev1.Pod{}, func(pod *corev1.Pod) []types.NamespacedName {
@@ -242,17 +244,14 @@ func (r *Reconciler) deploymentOf(set *appsv1.ReplicaSet) *appsv1.Deployment {
 
 // scaleOf asks any other kind of controller by its scale subresource.
 func (r *Reconciler) scaleOf(ctx context.Context, namespace string, ref *metav1.OwnerReference) (int32, error) {
-	owner := &unstructured.Unstructured{}
-	owner.SetAPIVersion(ref.APIVersion)
-	owner.SetKind(ref.Kind)
-	owner.SetNamespace(namespace)
-	owner.SetName(ref.Name)
-	scale := &autoscalingv1.Scale{}
-	if err := r.Client.SubResource("scale").Get(ctx, owner, scale); err != nil {
+	found, err := scale.Get(ctx, r.Client, scale.Target{
+		TypeMeta: metav1.TypeMeta{APIVersion: ref.APIVersion, Kind: ref.Kind}, Namespace: namespace, Name: ref.Name,
+	})
+	if err != nil {
 		if apierrors.IsNotFound(err) {
 			return 0, nil
 		}
 		return 0, fmt.Errorf("%s.%s does not implement the scale subresource: %w", ref.Kind, ref.APIVersion, err)
 	}
-	return scale.Spec.Replicas, nil
+	return found.Spec.Replicas, nil
 }

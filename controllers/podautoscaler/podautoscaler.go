@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
@@ -24,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/controllers/env"
+	"keelson.dev/controllers/scale"
 	"keelson.dev/internal/lister"
 )
 
@@ -81,7 +81,7 @@ func (r *reconciler) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	h := found.DeepCopy()
-	r.scale(ctx, h, r.historyOf(req.NamespacedName))
+	r.rescale(ctx, h, r.historyOf(req.NamespacedName))
 	if !equality.Semantic.DeepEqual(h.Status, found.Status) {
 		if err := r.client.Status().Update(ctx, h); err != nil {
 			return ctrl.Result{}, client.IgnoreNotFound(err)
@@ -99,27 +99,24 @@ func (r *reconciler) historyOf(key types.NamespacedName) *history {
 	return r.histories[key]
 }
 
-// scale brings the target to its size and h's status up to date. What hinders it is told in conditions and events: the next look comes
+// rescale brings the target to its size and h's status up to date. What hinders it is told in conditions and events: the next look comes
 // in any case.
-func (r *reconciler) scale(ctx context.Context, h *autoscalingv2.HorizontalPodAutoscaler, past *history) {
+func (r *reconciler) rescale(ctx context.Context, h *autoscalingv2.HorizontalPodAutoscaler, past *history) {
 	now := r.clock.Now()
 	set := func(kind autoscalingv2.HorizontalPodAutoscalerConditionType, status corev1.ConditionStatus, reason, message string) {
 		setCondition(h, kind, status, reason, message, now)
 	}
-	target := &unstructured.Unstructured{}
-	target.SetAPIVersion(h.Spec.ScaleTargetRef.APIVersion)
-	target.SetKind(h.Spec.ScaleTargetRef.Kind)
-	target.SetNamespace(h.Namespace)
-	target.SetName(h.Spec.ScaleTargetRef.Name)
-	scale := &autoscalingv1.Scale{}
-	if err := r.client.SubResource("scale").Get(ctx, target, scale); err != nil {
+	ref := h.Spec.ScaleTargetRef
+	target := scale.Target{TypeMeta: metav1.TypeMeta{APIVersion: ref.APIVersion, Kind: ref.Kind}, Namespace: h.Namespace, Name: ref.Name}
+	found, err := scale.Get(ctx, r.client, target)
+	if err != nil {
 		r.recorder.Event(h, corev1.EventTypeWarning, "FailedGetScale", err.Error())
 		set(autoscalingv2.AbleToScale, corev1.ConditionFalse, "FailedGetScale", fmt.Sprintf("the HPA controller was unable to get the target's current scale: %v", err))
 		return
 	}
 	set(autoscalingv2.AbleToScale, corev1.ConditionTrue, "SucceededGetScale", "the HPA controller was able to get the target's current scale")
-	current, least := scale.Spec.Replicas, ptr.Deref(h.Spec.MinReplicas, 1)
-	h.Status.CurrentReplicas = scale.Status.Replicas
+	current, least := found.Spec.Replicas, ptr.Deref(h.Spec.MinReplicas, 1)
+	h.Status.CurrentReplicas = found.Status.Replicas
 	desired, reason := current, ""
 	switch {
 	case current == 0 && least != 0:
@@ -129,13 +126,13 @@ func (r *reconciler) scale(ctx context.Context, h *autoscalingv2.HorizontalPodAu
 	case current < least:
 		desired, reason = least, "Current number of replicas below Spec.MinReplicas"
 	default:
-		selector, err := selectorOf(scale)
+		selector, err := selectorOf(found)
 		if err != nil {
 			r.recorder.Event(h, corev1.EventTypeWarning, "InvalidSelector", err.Error())
 			set(autoscalingv2.ScalingActive, corev1.ConditionFalse, "InvalidSelector", "the HPA target's scale is missing a selector")
 			return
 		}
-		v := &view{h: h, selector: selector, pods: r.podsOf(h.Namespace, selector), current: current, status: scale.Status.Replicas, now: now}
+		v := &view{h: h, selector: selector, pods: r.podsOf(h.Namespace, selector), current: current, status: found.Status.Replicas, now: now}
 		proposed, why, ok := r.propose(ctx, v, set)
 		if !ok {
 			return
@@ -152,8 +149,8 @@ func (r *reconciler) scale(ctx context.Context, h *autoscalingv2.HorizontalPodAu
 	if desired == current {
 		return
 	}
-	scale.Spec.Replicas = desired
-	if err := r.client.SubResource("scale").Update(ctx, target, client.WithSubResourceBody(scale)); err != nil {
+	found.Spec.Replicas = desired
+	if err := scale.Update(ctx, r.client, target, found); err != nil {
 		r.recorder.Eventf(h, corev1.EventTypeWarning, "FailedRescale", "New size: %d; reason: %s; error: %v", desired, reason, err)
 		set(autoscalingv2.AbleToScale, corev1.ConditionFalse, "FailedUpdateScale", fmt.Sprintf("the HPA controller was unable to update the target scale: %v", err))
 		h.Status.DesiredReplicas = current
@@ -165,11 +162,11 @@ func (r *reconciler) scale(ctx context.Context, h *autoscalingv2.HorizontalPodAu
 	h.Status.LastScaleTime = ptr.To(metav1.NewTime(now))
 }
 
-func selectorOf(scale *autoscalingv1.Scale) (labels.Selector, error) {
-	if scale.Status.Selector == "" {
+func selectorOf(s *autoscalingv1.Scale) (labels.Selector, error) {
+	if s.Status.Selector == "" {
 		return nil, fmt.Errorf("selector is required")
 	}
-	selector, err := labels.Parse(scale.Status.Selector)
+	selector, err := labels.Parse(s.Status.Selector)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't convert selector into a corresponding internal selector object: %w", err)
 	}

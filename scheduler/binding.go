@@ -15,7 +15,7 @@ import (
 func (s *Scheduler) place(ctx context.Context, prof *profile.Profile, state *profile.State, p *queue.Pod, node string) {
 	pod := p.Pod().DeepCopy()
 	pod.Spec.NodeName = node
-	if err := s.cache.Assume(p.PodInfo.WithPod(pod), node); err != nil {
+	if err := s.cache.Assume(p.WithPod(pod), node); err != nil {
 		s.fail(ctx, p, &failure{status: fwk.AsStatus(err), diagnosis: profile.NewDiagnosis(), message: err.Error()})
 		return
 	}

@@ -107,7 +107,7 @@ func clearNomination() *fwk.NominatingInfo {
 // feasibleNodes returns nodes that every filter accepts; with many nodes, not all of them. Without any, the diagnosis says why.
 func (s *Scheduler) feasibleNodes(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod) ([]fwk.NodeInfo, *profile.Diagnosis, error) {
 	d := profile.NewDiagnosis()
-	all, _ := s.snapshot.List() //nolint:errcheck // it never fails
+	all, _ := s.snapshot.List() // it never fails
 	pre, status, limiters := prof.RunPreFilter(ctx, state, pod, all)
 	if !status.IsSuccess() {
 		if !status.IsRejected() {

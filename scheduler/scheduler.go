@@ -118,7 +118,7 @@ func lead(ctx context.Context, client kubernetes.Interface, identity string, wor
 	}
 	elector.Run(ctx)
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the end is no error
 	}
 	<-done
 	return errors.New("the lease kube-system/kube-scheduler is lost")

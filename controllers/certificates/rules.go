@@ -65,7 +65,7 @@ func nodeSubject(request *x509.CertificateRequest) error {
 		return errors.New("subject organization is not system:nodes")
 	}
 	if !strings.HasPrefix(request.Subject.CommonName, nodeUserPrefix) {
-		return errors.New("subject common name does not begin with system:node:")
+		return errors.New("subject common name does not begin with system:node:") //nolint:staticcheck // the colon is the prefix's
 	}
 	return nil
 }

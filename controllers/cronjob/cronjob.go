@@ -151,6 +151,7 @@ func (r *Reconciler) run(ctx context.Context, cj *batchv1.CronJob, jobs []*batch
 			if err := r.replace(ctx, cj, jobs); err != nil {
 				return 0, err
 			}
+		default: // side by side
 		}
 	}
 	return next, r.create(ctx, cj, due.at)

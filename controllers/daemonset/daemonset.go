@@ -108,7 +108,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
 	if err != nil || selector.Empty() {
 		r.Control.Recorder.Eventf(set, corev1.EventTypeWarning, "SelectingAll", "This daemon set is selecting all pods. A non-empty selector is required.")
-		return ctrl.Result{}, nil
+		return ctrl.Result{}, nil //nolint:nilerr // the event tells
 	}
 	if set.DeletionTimestamp != nil {
 		return ctrl.Result{}, nil

@@ -31,7 +31,7 @@ type Reconciler struct {
 	Client    client.Client
 	Services  lister.Of[*corev1.Service]
 	Pods      lister.Of[*corev1.Pod]
-	Endpoints lister.Of[*corev1.Endpoints] //nolint:staticcheck // deprecated upstream, but served and tested
+	Endpoints lister.Of[*corev1.Endpoints]
 	Recorder  record.EventRecorder
 	triggers  *util.TriggerTimeTracker
 }
@@ -46,7 +46,7 @@ func Add(e *env.Env, workers int) error {
 	if err != nil {
 		return err
 	}
-	endpoints, err := env.Lister(e, &corev1.Endpoints{}) //nolint:staticcheck // as above
+	endpoints, err := env.Lister(e, &corev1.Endpoints{})
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func Add(e *env.Env, workers int) error {
 	return e.Controller("endpoint", workers, r.Reconcile,
 		env.For(&corev1.Service{}),
 		endpointslice.PodChanges(services),
-		env.For(&corev1.Endpoints{})) //nolint:staticcheck // as above
+		env.For(&corev1.Endpoints{}))
 }
 
 // Reconcile brings the Endpoints of one Service up to date.
@@ -80,7 +80,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	pods := endpointslice.Selected(r.Pods, svc)
 	changed := r.triggers.ComputeEndpointLastChangeTriggerTime(svc.Namespace, svc, pods)
 	if !exists {
-		current = &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: svc.Namespace, Name: svc.Name}} //nolint:staticcheck // as above
+		current = &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: svc.Namespace, Name: svc.Name}}
 	}
 	wanted := desired(svc, pods, current, changed)
 	if exists && unchanged(current, wanted) {
@@ -89,7 +89,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return ctrl.Result{}, r.write(ctx, wanted, exists)
 }
 
-func (r *Reconciler) write(ctx context.Context, wanted *corev1.Endpoints, exists bool) error { //nolint:staticcheck // as above
+func (r *Reconciler) write(ctx context.Context, wanted *corev1.Endpoints, exists bool) error {
 	var err error
 	if exists {
 		err = r.Client.Update(ctx, wanted)
@@ -110,7 +110,7 @@ func (r *Reconciler) write(ctx context.Context, wanted *corev1.Endpoints, exists
 }
 
 // desired returns the Endpoints that the pods make. current is only read.
-func desired(svc *corev1.Service, pods []*corev1.Pod, current *corev1.Endpoints, changed time.Time) *corev1.Endpoints { //nolint:staticcheck // as above
+func desired(svc *corev1.Service, pods []*corev1.Pod, current *corev1.Endpoints, changed time.Time) *corev1.Endpoints {
 	wanted := current.DeepCopy()
 	wanted.Subsets = subsets(svc, pods)
 	truncated := truncate(wanted.Subsets)
@@ -141,7 +141,7 @@ func desired(svc *corev1.Service, pods []*corev1.Pod, current *corev1.Endpoints,
 }
 
 // unchanged compares what readers see; the time of the last trigger alone is no reason to write.
-func unchanged(a, b *corev1.Endpoints) bool { //nolint:staticcheck // as above
+func unchanged(a, b *corev1.Endpoints) bool {
 	return equality.Semantic.DeepEqual(withoutVersions(a.Subsets), withoutVersions(b.Subsets)) && maps.Equal(a.Labels, b.Labels) &&
 		a.Annotations[corev1.EndpointsOverCapacity] == b.Annotations[corev1.EndpointsOverCapacity]
 }

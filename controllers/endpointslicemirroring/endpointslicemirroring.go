@@ -32,7 +32,7 @@ const (
 type reconciler struct {
 	client    client.Client
 	services  lister.Of[*corev1.Service]
-	endpoints lister.Of[*corev1.Endpoints] //nolint:staticcheck // deprecated upstream, but what there is to mirror
+	endpoints lister.Of[*corev1.Endpoints]
 	slices    lister.Of[*discoveryv1.EndpointSlice]
 }
 
@@ -42,7 +42,7 @@ func Add(e *env.Env, workers int) error {
 	if err != nil {
 		return err
 	}
-	endpoints, err := env.Lister(e, &corev1.Endpoints{}) //nolint:staticcheck // as above
+	endpoints, err := env.Lister(e, &corev1.Endpoints{})
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func Add(e *env.Env, workers int) error {
 	}
 	r := &reconciler{client: e.Client, services: services, endpoints: endpoints, slices: list}
 	return e.Controller("endpointslice-mirroring", workers, r.reconcile,
-		env.For(&corev1.Endpoints{}), env.For(&corev1.Service{}), //nolint:staticcheck // as above
+		env.For(&corev1.Endpoints{}), env.For(&corev1.Service{}),
 		env.Mapped(&discoveryv1.EndpointSlice{}, func(s *discoveryv1.EndpointSlice) []types.NamespacedName {
 			if s.Labels[discoveryv1.LabelManagedBy] != controllerName {
 				return nil
@@ -78,7 +78,7 @@ func (r *reconciler) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 }
 
 // mirrored reports whether Endpoints should be copied: not those that say no, nor those that only hold a leader's lock.
-func mirrored(eps *corev1.Endpoints) bool { //nolint:staticcheck // as above
+func mirrored(eps *corev1.Endpoints) bool {
 	_, lock := eps.Annotations[resourcelock.LeaderElectionRecordAnnotationKey]
 	return eps.DeletionTimestamp == nil && !lock && eps.Labels[discoveryv1.LabelSkipMirror] != "true"
 }
@@ -116,12 +116,12 @@ func (r *reconciler) apply(ctx context.Context, wanted, have []*discoveryv1.Endp
 }
 
 // mirror returns one slice for each family and set of ports.
-func mirror(eps *corev1.Endpoints) []*discoveryv1.EndpointSlice { //nolint:staticcheck // as above
+func mirror(eps *corev1.Endpoints) []*discoveryv1.EndpointSlice {
 	var out []*discoveryv1.EndpointSlice
 	for i := range eps.Subsets {
 		subset := &eps.Subsets[i]
 		byFamily := map[discoveryv1.AddressType][]discoveryv1.Endpoint{}
-		for ready, addresses := range map[bool][]corev1.EndpointAddress{true: subset.Addresses, false: subset.NotReadyAddresses} { //nolint:staticcheck // as above
+		for ready, addresses := range map[bool][]corev1.EndpointAddress{true: subset.Addresses, false: subset.NotReadyAddresses} {
 			for j := range addresses {
 				family := discoveryv1.AddressTypeIPv4
 				if utilnet.IsIPv6String(addresses[j].IP) {
@@ -141,7 +141,7 @@ func mirror(eps *corev1.Endpoints) []*discoveryv1.EndpointSlice { //nolint:stati
 	return out
 }
 
-func sliceOf(eps *corev1.Endpoints, subset *corev1.EndpointSubset, family discoveryv1.AddressType, list []discoveryv1.Endpoint) *discoveryv1.EndpointSlice { //nolint:staticcheck // as above
+func sliceOf(eps *corev1.Endpoints, subset *corev1.EndpointSubset, family discoveryv1.AddressType, list []discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: eps.Namespace, GenerateName: eps.Name + "-", Labels: maps.Clone(eps.Labels), Annotations: maps.Clone(eps.Annotations),
@@ -159,7 +159,7 @@ func sliceOf(eps *corev1.Endpoints, subset *corev1.EndpointSubset, family discov
 	return slice
 }
 
-func endpointOf(address *corev1.EndpointAddress, ready bool) discoveryv1.Endpoint { //nolint:staticcheck // as above
+func endpointOf(address *corev1.EndpointAddress, ready bool) discoveryv1.Endpoint {
 	endpoint := discoveryv1.Endpoint{
 		Addresses: []string{address.IP}, Conditions: discoveryv1.EndpointConditions{Ready: new(ready)},
 		TargetRef: address.TargetRef, NodeName: address.NodeName,

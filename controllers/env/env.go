@@ -107,8 +107,7 @@ func Lister[T client.Object](e *Env, obj T) (lister.Of[T], error) {
 
 // Recorder returns a recorder of core/v1 events for a component, as kubectl describe shows them.
 func (e *Env) Recorder(component string) record.EventRecorder {
-	// Upstream's controllers record core/v1 events, whose counting and aggregation users know.
-	return e.Manager.GetEventRecorderFor(component) //nolint:staticcheck
+	return e.Manager.GetEventRecorderFor(component) //nolint:staticcheck // users know how core/v1 events count and aggregate
 }
 
 // Controller starts workers that run r for every object that one of the watches names.

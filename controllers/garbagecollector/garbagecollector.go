@@ -98,7 +98,7 @@ func Add(e *env.Env, workers int) error {
 func sharedInformers(e *env.Env) (map[schema.GroupVersionKind]toolscache.SharedIndexInformer, error) {
 	shared := map[schema.GroupVersionKind]toolscache.SharedIndexInformer{}
 	for goType, informer := range e.Whole() {
-		obj, ok := reflect.New(goType.Elem()).Interface().(client.Object)
+		obj, ok := reflect.TypeAssert[client.Object](reflect.New(goType.Elem()))
 		if !ok {
 			continue
 		}

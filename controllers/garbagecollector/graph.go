@@ -93,7 +93,7 @@ func (g *graph) place(old, next *node) {
 	if old != nil {
 		g.unlink(old)
 	}
-	if len(next.owners) == 0 && !(next.deleting && (next.foreground || next.orphaning)) {
+	if len(next.owners) == 0 && (!next.deleting || !next.foreground && !next.orphaning) {
 		delete(g.nodes, next.uid)
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -254,12 +255,7 @@ func podFor(v *view, slot slot) *corev1.Pod {
 }
 
 func hasFinalizer(pod *corev1.Pod) bool {
-	for _, f := range pod.Finalizers {
-		if f == batchv1.JobTrackingFinalizer {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(pod.Finalizers, batchv1.JobTrackingFinalizer)
 }
 
 func dropFinalizer(pod *corev1.Pod) {

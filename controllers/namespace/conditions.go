@@ -33,8 +33,7 @@ func conditionsOf(c *contents) []corev1.NamespaceCondition {
 		return corev1.NamespaceCondition{Type: kind, Status: corev1.ConditionFalse, Reason: goodReason, Message: goodMessage}
 	}
 	failed := 0
-	var partial *discovery.ErrGroupDiscoveryFailed
-	if errors.As(c.discovery, &partial) {
+	if partial, ok := errors.AsType[*discovery.ErrGroupDiscoveryFailed](c.discovery); ok {
 		failed = len(partial.Groups)
 	}
 	return []corev1.NamespaceCondition{

@@ -86,6 +86,7 @@ func wantedTaints(node *corev1.Node, evict bool, now metav1.Time) []corev1.Taint
 		if conditionOf(node, corev1.NodeReady) != nil {
 			leave.Key = corev1.TaintNodeUnreachable
 		}
+	default: // ready
 	}
 	if leave.Key != "" && (evict || hasTaint(node, corev1.TaintNodeNotReady, leave.Effect) || hasTaint(node, corev1.TaintNodeUnreachable, leave.Effect)) {
 		wanted[leave] = true

@@ -108,7 +108,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
 	if err != nil || selector.Empty() {
-		return ctrl.Result{}, nil // validation lets neither through
+		return ctrl.Result{}, nil //nolint:nilerr // validation lets neither through
 	}
 	settled := r.pending.Satisfied(set.UID)
 	candidates := append(r.Pods.Controlled(set.Namespace, set.UID), podstate.Select(r.Pods.Orphans(set.Namespace), podstate.Active)...)

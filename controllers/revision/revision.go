@@ -94,8 +94,7 @@ func (h History) Ensure(ctx context.Context, owner client.Object, template *core
 	if len(revisions) > 0 {
 		next = revisions[len(revisions)-1].Revision + 1
 	}
-	for i := len(revisions) - 1; i >= 0; i-- {
-		found := revisions[i]
+	for i, found := range slices.Backward(revisions) {
 		if !sameData(found.Data.Raw, data) {
 			continue
 		}

@@ -6,6 +6,7 @@ package conntrack
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -33,19 +34,7 @@ func Stale(f Flow, entries map[netip.AddrPort]rules.Entry, gone map[netip.AddrPo
 	if !translated {
 		return len(e.Endpoints) > 0 || (e.Local != nil && len(*e.Local) > 0)
 	}
-	for _, ep := range e.Endpoints {
-		if ep == f.Reply {
-			return false
-		}
-	}
-	if e.Local != nil {
-		for _, ep := range *e.Local {
-			if ep == f.Reply {
-				return false
-			}
-		}
-	}
-	return true
+	return !slices.Contains(e.Endpoints, f.Reply) && (e.Local == nil || !slices.Contains(*e.Local, f.Reply))
 }
 
 // Change is what to look at after Services changed: their UDP entries before and after.

@@ -185,7 +185,7 @@ func TestAffinity(t *testing.T) {
 	b.set(b.service("web", locals, sticky))
 	seen := map[string]bool{}
 	for range 20 {
-		time.Sleep(1100 * time.Millisecond)
+		time.Sleep(1100 * time.Millisecond) //nolint:forbidigo // the kernel's clock cannot be set
 		seen[b.outside.Ask("tcp4", at("10.96.0.51:80")).Server] = true
 		if len(seen) > 1 {
 			return

@@ -91,7 +91,7 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) //nolint:errcheck // the client went away
+	_ = json.NewEncoder(w).Encode(body) // the client went away
 }
 
 func listen(ctx context.Context, addr string, handler http.Handler) (stop func(), err error) {

@@ -136,7 +136,7 @@ func run(ctx context.Context, client kubernetes.Interface, cfg Config, rulesConf
 
 func ignoreCanceled(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the end is no error
 	}
 	return err
 }

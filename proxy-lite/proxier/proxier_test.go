@@ -148,7 +148,7 @@ func get(from *testnet.Host, addr, path string) (status int, body string) {
 			return
 		}
 		defer resp.Body.Close()
-		data, _ := io.ReadAll(resp.Body) //nolint:errcheck // compared by the caller
+		data, _ := io.ReadAll(resp.Body) // compared by the caller
 		status, body = resp.StatusCode, string(data)
 	})
 	return status, body

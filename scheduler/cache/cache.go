@@ -175,7 +175,7 @@ func (c *Cache) put(e *podEntry) {
 func (c *Cache) drop(e *podEntry) {
 	delete(c.pods, e.info.GetPod().UID)
 	n := c.nodes[e.node]
-	_ = n.RemovePod(klog.Logger{}, e.info.GetPod()) //nolint:errcheck // put added it
+	_ = n.RemovePod(klog.Logger{}, e.info.GetPod()) // put added it
 	c.dirty.Insert(e.node)
 	if n.Node() == nil && len(n.GetPods()) == 0 {
 		delete(c.nodes, e.node)

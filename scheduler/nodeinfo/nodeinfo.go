@@ -37,7 +37,7 @@ var _ fwk.NodeInfo = &NodeInfo{}
 func New(pods ...*corev1.Pod) *NodeInfo {
 	n := &NodeInfo{usedPorts: fwk.HostPortInfo{}, pvcRefs: map[string]int{}}
 	for _, pod := range pods {
-		info, _ := NewPodInfo(pod) //nolint:errcheck // what did not parse is left out, as documented
+		info, _ := NewPodInfo(pod) // what did not parse is left out, as documented
 		n.AddPodInfo(info)
 	}
 	return n

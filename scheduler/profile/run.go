@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -236,8 +237,8 @@ func (p *Profile) RunReservePluginsReserve(ctx context.Context, state fwk.CycleS
 
 // RunReservePluginsUnreserve implements fwk.PluginsRunner. It runs in reverse order.
 func (p *Profile) RunReservePluginsUnreserve(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node string) {
-	for i := len(p.reserve) - 1; i >= 0; i-- {
-		p.reserve[i].Unreserve(ctx, state, pod, node)
+	for _, plugin := range slices.Backward(p.reserve) {
+		plugin.Unreserve(ctx, state, pod, node)
 	}
 }
 

@@ -100,7 +100,7 @@ func (p *Plugin) dropNominated(ctx context.Context, pod *corev1.Pod, node string
 		cleared := other.DeepCopy()
 		cleared.Status.NominatedNodeName = ""
 		// The terms were parsed when the pod came in.
-		newer, _ := nodeinfo.NewPodInfo(cleared) //nolint:errcheck // see above
+		newer, _ := nodeinfo.NewPodInfo(cleared)
 		p.handle.AddNominatedPod(logger, newer, &fwk.NominatingInfo{NominatingMode: fwk.ModeOverride})
 		freed[other.Namespace+"/"+other.Name] = other
 	}

@@ -43,7 +43,7 @@ func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *core
 func (p *Plugin) Reserve(_ context.Context, state fwk.CycleState, _ *corev1.Pod, node string) *fwk.Status {
 	s, err := read(state)
 	if err != nil || len(s.missing) == 0 {
-		return nil //nolint:nilerr // a pod without claims has no state
+		return nil // a pod without claims has no state
 	}
 	results, ok := s.allocations[node]
 	if !ok || len(results) != len(s.missing) {
@@ -100,7 +100,7 @@ func (p *Plugin) forget(s *cycleState) {
 // PreBindPreFlight implements fwk.PreBindPlugin.
 func (p *Plugin) PreBindPreFlight(_ context.Context, state fwk.CycleState, _ *corev1.Pod, _ string) (*fwk.PreBindPreFlightResult, *fwk.Status) {
 	if s, err := read(state); err != nil || len(s.claims) == 0 {
-		return nil, fwk.NewStatus(fwk.Skip) //nolint:nilerr // a pod without claims has no state
+		return nil, fwk.NewStatus(fwk.Skip) // a pod without claims has no state
 	}
 	return &fwk.PreBindPreFlightResult{AllowParallel: true}, nil
 }

@@ -41,7 +41,7 @@ func (p *Plugin) PreScore(_ context.Context, state fwk.CycleState, pod *corev1.P
 		return fwk.NewStatus(fwk.Skip)
 	}
 	// With the built-in defaults, clusters without zones still spread over hosts.
-	needAll := !(defaulted && p.system)
+	needAll := !defaulted || !p.system
 	s := &scoreState{constraints: list, counts: make([]map[string]int64, len(list)), weights: make([]float64, len(list)), ignored: sets.New[string]()}
 	s.domains(feasible, needAll)
 	affinity := nodeaffinity.GetRequiredNodeAffinity(pod)

@@ -76,7 +76,7 @@ func (p *Plugin) planFor(s *cycleState, node *corev1.Node) (plan, []string, erro
 			return plan{}, nil, fmt.Errorf("read volume: %w", err)
 		}
 		if volume.CheckNodeAffinity(v, node.Labels) != nil {
-			return plan{}, []string{reasonConflict}, nil
+			return plan{}, []string{reasonConflict}, nil //nolint:nilerr // the reason tells
 		}
 	}
 	var out plan

@@ -143,7 +143,7 @@ func iscsi(pod *corev1.Pod) []*corev1.ISCSIVolumeSource {
 func conflict(a, b *corev1.Pod) bool {
 	for _, x := range iscsi(a) {
 		for _, y := range iscsi(b) {
-			if x.IQN == y.IQN && !(x.ReadOnly && y.ReadOnly) {
+			if x.IQN == y.IQN && (!x.ReadOnly || !y.ReadOnly) {
 				return true
 			}
 		}

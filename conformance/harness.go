@@ -23,6 +23,7 @@ type harness struct {
 	kubeconfig, kubectl string
 	bin, out            string
 	passingFile         string
+	serverArg           string
 	keep, made          bool
 	timeout             time.Duration
 }

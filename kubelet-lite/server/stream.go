@@ -54,27 +54,25 @@ func requestedStreams(r *http.Request) (streams, error) {
 }
 
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
-	want, err := requestedStreams(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	id, _, err := s.cfg.Pods.ContainerID(r.Context(), r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container"), false)
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	answer, err := s.cfg.Runtime.Exec(r.Context(), &runtimeapi.ExecRequest{
-		ContainerId: id, Cmd: r.Form["command"], Tty: want.tty, Stdin: want.stdin, Stdout: want.stdout, Stderr: want.stderr,
+	s.inContainer(w, r, func(id string, want streams) (string, error) {
+		answer, err := s.cfg.Runtime.Exec(r.Context(), &runtimeapi.ExecRequest{
+			ContainerId: id, Cmd: r.Form["command"], Tty: want.tty, Stdin: want.stdin, Stdout: want.stdout, Stderr: want.stderr,
+		})
+		return answer.GetUrl(), err
 	})
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	s.remoteCommand(w, r, answer.Url, want)
 }
 
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
+	s.inContainer(w, r, func(id string, want streams) (string, error) {
+		answer, err := s.cfg.Runtime.Attach(r.Context(), &runtimeapi.AttachRequest{
+			ContainerId: id, Tty: want.tty, Stdin: want.stdin, Stdout: want.stdout, Stderr: want.stderr,
+		})
+		return answer.GetUrl(), err
+	})
+}
+
+// inContainer connects the client with what the runtime opens in a container.
+func (s *Server) inContainer(w http.ResponseWriter, r *http.Request, open func(id string, want streams) (url string, err error)) {
 	want, err := requestedStreams(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -85,14 +83,12 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	answer, err := s.cfg.Runtime.Attach(r.Context(), &runtimeapi.AttachRequest{
-		ContainerId: id, Tty: want.tty, Stdin: want.stdin, Stdout: want.stdout, Stderr: want.stderr,
-	})
+	url, err := open(id, want)
 	if err != nil {
 		writeError(w, err)
 		return
 	}
-	s.remoteCommand(w, r, answer.Url, want)
+	s.remoteCommand(w, r, url, want)
 }
 
 func (s *Server) remoteCommand(w http.ResponseWriter, r *http.Request, location string, want streams) {

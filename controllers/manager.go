@@ -26,6 +26,7 @@ import (
 
 	"keelson.dev/controllers/admissionpolicy"
 	"keelson.dev/controllers/attachdetach"
+	"keelson.dev/controllers/bootstrap"
 	"keelson.dev/controllers/certificates"
 	"keelson.dev/controllers/clusterroles"
 	"keelson.dev/controllers/cronjob"
@@ -40,6 +41,7 @@ import (
 	"keelson.dev/controllers/garbagecollector"
 	"keelson.dev/controllers/job"
 	"keelson.dev/controllers/namespace"
+	"keelson.dev/controllers/nodettl"
 	"keelson.dev/controllers/persistentvolume"
 	"keelson.dev/controllers/podautoscaler"
 	"keelson.dev/controllers/replicaset"
@@ -50,6 +52,7 @@ import (
 	"keelson.dev/controllers/serviceaccount"
 	"keelson.dev/controllers/servicecidr"
 	"keelson.dev/controllers/statefulset"
+	"keelson.dev/controllers/storagemigration"
 	"keelson.dev/controllers/tainteviction"
 	"keelson.dev/controllers/ttlafterfinished"
 	"keelson.dev/controllers/volumeexpansion"
@@ -74,6 +77,8 @@ type Config struct {
 	NodeCIDRMaskSizeIPv6 int // 0: 64
 
 	NodeMonitorGracePeriod time.Duration // silence of a node until it counts as unreachable; 0: 50 s
+
+	LoadBalancerNodeIPs bool // Services of type LoadBalancer get the addresses of nodes
 
 	TerminatedPodGCThreshold int // finished pods kept in the cluster; 0: 12500
 
@@ -107,6 +112,8 @@ func list() []registration {
 		{"serviceaccount", workers(5, serviceaccount.Add)},
 		{"serviceaccount-token", addTokens},
 		{"root-ca-certificate-publisher", addRootCA},
+		{"kube-apiserver-serving-clustertrustbundle-publisher", addTrustBundle},
+		{"bootstrap-signer-and-token-cleaner", func(e *env.Env, _ *Config) error { return bootstrap.Add(e) }},
 
 		{"deployment", workers(10, deployment.Add)},
 		{"replicaset", workers(10, replicaset.Add)},
@@ -134,11 +141,14 @@ func list() []registration {
 		{"endpoint", workers(5, endpoints.Add)},
 
 		{"endpointslice-mirroring", workers(2, endpointslicemirroring.Add)},
+		{"service-lb", addLoadBalancer},
 		{"service-cidr", workers(2, servicecidr.Add)},
+		{"storage-version-migrator", workers(2, storagemigration.Add)},
 		{"validatingadmissionpolicy-status", workers(2, admissionpolicy.Add)},
 
 		{"node-ipam", addNodeIPAM},
 		{"node-lifecycle", addNodeLifecycle},
+		{"ttl", workers(2, nodettl.Add)},
 		{"taint-eviction", workers(8, tainteviction.Add)},
 		{"pod-garbage-collector", addPodGC},
 

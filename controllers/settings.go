@@ -8,11 +8,13 @@ import (
 
 	"keelson.dev/controllers/certificates"
 	"keelson.dev/controllers/env"
+	"keelson.dev/controllers/loadbalancer"
 	"keelson.dev/controllers/nodeipam"
 	"keelson.dev/controllers/nodelifecycle"
 	"keelson.dev/controllers/podgc"
 	"keelson.dev/controllers/rootca"
 	"keelson.dev/controllers/satokens"
+	"keelson.dev/controllers/trustbundle"
 	"keelson.dev/internal/satoken"
 )
 
@@ -56,6 +58,21 @@ func addTokens(e *env.Env, cfg *Config) error {
 		return err
 	}
 	return satokens.Add(e, 5, signer, bundle)
+}
+
+func addTrustBundle(e *env.Env, cfg *Config) error {
+	bundle, err := rootCA(cfg.RootCAFile, cfg.RESTConfig)
+	if err != nil || len(bundle) == 0 {
+		return err
+	}
+	return trustbundle.Add(e, bundle)
+}
+
+func addLoadBalancer(e *env.Env, cfg *Config) error {
+	if !cfg.LoadBalancerNodeIPs {
+		return nil
+	}
+	return loadbalancer.Add(e, 2)
 }
 
 func addNodeIPAM(e *env.Env, cfg *Config) error {

@@ -154,7 +154,7 @@ func (c *collector) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 func (c *collector) judge(ctx context.Context, n *node) (ctrl.Result, error) {
 	var solid, dangling, waiting []metav1.OwnerReference
 	for _, ref := range n.owners {
-		switch c.graph.standingOf(ref.UID) {
+		switch c.graph.standingOf(ref, n) {
 		case ownerAlive:
 			solid = append(solid, ref)
 			continue

@@ -3,6 +3,7 @@ package garbagecollector
 import (
 	"slices"
 	"sync"
+	"unique"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -36,15 +37,21 @@ func (n *node) waiting() bool { return n.deleting && n.foreground }
 // graph knows which objects live and who depends on whom. It is safe for concurrent use; nodes are replaced, never changed.
 type graph struct {
 	mu         sync.Mutex
-	alive      map[types.UID]*kind               // all that was seen and not seen to go
+	alive      map[types.UID]place               // all that was seen and not seen to go
 	nodes      map[types.UID]*node               // those that matter
 	dependents map[types.UID]map[types.UID]*node // owner → dependents, whether the owner was ever seen or not
 	gone       map[types.UID]bool                // owners that were seen to go while they had dependents; kept as long as they have
 }
 
+// place is where an object lives. There is one for every object of the cluster, so it is two words.
+type place struct {
+	kind      *kind
+	namespace unique.Handle[string]
+}
+
 func newGraph() *graph {
 	return &graph{
-		alive: map[types.UID]*kind{}, nodes: map[types.UID]*node{}, dependents: map[types.UID]map[types.UID]*node{},
+		alive: map[types.UID]place{}, nodes: map[types.UID]*node{}, dependents: map[types.UID]map[types.UID]*node{},
 		gone: map[types.UID]bool{},
 	}
 }
@@ -66,7 +73,7 @@ func (g *graph) observe(k *kind, obj metav1.Object) []types.UID {
 	next := nodeOf(k, obj)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.alive[next.uid] = k
+	g.alive[next.uid] = place{k, unique.Make(next.namespace)}
 	old := g.nodes[next.uid]
 	g.place(old, next)
 	var attention []types.UID
@@ -138,7 +145,7 @@ func (g *graph) sweep(k *kind, present map[types.UID]bool) []types.UID {
 	g.mu.Lock()
 	var lost []types.UID
 	for uid, of := range g.alive {
-		if of == k && !present[uid] {
+		if of.kind == k && !present[uid] {
 			lost = append(lost, uid)
 		}
 	}
@@ -197,19 +204,31 @@ const (
 	ownerGone    // seen to go
 )
 
-func (g *graph) standingOf(uid types.UID) standing {
+// standingOf returns what is known of the owner that a dependent names. An object of that uid but of another kind or namespace than the
+// reference means is none: the API server is asked for what it does mean.
+func (g *graph) standingOf(ref metav1.OwnerReference, dependent *node) standing {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if n := g.nodes[uid]; n != nil && n.waiting() {
+	at, alive := g.alive[ref.UID]
+	switch {
+	case !alive && g.gone[ref.UID]:
+		return ownerGone
+	case !alive || !at.meant(ref, dependent):
+		return ownerUnknown
+	}
+	if n := g.nodes[ref.UID]; n != nil && n.waiting() {
 		return ownerWaiting
 	}
-	if g.alive[uid] != nil {
-		return ownerAlive
+	return ownerAlive
+}
+
+// meant reports whether an owner reference of a dependent can mean an object at this place.
+func (p place) meant(ref metav1.OwnerReference, dependent *node) bool {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err != nil || gv.Group != p.kind.gvk.Group || ref.Kind != p.kind.gvk.Kind {
+		return false
 	}
-	if g.gone[uid] {
-		return ownerGone
-	}
-	return ownerUnknown
+	return !p.kind.namespaced || p.namespace.Value() == dependent.namespace
 }
 
 func ownersChanged(a, b []metav1.OwnerReference) bool {

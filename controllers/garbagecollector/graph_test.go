@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -23,7 +24,7 @@ func deleting(obj *metav1.PartialObjectMetadata, finalizer string) *metav1.Parti
 	return obj
 }
 
-func unique(uids []types.UID) []types.UID {
+func distinct(uids []types.UID) []types.UID {
 	sorted := slices.Sorted(slices.Values(uids))
 	return slices.Compact(sorted)
 }
@@ -73,7 +74,7 @@ func TestGraphAttention(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(tc.want, unique(tc.change(tc.graph))); diff != "" {
+			if diff := cmp.Diff(tc.want, distinct(tc.change(tc.graph))); diff != "" {
 				t.Errorf("attention (-want +got):\n%s", diff)
 			}
 		})
@@ -84,15 +85,49 @@ func TestGraphForgets(t *testing.T) {
 	g, k := newGraph(), &kind{}
 	g.observe(k, object("a"))
 	g.observe(k, object("b", "a"))
-	if got := g.standingOf("a"); got != ownerAlive {
+	if got := g.standingOf(metav1.OwnerReference{UID: "a"}, &node{}); got != ownerAlive {
 		t.Errorf("standing of a living owner = %v", got)
 	}
 	g.remove("a")
-	if got := g.standingOf("a"); got != ownerGone {
+	if got := g.standingOf(metav1.OwnerReference{UID: "a"}, &node{}); got != ownerGone {
 		t.Errorf("standing of a deleted owner = %v", got)
 	}
 	g.remove("b")
 	if len(g.alive)+len(g.nodes)+len(g.dependents)+len(g.gone) != 0 {
 		t.Errorf("the graph keeps %v %v %v %v", g.alive, g.nodes, g.dependents, g.gone)
+	}
+}
+
+func TestStandingOf(t *testing.T) {
+	sets := &kind{gvk: schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "ReplicaSet"}, namespaced: true}
+	nodes := &kind{gvk: schema.GroupVersionKind{Version: "v1", Kind: "Node"}}
+	g := newGraph()
+	set := object("set")
+	set.Namespace = "here"
+	g.observe(sets, set)
+	g.observe(nodes, object("node"))
+	cases := map[string]struct {
+		apiVersion, kind string
+		uid              types.UID
+		namespace        string
+		want             standing
+	}{
+		"as it is":              {"apps/v1", "ReplicaSet", "set", "here", ownerAlive},
+		"another version":       {"apps/v1beta1", "ReplicaSet", "set", "here", ownerAlive},
+		"another namespace":     {"apps/v1", "ReplicaSet", "set", "there", ownerUnknown},
+		"another kind":          {"apps/v1", "Deployment", "set", "here", ownerUnknown},
+		"another group":         {"v1", "ReplicaSet", "set", "here", ownerUnknown},
+		"without a namespace":   {"v1", "Node", "node", "here", ownerAlive},
+		"never seen":            {"v1", "Node", "other", "", ownerUnknown},
+		"an unreadable version": {"a/b/c", "Node", "node", "", ownerUnknown},
+		"of the whole cluster":  {"apps/v1", "ReplicaSet", "set", "", ownerUnknown},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			ref := metav1.OwnerReference{APIVersion: tc.apiVersion, Kind: tc.kind, UID: tc.uid}
+			if got := g.standingOf(ref, &node{namespace: tc.namespace}); got != tc.want {
+				t.Errorf("standing = %v, want %v", got, tc.want)
+			}
+		})
 	}
 }

@@ -56,11 +56,14 @@ func TestHeal(t *testing.T) {
 			time.Sleep(time.Second) // a client in its stride; a test may wait
 			struck := time.Now()
 			must(t, blow.do())
-			whole := time.Now() // when a replica was last seen missing, or the API did not answer
+			whole, missing := struck, true // since when the API has answered, and that all replicas are there
 			healed := func() error {
 				if err := demoHas(6); err != nil {
-					whole = time.Now()
+					missing = true
 					return err
+				}
+				if missing {
+					whole, missing = time.Now(), false
 				}
 				if time.Since(whole) < 3*time.Second {
 					return fmt.Errorf("a replica was missing %s ago", time.Since(whole))

@@ -42,8 +42,8 @@ func rulesOf(rules *autoscalingv2.HPAScalingRules, window int32, policies ...aut
 	if rules != nil {
 		out = *rules
 	}
-	out.StabilizationWindowSeconds = ptr.To(ptr.Deref(out.StabilizationWindowSeconds, window))
-	out.SelectPolicy = ptr.To(ptr.Deref(out.SelectPolicy, autoscalingv2.MaxChangePolicySelect))
+	out.StabilizationWindowSeconds = new(ptr.Deref(out.StabilizationWindowSeconds, window))
+	out.SelectPolicy = new(ptr.Deref(out.SelectPolicy, autoscalingv2.MaxChangePolicySelect))
 	if out.Policies == nil {
 		out.Policies = policies
 	}

@@ -136,7 +136,7 @@ func (m *metricsReader) resource(ctx context.Context, v *view, name corev1.Resou
 	}
 	current := autoscalingv2.MetricValueStatus{AverageValue: milli(got.average)}
 	if g.requests != nil {
-		current.AverageUtilization = ptr.To(got.percent)
+		current.AverageUtilization = new(got.percent)
 	}
 	p := proposal{replicas: got.replicas, name: what}
 	if container == "" {

@@ -159,7 +159,7 @@ func (r *reconciler) rescale(ctx context.Context, h *autoscalingv2.HorizontalPod
 	set(autoscalingv2.AbleToScale, corev1.ConditionTrue, "SucceededRescale", fmt.Sprintf("the HPA controller was able to update the target scale to %d", desired))
 	r.recorder.Eventf(h, corev1.EventTypeNormal, "SuccessfulRescale", "New size: %d; reason: %s", desired, reason)
 	past.scaled(desired-current, now)
-	h.Status.LastScaleTime = ptr.To(metav1.NewTime(now))
+	h.Status.LastScaleTime = new(metav1.NewTime(now))
 }
 
 func selectorOf(s *autoscalingv1.Scale) (labels.Selector, error) {

@@ -30,7 +30,7 @@ func pods(kinds string) []*corev1.Pod {
 		case 'f':
 			pod.Status.Phase = corev1.PodFailed
 		case 's':
-			pod.Status.StartTime = ptr.To(metav1.NewTime(now.Add(-time.Second)))
+			pod.Status.StartTime = new(metav1.NewTime(now.Add(-time.Second)))
 			pod.Status.Conditions[0].Status = corev1.ConditionFalse
 		}
 		out = append(out, pod)
@@ -126,11 +126,11 @@ func TestDecide(t *testing.T) {
 			current:  20, proposed: 2, least: 1, most: 50, want: 18, reason: "ScaleDownLimit",
 		},
 		"never down": {
-			behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: ptr.To[int32](0), SelectPolicy: ptr.To(autoscalingv2.DisabledPolicySelect)}},
+			behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: ptr.To[int32](0), SelectPolicy: new(autoscalingv2.DisabledPolicySelect)}},
 			current:  8, proposed: 2, least: 1, most: 10, want: 8, reason: "ScaleDownLimit",
 		},
 		"smallest change": {
-			behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleUp: &autoscalingv2.HPAScalingRules{SelectPolicy: ptr.To(autoscalingv2.MinChangePolicySelect)}},
+			behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleUp: &autoscalingv2.HPAScalingRules{SelectPolicy: new(autoscalingv2.MinChangePolicySelect)}},
 			current:  10, proposed: 50, least: 1, most: 100, want: 14, reason: "ScaleUpLimit",
 		},
 		"up only what the window agrees on": {
@@ -158,7 +158,7 @@ func TestRequestsOf(t *testing.T) {
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{
 		Containers:     []corev1.Container{{Name: "a", Resources: request("100m")}, {Name: "b", Resources: request("1")}},
-		InitContainers: []corev1.Container{{Name: "once", Resources: request("5")}, {Name: "beside", Resources: request("10m"), RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)}},
+		InitContainers: []corev1.Container{{Name: "once", Resources: request("5")}, {Name: "beside", Resources: request("10m"), RestartPolicy: new(corev1.ContainerRestartPolicyAlways)}},
 	}}
 	for container, want := range map[string]int64{"": 1110, "a": 100, "beside": 10} {
 		got, err := requestsOf([]*corev1.Pod{pod}, corev1.ResourceCPU, container)

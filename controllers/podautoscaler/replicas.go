@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -170,7 +171,7 @@ func requestsOf(pods []*corev1.Pod, resource corev1.ResourceName, container stri
 		all := pod.Spec.Containers
 		for i := range pod.Spec.InitContainers {
 			if ptr.Deref(pod.Spec.InitContainers[i].RestartPolicy, "") == corev1.ContainerRestartPolicyAlways {
-				all = append(all[:len(all):len(all)], pod.Spec.InitContainers[i])
+				all = append(slices.Clip(all), pod.Spec.InitContainers[i])
 			}
 		}
 		var sum int64

@@ -28,7 +28,7 @@ func planClaim(claim *resourcev1.ResourceClaim, valid []resourcev1.ResourceClaim
 	lost := len(valid) < len(claim.Status.ReservedFor)
 	deallocate := len(valid) == 0 && held && (lost || claim.DeletionTimestamp != nil)
 	plan := claimPlan{free: held && len(valid) == 0 && (deallocate || claim.Status.Allocation == nil && claim.DeletionTimestamp != nil)}
-	if !lost && !(deallocate && claim.Status.Allocation != nil) {
+	if !lost && (!deallocate || claim.Status.Allocation == nil) {
 		return plan
 	}
 	status := claim.Status.DeepCopy()

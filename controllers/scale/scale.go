@@ -4,6 +4,7 @@ package scale
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,9 +48,7 @@ func Update(ctx context.Context, c client.Client, target Target, next *autoscali
 		return fmt.Errorf("write scale of %s %s: %w", target.Kind, target.Name, err)
 	}
 	body := empty()
-	for key, value := range fields {
-		body.Object[key] = value
-	}
+	maps.Copy(body.Object, fields)
 	body.SetGroupVersionKind(autoscalingv1.SchemeGroupVersion.WithKind("Scale"))
 	return c.SubResource("scale").Update(ctx, target.object(), client.WithSubResourceBody(body))
 }

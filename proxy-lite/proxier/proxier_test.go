@@ -22,8 +22,6 @@ import (
 	"keelson.dev/proxy-lite/internal/testnet"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 func testService(change ...func(*corev1.Service)) *corev1.Service {
 	s := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
@@ -43,12 +41,12 @@ func testSlice(addrs ...string) *discoveryv1.EndpointSlice {
 		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Ports: []discoveryv1.EndpointPort{
-			{Name: ptr("t"), Protocol: ptr(corev1.ProtocolTCP), Port: ptr(int32(8080))},
-			{Name: ptr("u"), Protocol: ptr(corev1.ProtocolUDP), Port: ptr(int32(8080))},
+			{Name: new("t"), Protocol: new(corev1.ProtocolTCP), Port: new(int32(8080))},
+			{Name: new("u"), Protocol: new(corev1.ProtocolUDP), Port: new(int32(8080))},
 		},
 	}
 	for _, a := range addrs {
-		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}, NodeName: ptr("here")})
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}, NodeName: new("here")})
 	}
 	return s
 }

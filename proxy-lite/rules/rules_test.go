@@ -13,8 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 type ep struct {
 	addr, node                  string
 	ready, serving, terminating bool
@@ -27,7 +25,7 @@ func live(addr, node string) ep { return ep{addr: addr, node: node, ready: true,
 func slice(eps ...ep) []*discoveryv1.EndpointSlice {
 	s := &discoveryv1.EndpointSlice{
 		AddressType: discoveryv1.AddressTypeIPv4,
-		Ports:       []discoveryv1.EndpointPort{{Name: ptr("web"), Protocol: ptr(corev1.ProtocolTCP), Port: ptr(int32(8080))}},
+		Ports:       []discoveryv1.EndpointPort{{Name: new("web"), Protocol: new(corev1.ProtocolTCP), Port: new(int32(8080))}},
 	}
 	for _, e := range eps {
 		out := discoveryv1.Endpoint{
@@ -69,7 +67,7 @@ func nodePort(policy corev1.ServiceExternalTrafficPolicy) func(*corev1.ServiceSp
 }
 
 func internalLocal(s *corev1.ServiceSpec) {
-	s.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal)
+	s.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyLocal)
 }
 
 func to(addrs ...string) Endpoints {
@@ -211,7 +209,7 @@ func TestForService(t *testing.T) {
 		s.ExternalIPs = []string{"198.51.100.1"}
 		s.LoadBalancerSourceRanges = []string{"10.1.0.0/16", " 10.0.0.0/8 ", "192.0.2.7/32"}
 	})
-	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.2"}, {IP: "198.51.100.3", IPMode: ptr(corev1.LoadBalancerIPModeProxy)}}
+	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.2"}, {IP: "198.51.100.3", IPMode: new(corev1.LoadBalancerIPModeProxy)}}
 	got := ForService(svc, slice(live("10.244.1.2", "here"), live("10.244.2.2", "there")), node, Config{})
 
 	var kinds []string

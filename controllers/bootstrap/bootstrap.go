@@ -30,17 +30,14 @@ var clusterInfo = types.NamespacedName{Namespace: metav1.NamespacePublic, Name: 
 
 // Add wires the signer and the cleaner of tokens.
 func Add(e *env.Env) error {
-	tokens, err := env.Filter(e, &corev1.Secret{}, cache.ByObject{
-		Namespaces: map[string]cache.Config{metav1.NamespaceSystem: {}},
-		Field:      fields.OneTermEqualSelector("type", string(bootstrapapi.SecretTypeBootstrapToken)),
-	})
+	tokens, err := env.Filter(e, &corev1.Secret{}, cache.ByObject{Field: fields.AndSelectors(
+		fields.OneTermEqualSelector("metadata.namespace", metav1.NamespaceSystem),
+		fields.OneTermEqualSelector("type", string(bootstrapapi.SecretTypeBootstrapToken)))})
 	if err != nil {
 		return err
 	}
-	infos, err := env.Filter(e, &corev1.ConfigMap{}, cache.ByObject{
-		Namespaces: map[string]cache.Config{clusterInfo.Namespace: {}},
-		Field:      fields.OneTermEqualSelector("metadata.name", clusterInfo.Name),
-	})
+	infos, err := env.Filter(e, &corev1.ConfigMap{}, cache.ByObject{Field: fields.AndSelectors(
+		fields.OneTermEqualSelector("metadata.namespace", clusterInfo.Namespace), fields.OneTermEqualSelector("metadata.name", clusterInfo.Name))})
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,8 @@ type Filtered[T client.Object] struct {
 	cache cache.Cache
 }
 
-// Filter starts a cache of those objects of obj's type that by selects.
+// Filter starts a cache of those objects of obj's type that by's selectors name. A namespace is selected by the field
+// metadata.namespace: by.Namespaces would make several informers.
 func Filter[T client.Object](e *Env, obj T, by cache.ByObject) (Filtered[T], error) {
 	var none Filtered[T]
 	c, err := cache.New(e.Manager.GetConfig(), cache.Options{

@@ -42,7 +42,7 @@ func Add(e *env.Env, workers int) error {
 		resource := schema.GroupResource{Group: m.Spec.Resource.Group, Resource: m.Spec.Resource.Resource}
 		gvr, err := e.Manager.GetRESTMapper().ResourceFor(resource.WithVersion(""))
 		if apimeta.IsNoMatchError(err) {
-			set(m, storagemigrationv1.MigrationFailed, metav1.ConditionTrue, "StorageVersionMigrationFailed", fmt.Sprintf("resource does not exist in GC: %v", err), now)
+			set(m, storagemigrationv1.MigrationFailed, metav1.ConditionTrue, "StorageVersionMigrationFailed", fmt.Sprintf("no such resource is served: %v", err), now)
 			return ctrl.Result{}, client.IgnoreNotFound(e.Client.Status().Update(ctx, m))
 		}
 		if err != nil {

@@ -103,7 +103,7 @@ func (p *podSecurity) Validate(ctx context.Context, a admission.Attributes, _ ad
 	if result.Allowed {
 		return nil
 	}
-	err := admission.NewForbidden(a, errors.New("Not allowed by PodSecurity"))
+	err := admission.NewForbidden(a, errors.New("Not allowed by PodSecurity")) //nolint:staticcheck // the API's wording
 	refused, ok := errors.AsType[*apierrors.StatusError](err)
 	if !ok {
 		return err

@@ -82,8 +82,8 @@ func (n *namespace) Delete(ctx context.Context, name string, validate rest.Valid
 		return n.store.Delete(ctx, name, validate, options)
 	}
 	// Whoever deletes twice waits for the end, which is not in this server's hand.
-	err = apierrors.NewConflict(corev1.Resource("namespaces"), name, errors.New(
-		"The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will automatically be purged by the system.")) //nolint:staticcheck // the API's wording
+	err = apierrors.NewConflict(corev1.Resource("namespaces"), name, errors.New( //nolint:staticcheck // the API's wording
+		"The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will automatically be purged by the system."))
 	return nil, false, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -241,9 +242,7 @@ func (a *agent) labels() map[string]string {
 		corev1.LabelHostname: a.cfg.NodeName, corev1.LabelOSStable: info.OperatingSystem, corev1.LabelArchStable: info.Architecture,
 		"beta.kubernetes.io/os": info.OperatingSystem, "beta.kubernetes.io/arch": info.Architecture,
 	}
-	for key, value := range a.cfg.NodeLabels {
-		out[key] = value
-	}
+	maps.Copy(out, a.cfg.NodeLabels)
 	return out
 }
 

@@ -50,7 +50,7 @@ func (r *Runner) exec(ctx context.Context, id string, command []string) error {
 	}
 	_, stderr, err := r.Exec.ExecSync(ctx, id, command, timeout)
 	if err != nil {
-		return fmt.Errorf("Exec lifecycle hook (%v) failed: %w, message: %q", command, err, stderr) //nolint:staticcheck // shown to users as is
+		return fmt.Errorf("Exec lifecycle hook (%v) failed: %w, message: %q", command, err, stderr) // shown to users as is
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -54,8 +55,8 @@ func requestedStreams(r *http.Request) (streams, error) {
 }
 
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
-	s.inContainer(w, r, func(id string, want streams) (string, error) {
-		answer, err := s.cfg.Runtime.Exec(r.Context(), &runtimeapi.ExecRequest{
+	s.inContainer(w, r, func(ctx context.Context, id string, want streams) (string, error) {
+		answer, err := s.cfg.Runtime.Exec(ctx, &runtimeapi.ExecRequest{
 			ContainerId: id, Cmd: r.Form["command"], Tty: want.tty, Stdin: want.stdin, Stdout: want.stdout, Stderr: want.stderr,
 		})
 		return answer.GetUrl(), err
@@ -63,8 +64,8 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
-	s.inContainer(w, r, func(id string, want streams) (string, error) {
-		answer, err := s.cfg.Runtime.Attach(r.Context(), &runtimeapi.AttachRequest{
+	s.inContainer(w, r, func(ctx context.Context, id string, want streams) (string, error) {
+		answer, err := s.cfg.Runtime.Attach(ctx, &runtimeapi.AttachRequest{
 			ContainerId: id, Tty: want.tty, Stdin: want.stdin, Stdout: want.stdout, Stderr: want.stderr,
 		})
 		return answer.GetUrl(), err
@@ -72,7 +73,7 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 }
 
 // inContainer connects the client with what the runtime opens in a container.
-func (s *Server) inContainer(w http.ResponseWriter, r *http.Request, open func(id string, want streams) (url string, err error)) {
+func (s *Server) inContainer(w http.ResponseWriter, r *http.Request, open func(ctx context.Context, id string, want streams) (url string, err error)) {
 	want, err := requestedStreams(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -83,7 +84,7 @@ func (s *Server) inContainer(w http.ResponseWriter, r *http.Request, open func(i
 		writeError(w, err)
 		return
 	}
-	url, err := open(id, want)
+	url, err := open(r.Context(), id, want)
 	if err != nil {
 		writeError(w, err)
 		return

@@ -11,10 +11,10 @@ var groupVersion = schema.GroupVersion{Group: "e2e.keelson.dev", Version: "v1"}
 // Site is a web site of so many replicas of an image.
 type Site struct {
 	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata"`
 
 	Spec   SiteSpec   `json:"spec"`
-	Status SiteStatus `json:"status,omitempty"`
+	Status SiteStatus `json:"status"`
 }
 
 // SiteSpec is what the user wants.
@@ -32,7 +32,7 @@ type SiteStatus struct {
 // SiteList is a list of sites.
 type SiteList struct {
 	metav1.TypeMeta `json:",inline"`
-	metav1.ListMeta `json:"metadata,omitempty"`
+	metav1.ListMeta `json:"metadata"`
 
 	Items []Site `json:"items"`
 }
@@ -40,14 +40,14 @@ type SiteList struct {
 // DeepCopyObject implements runtime.Object.
 func (s *Site) DeepCopyObject() runtime.Object {
 	copied := *s
-	s.ObjectMeta.DeepCopyInto(&copied.ObjectMeta)
+	copied.ObjectMeta = *s.ObjectMeta.DeepCopy() //nolint:staticcheck // DeepCopy alone would read as that of the site
 	return &copied
 }
 
 // DeepCopyObject implements runtime.Object.
 func (l *SiteList) DeepCopyObject() runtime.Object {
 	copied := *l
-	l.ListMeta.DeepCopyInto(&copied.ListMeta)
+	copied.ListMeta = *l.ListMeta.DeepCopy() //nolint:staticcheck // as above
 	copied.Items = make([]Site, len(l.Items))
 	for i := range l.Items {
 		copied.Items[i] = *l.Items[i].DeepCopyObject().(*Site)

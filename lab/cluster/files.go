@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"fmt"
+	"io/fs"
 	"math/big"
 	"net"
 	"net/netip"
@@ -23,6 +24,7 @@ import (
 const (
 	pkiDir            = "/etc/kubernetes/pki"
 	bootstrapConfig   = "/etc/kubernetes/bootstrap-kubelet.conf"
+	kubeletConfig     = "/etc/keelson/kubelet.yaml"
 	containerdConfig  = "/etc/containerd/config.toml"
 	containerdSocket  = "/run/containerd/containerd.sock"
 	certsDir          = "/etc/containerd/certs.d"
@@ -72,11 +74,28 @@ func (c *Cluster) writeServerFiles(m Member) error {
 	}, time.Now())
 }
 
+// kubeletSettings are what differs from upstream's defaults in a lab. All nodes share the machine's disk with everything else on it, so
+// what is free as a share of it says nothing: nodes evict when it is really about to be full, and keep their images.
+const kubeletSettings = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+evictionHard:
+  memory.available: 100Mi
+  nodefs.available: 500Mi
+  nodefs.inodesFree: 1%
+  imagefs.available: 500Mi
+  imagefs.inodesFree: 1%
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
+`
+
 // writeNodeFiles gives any node what its agent and its runtime start from.
 func (c *Cluster) writeNodeFiles(m Member) error {
 	n := c.Node(m)
 	authority := filepath.Join(c.pkiDir(), "ca.crt")
 	if err := copyFile(authority, n.StatePath(pkiDir+"/ca.crt")); err != nil {
+		return err
+	}
+	if err := writeFile(n.StatePath(kubeletConfig), []byte(kubeletSettings), 0o644); err != nil {
 		return err
 	}
 	caPEM, err := os.ReadFile(authority)
@@ -103,7 +122,7 @@ func (c *Cluster) services(m Member) []supervisor.Service {
 	}}
 	agent := []string{
 		node.ProgramDir + "/keelson", "agent", "--node-name", m.Name, "--node-ip", m.Address.String(),
-		"--bootstrap-kubeconfig", bootstrapConfig, "--cluster-dns", c.DNSAddress, "--cluster-domain", c.DNSDomain,
+		"--bootstrap-kubeconfig", bootstrapConfig, "--config", kubeletConfig, "--cluster-dns", c.DNSAddress, "--cluster-domain", c.DNSDomain,
 		"--cluster-cidr", c.PodCIDR, "--container-runtime-endpoint", "unix://" + containerdSocket,
 		"--node-lease-duration-seconds", leaseSeconds,
 	}
@@ -176,11 +195,16 @@ func copyFile(from, to string) error {
 	if err != nil {
 		return fmt.Errorf("copy %s: %w", filepath.Base(from), err)
 	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return fmt.Errorf("copy %s: %w", filepath.Base(from), err)
+	return writeFile(to, data, info.Mode().Perm())
+}
+
+// writeFile makes the parent folder too.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
 	}
-	if err := os.WriteFile(to, data, info.Mode().Perm()); err != nil {
-		return fmt.Errorf("copy %s: %w", filepath.Base(from), err)
+	if err := os.WriteFile(path, data, mode); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
 	}
 	return nil
 }

@@ -17,7 +17,6 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"k8s.io/cluster-bootstrap/token/jws"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -71,7 +70,7 @@ func Add(e *env.Env) error {
 			return ctrl.Result{RequeueAfter: wait}, nil
 		}
 		klog.FromContext(ctx).V(3).Info("Deleting expired bootstrap token", "secret", klog.KObj(secret))
-		err := e.Client.Delete(ctx, secret.DeepCopy(), client.Preconditions{UID: ptr.To(secret.UID), ResourceVersion: ptr.To(secret.ResourceVersion)})
+		err := e.Client.Delete(ctx, secret.DeepCopy(), client.Preconditions{UID: new(secret.UID), ResourceVersion: new(secret.ResourceVersion)})
 		if err != nil && !apierrors.IsNotFound(err) {
 			return ctrl.Result{}, fmt.Errorf("delete token: %w", err)
 		}

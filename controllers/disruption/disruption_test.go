@@ -9,7 +9,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
 )
 
 var now = time.Unix(1_000_000, 0)
@@ -63,7 +62,7 @@ func TestStatus(t *testing.T) {
 }
 
 func TestExpectByCount(t *testing.T) {
-	budget := &policyv1.PodDisruptionBudget{Spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: ptr.To(intstr.FromInt32(2))}}
+	budget := &policyv1.PodDisruptionBudget{Spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: new(intstr.FromInt32(2))}}
 	expected, desired, _, err := (&Reconciler{}).expect(t.Context(), budget, []*corev1.Pod{pod("a", "True"), pod("b", "True"), pod("c", "True")})
 	if err != nil || expected != 3 || desired != 2 {
 		t.Errorf("expected %d, desired %d, %v", expected, desired, err)

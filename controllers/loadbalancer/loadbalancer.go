@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -84,7 +83,7 @@ func ingress(service *corev1.Service, nodes []*corev1.Node) ([]corev1.LoadBalanc
 	for _, node := range ready[:min(len(ready), most)] {
 		for _, ip := range addresses(node) {
 			if slices.Contains(service.Spec.IPFamilies, familyOf(ip)) {
-				out = append(out, corev1.LoadBalancerIngress{IP: ip, IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)})
+				out = append(out, corev1.LoadBalancerIngress{IP: ip, IPMode: new(corev1.LoadBalancerIPModeVIP)})
 			}
 		}
 	}

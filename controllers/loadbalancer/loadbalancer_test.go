@@ -6,7 +6,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 )
 
 func TestIngress(t *testing.T) {
@@ -31,7 +30,7 @@ func TestIngress(t *testing.T) {
 	}{
 		"IPv4":          {corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: v4}, []string{"10.0.0.1", "10.0.0.3", "10.0.0.4"}, true},
 		"IPv6":          {corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv6Protocol}}, []string{"fd00::3"}, true},
-		"another class": {corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: v4, LoadBalancerClass: ptr.To("x/y")}, nil, false},
+		"another class": {corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: v4, LoadBalancerClass: new("x/y")}, nil, false},
 		"another type":  {corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, IPFamilies: v4}, nil, true},
 	}
 	for name, tc := range cases {

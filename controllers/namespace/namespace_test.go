@@ -52,8 +52,10 @@ func TestMergeKeepsTransitionTimes(t *testing.T) {
 	old := []corev1.NamespaceCondition{{Type: "A", Status: "True", LastTransitionTime: before}, {Type: "B", Status: "True", LastTransitionTime: before}, {Type: "Other", Status: "True", LastTransitionTime: before}}
 	got := merge(old, []corev1.NamespaceCondition{{Type: "A", Status: "True", Reason: "still"}, {Type: "B", Status: "False"}, {Type: "C", Status: "False"}}, now)
 	want := []corev1.NamespaceCondition{
-		{Type: "A", Status: "True", Reason: "still", LastTransitionTime: before}, {Type: "B", Status: "False", LastTransitionTime: now},
-		{Type: "Other", Status: "True", LastTransitionTime: before}, {Type: "C", Status: "False", LastTransitionTime: now},
+		{Type: "A", Status: "True", Reason: "still", LastTransitionTime: before},
+		{Type: "B", Status: "False", LastTransitionTime: now},
+		{Type: "Other", Status: "True", LastTransitionTime: before},
+		{Type: "C", Status: "False", LastTransitionTime: now},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -17,11 +17,12 @@ import (
 // upstreamPrefixes are the kinds that upstream stores under another name than their plural, so that one data directory serves
 // both.
 var upstreamPrefixes = map[schema.GroupResource]string{
-	{Resource: "replicationcontrollers"}:                                   "controllers",
-	{Resource: "endpoints"}:                                                "services/endpoints",
-	{Resource: "services"}:                                                 "services/specs",
-	{Resource: "nodes"}:                                                    "minions",
-	{Group: "networking.k8s.io", Resource: "ingresses"}:                    "ingress",
+	{Resource: "replicationcontrollers"}:                "controllers",
+	{Resource: "endpoints"}:                             "services/endpoints",
+	{Resource: "services"}:                              "services/specs",
+	{Resource: "nodes"}:                                 "minions",
+	{Group: "networking.k8s.io", Resource: "ingresses"}: "ingress",
+
 	{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}: "apiextensions.k8s.io/customresourcedefinitions",
 	{Group: "apiregistration.k8s.io", Resource: "apiservices"}:             "apiregistration.k8s.io/apiservices",
 }

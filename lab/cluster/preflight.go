@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +20,7 @@ func Preflight(bundle string) error {
 		return errors.New("a cluster needs root: it makes namespaces, mounts and network interfaces (try again with sudo)")
 	}
 	return errors.Join(checkPrograms(bundle), checkTool("nft", "nftables"), checkFilesystem("overlay"), checkCgroups(),
-		checkNamespaces(), checkDisk())
+		checkNamespaces(), checkDisk(), checkRegistryPort())
 }
 
 func checkPrograms(bundle string) error {
@@ -66,6 +67,15 @@ func checkNamespaces() error {
 		}
 	}
 	return nil
+}
+
+// checkRegistryPort finds a program that listens on the registry's port at every address: the registry could not have it at its own.
+func checkRegistryPort() error {
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.254.254.254", registryPort)) //nolint:noctx // it does not wait
+	if err != nil {
+		return fmt.Errorf("port %s is taken on every address of this machine, and the image registry needs it: %w", registryPort, err)
+	}
+	return listener.Close()
 }
 
 func checkDisk() error {

@@ -12,7 +12,7 @@ func TestRegistryPortTakenEverywhere(t *testing.T) {
 	}
 	everywhere, err := net.Listen("tcp", "0.0.0.0:"+registryPort)
 	if err != nil {
-		t.Fatal(err)
+		t.Skipf("a cluster of this machine has its registry on the port: %v", err)
 	}
 	defer everywhere.Close()
 	if err := checkRegistryPort(); err == nil || !strings.Contains(err.Error(), "port "+registryPort) {

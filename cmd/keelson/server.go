@@ -250,7 +250,8 @@ func (o *serverOptions) runControllers(ctx context.Context) error {
 		return err
 	}
 	return controllers.Run(ctx, controllers.Config{
-		RESTConfig: config, ServiceAccountKeyFile: o.pki("sa.key"), RootCAFile: o.pki("ca.crt"),
+		Controllers: o.controllers,
+		RESTConfig:  config, ServiceAccountKeyFile: o.pki("sa.key"), RootCAFile: o.pki("ca.crt"),
 		ClusterSigningCertFile: o.pki("ca.crt"), ClusterSigningKeyFile: o.pki("ca.key"),
 		ClusterCIDRs: []string{o.clusterCIDR}, ServiceCIDRs: []string{o.serviceCIDR},
 		NodeMonitorGracePeriod: o.nodeMonitorGrace,

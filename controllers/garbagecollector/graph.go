@@ -95,31 +95,42 @@ func (g *graph) observe(k *kind, obj metav1.Object) []types.UID {
 	return attention
 }
 
-// place puts next in the place of old, in the list of nodes and under each of its owners.
+// place puts next in the place of old, in the list of nodes and under each of its owners. Owners that both have are never without
+// this dependent meanwhile: that they are gone is remembered only as long as they have one.
 func (g *graph) place(old, next *node) {
-	if old != nil {
-		g.unlink(old)
-	}
 	if len(next.owners) == 0 && (!next.deleting || !next.foreground && !next.orphaning) {
 		delete(g.nodes, next.uid)
-		return
+	} else {
+		g.nodes[next.uid] = next
 	}
-	g.nodes[next.uid] = next
 	for _, owner := range next.owners {
 		if g.dependents[owner.UID] == nil {
 			g.dependents[owner.UID] = map[types.UID]*node{}
 		}
 		g.dependents[owner.UID][next.uid] = next
 	}
+	if old == nil {
+		return
+	}
+	for _, owner := range old.owners {
+		if !slices.ContainsFunc(next.owners, func(ref metav1.OwnerReference) bool { return ref.UID == owner.UID }) {
+			g.drop(owner.UID, old.uid)
+		}
+	}
 }
 
 func (g *graph) unlink(n *node) {
 	for _, owner := range n.owners {
-		delete(g.dependents[owner.UID], n.uid)
-		if len(g.dependents[owner.UID]) == 0 {
-			delete(g.dependents, owner.UID)
-			delete(g.gone, owner.UID)
-		}
+		g.drop(owner.UID, n.uid)
+	}
+}
+
+// drop forgets that the owner has the dependent, and with its last one that it is gone.
+func (g *graph) drop(owner, dependent types.UID) {
+	delete(g.dependents[owner], dependent)
+	if len(g.dependents[owner]) == 0 {
+		delete(g.dependents, owner)
+		delete(g.gone, owner)
 	}
 }
 

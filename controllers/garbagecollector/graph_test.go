@@ -131,3 +131,24 @@ func TestStandingOf(t *testing.T) {
 		})
 	}
 }
+
+// An update of a dependent, such as its status, must not make its owner's end forgotten.
+func TestGoneOwnerStaysGoneThroughUpdates(t *testing.T) {
+	k := &kind{}
+	g := newGraph()
+	dependent := object("b", "a")
+	g.observe(k, object("a"))
+	g.observe(k, dependent)
+	g.remove("a")
+	for range 2 {
+		got := g.standingOf(dependent.OwnerReferences[0], g.node("b"))
+		if got != ownerGone {
+			t.Errorf("standing of the deleted owner: %v, want %v", got, ownerGone)
+		}
+		g.observe(k, dependent) // its status was written meanwhile
+	}
+	g.remove("b")
+	if len(g.gone) != 0 {
+		t.Errorf("an owner without dependents is remembered: %v", g.gone)
+	}
+}

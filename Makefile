@@ -1,7 +1,8 @@
 # Keelson. `make up` gives a running cluster, `make test` proves it.
 SHELL := /bin/bash
 export CGO_ENABLED := 0
-export GOFLAGS ?= -buildvcs=false
+# One build cache for every checkout, and no path of the building machine in a binary.
+export GOFLAGS := $(filter-out -trimpath,$(or $(GOFLAGS),-buildvcs=false)) -trimpath
 VERSION  := v1.37.2
 LDFLAGS  := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)+keelson -X k8s.io/component-base/version.gitMajor=1 \
             -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=$(VERSION)+keelson

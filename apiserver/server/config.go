@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
 
 	"keelson.dev/apis"
@@ -135,6 +136,7 @@ func (c *config) ensureServingCertificate() error {
 func (c *config) applyClients() error {
 	loopback := apiclient.Config(c.generic.LoopbackClientConfig, "apiserver")
 	loopback.DisableCompression = true
+	loopback.WarningHandlerWithContext = rest.NoWarnings{} // this server knows which of its own kinds are deprecated
 	c.generic.LoopbackClientConfig = loopback
 	var err error
 	if c.client, err = apiclient.Clientset(loopback); err != nil {
@@ -177,6 +179,7 @@ func (c *config) applyStorage() error {
 		return fmt.Errorf("apply --runtime-config: %w", err)
 	}
 	o.Etcd.StorageConfig.StorageObjectCountTracker = c.generic.StorageObjectCountTracker
+	o.Etcd.StorageConfig.Transport.TracerProvider = c.generic.TracerProvider
 	c.factory = storage.NewFactory(c.rows, c.scheme, c.codecs, o.Etcd.StorageConfig, c.generic.MergedResourceConfig)
 	if err := storage.SetOverrides(c.factory, o.Etcd.EtcdServersOverrides); err != nil {
 		return err

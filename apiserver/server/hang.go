@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -32,9 +31,6 @@ func (c *config) hang(kinds kinds, served storages, server *genericapiserver.Gen
 	subresources.HangNamespaces(kinds[corev1.Resource("namespaces")])
 	subresources.HangRequests(kinds[certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests").GroupResource()])
 	if err := c.newSubresources(kinds, served); err != nil {
-		return err
-	}
-	if err := c.serveIssuer(server); err != nil {
 		return err
 	}
 	hooks := c.bootHooks()
@@ -135,19 +131,4 @@ func (c *config) newTokens(kinds kinds) rest.Storage {
 		ServiceAccounts: kinds[corev1.Resource("serviceaccounts")].Store, Pods: kinds[corev1.Resource("pods")].Store,
 		Secrets: kinds[corev1.Resource("secrets")].Store, Nodes: kinds[corev1.Resource("nodes")].Store,
 	})
-}
-
-// serveIssuer publishes the keys of service account tokens. An issuer that is no https URL has nothing that others could fetch;
-// upstream serves such clusters without the documents, too.
-func (c *config) serveIssuer(server *genericapiserver.GenericAPIServer) error {
-	o := c.options.ServiceAccount
-	if !strings.HasPrefix(o.Issuers[0], "https://") {
-		return nil
-	}
-	documents, err := tokens.NewDiscovery(o.Issuers[0], o.JWKSURI, server.ExternalAddress, c.security.keys)
-	if err != nil {
-		return fmt.Errorf("describe the token issuer: %w", err)
-	}
-	documents.Install(server.Handler.NonGoRestfulMux)
-	return nil
 }

@@ -14,18 +14,20 @@ import (
 // would have the documents built in every cluster; with this client it waits until there is a policy that needs them.
 type policyClient struct {
 	kubernetes.Interface
-	wait func()
+	wait func() error
 }
 
-// newPolicyClient returns a client whose OpenAPI waits for the first object of the informer, or for the end of ctx.
+// newPolicyClient returns a client whose OpenAPI waits for the first object of the informer, or fails at the end of ctx.
 func newPolicyClient(ctx context.Context, client kubernetes.Interface, policies cache.SharedIndexInformer) (kubernetes.Interface, error) {
 	exists := make(chan struct{})
 	found := sync.OnceFunc(func() { close(exists) })
 	_, err := policies.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(any) { found() }})
-	return policyClient{client, func() {
+	return policyClient{client, func() error {
 		select {
 		case <-exists:
+			return nil
 		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}}, err
 }
@@ -37,7 +39,7 @@ func (c policyClient) Discovery() discovery.DiscoveryInterfaces {
 
 type policyDiscovery struct {
 	discovery.DiscoveryInterfaces
-	wait func()
+	wait func() error
 }
 
 // OpenAPIV3 implements discovery.DiscoveryInterfaces.
@@ -47,11 +49,13 @@ func (d policyDiscovery) OpenAPIV3() openapi.Client {
 
 type policyDocuments struct {
 	openapi.Client
-	wait func()
+	wait func() error
 }
 
 // Paths implements openapi.Client.
 func (d policyDocuments) Paths() (map[string]openapi.GroupVersion, error) {
-	d.wait()
+	if err := d.wait(); err != nil {
+		return nil, err
+	}
 	return d.Client.Paths()
 }

@@ -1,19 +1,12 @@
 package server_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -25,83 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-
-	"keelson.dev/apiserver/server"
-	"keelson.dev/internal/apiclient"
-	"keelson.dev/internal/pki"
 )
-
-// shared is the server that all tests of the package talk to, each in a namespace of its own.
-var shared struct {
-	loopback *rest.Config
-	client   kubernetes.Interface
-}
-
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "apiserver")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	ready, ended, err := start(ctx, dir)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			fmt.Fprintln(os.Stderr, "server:", err)
-		}
-	}()
-	select {
-	case shared.loopback = <-ready:
-	case err := <-ended:
-		ended <- nil
-		fmt.Fprintln(os.Stderr, "server:", err)
-		return 1
-	case <-time.After(time.Minute):
-		fmt.Fprintln(os.Stderr, "the server is not ready after a minute")
-		return 1
-	}
-	if shared.client, err = apiclient.Clientset(apiclient.Config(shared.loopback, "test")); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
-
-// start runs a server with its state in dir.
-func start(ctx context.Context, dir string) (<-chan *rest.Config, chan error, error) {
-	keys := filepath.Join(dir, "pki")
-	if err := pki.EnsureServer(keys, pki.Server{Name: "test", DNSDomain: "cluster.local"}, time.Now()); err != nil {
-		return nil, nil, err
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, nil, err
-	}
-	o := server.NewOptions()
-	o.Listener = listener
-	o.Run.AdvertiseAddress = net.IPv4(192, 0, 2, 1) // documentation address: nothing dials it
-	o.Embedded.DataDir = filepath.Join(dir, "etcd")
-	o.Embedded.UnsafeNoFsync = true
-	o.Authentication.ClientCAFile = filepath.Join(keys, "ca.crt")
-	o.ServiceAccount.Issuers = []string{"https://kubernetes.default.svc.cluster.local"}
-	o.ServiceAccount.SigningKeyFile = filepath.Join(keys, "sa.key")
-	ready := make(chan *rest.Config, 1)
-	o.Ready = func(loopback *rest.Config) { ready <- loopback }
-	ended := make(chan error, 1)
-	go func() { ended <- server.Run(ctx, o) }()
-	return ready, ended, nil
-}
 
 // namespace makes a namespace with the service account that pods need.
 func namespace(t *testing.T) string {
@@ -121,16 +38,6 @@ func pod(name string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-	}
-}
-
-func must[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
 	}
 }
 
@@ -377,22 +284,6 @@ func TestWatchListSendsABookmark(t *testing.T) {
 	}
 }
 
-// raw sends a request as it stands and returns the status code and the body.
-func raw(t *testing.T, method, path, contentType, accept, body string) (int, string) {
-	t.Helper()
-	client := must(apiclient.HTTPClient(shared.loopback))(t)
-	request := must(http.NewRequestWithContext(t.Context(), method, shared.loopback.Host+path, strings.NewReader(body)))(t)
-	request.Header.Set("Content-Type", contentType)
-	request.Header.Set("Accept", accept)
-	response := must(client.Do(request))(t) //nolint:bodyclose // closed below
-	defer response.Body.Close()
-	var text strings.Builder
-	if _, err := fmt.Fprint(&text, must(readAll(response))(t)); err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, text.String()
-}
-
 func TestBadInputIsTheClientsFault(t *testing.T) {
 	ns := namespace(t)
 	maps := "/api/v1/namespaces/" + ns + "/configmaps"
@@ -420,7 +311,7 @@ func TestBadInputIsTheClientsFault(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			code, body := raw(t, c.method, c.path, c.contentType, c.accept, c.body)
+			code, body := shared.raw(t, c.method, c.path, c.contentType, c.accept, c.body)
 			if code != c.want {
 				t.Errorf("got %d, want %d: %.300s", code, c.want, body)
 			}
@@ -431,7 +322,7 @@ func TestBadInputIsTheClientsFault(t *testing.T) {
 func TestTableHasTheRowsColumns(t *testing.T) {
 	ns := namespace(t)
 	must(shared.client.CoreV1().Pods(ns).Create(t.Context(), pod("p"), metav1.CreateOptions{}))(t)
-	code, body := raw(t, "GET", "/api/v1/namespaces/"+ns+"/pods", "", "application/json;as=Table;v=v1;g=meta.k8s.io", "")
+	code, body := shared.raw(t, "GET", "/api/v1/namespaces/"+ns+"/pods", "", "application/json;as=Table;v=v1;g=meta.k8s.io", "")
 	var table metav1.Table
 	if err := json.Unmarshal([]byte(body), &table); err != nil || code != http.StatusOK {
 		t.Fatal(code, err)
@@ -450,11 +341,11 @@ func TestTableHasTheRowsColumns(t *testing.T) {
 }
 
 func TestOpenAPIAndDiscovery(t *testing.T) {
-	code, body := raw(t, "GET", "/openapi/v2", "", "application/json", "")
+	code, body := shared.raw(t, "GET", "/openapi/v2", "", "application/json", "")
 	if code != http.StatusOK || !strings.Contains(body, `"io.k8s.api.core.v1.Pod"`) || strings.Contains(body, "__internal") {
 		t.Errorf("OpenAPI v2: %d, %d bytes", code, len(body))
 	}
-	code, body = raw(t, "GET", "/openapi/v3/apis/apps/v1", "", "application/json", "")
+	code, body = shared.raw(t, "GET", "/openapi/v3/apis/apps/v1", "", "application/json", "")
 	if code != http.StatusOK || !strings.Contains(body, `"io.k8s.api.apps.v1.Deployment"`) || strings.Contains(body, "__internal") {
 		t.Errorf("OpenAPI v3: %d, %d bytes", code, len(body))
 	}
@@ -474,9 +365,4 @@ func TestOpenAPIAndDiscovery(t *testing.T) {
 	if len(lists) < len(groups) {
 		t.Errorf("%d groups, %d resource lists", len(groups), len(lists))
 	}
-}
-
-func readAll(r *http.Response) (string, error) {
-	body, err := io.ReadAll(r.Body)
-	return string(body), err
 }

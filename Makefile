@@ -88,6 +88,11 @@ conformance-certify: conformance-build ## All 462 tests in one go, laid out for 
 conformance-why: conformance-build ## One test (TEST=part of its name) with the cluster's logs of its time beside it
 	@$(SUITE) why $(SUITE_FLAGS) -test '$(TEST)'
 
+# KINDS and STAGES are regular expressions that narrow it down.
+.PHONY: differential
+differential: build ## Send our API server and upstream's the same requests: fails at any difference that is not accepted
+	@conformance/upstream.sh etcd kube-apiserver && cd conformance && go run ./differential -kinds '$(KINDS)' -stages '$(STAGES)'
+
 .PHONY: bench-apiserver
 bench-apiserver: ## Drive the API server of KUBECONFIG: throughput and latency
 	@go run ./apiserver/bench --kubeconfig $(KUBECONFIG)

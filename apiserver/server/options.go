@@ -160,7 +160,6 @@ func NewOptions() *Options {
 	}
 	o.Serving.BindPort = 6443
 	o.Serving.ServerCert.CertDirectory = "" // no certificate given: one in memory, nothing is written
-	o.Serving.ServerCert.PairName = ""
 	o.Etcd.DefaultStorageMediaType = "application/vnd.kubernetes.protobuf"
 	o.Features.EnableProfiling = false
 	return o

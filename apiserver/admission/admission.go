@@ -19,14 +19,14 @@ import (
 )
 
 // NewOptions returns the admission options of the server, with the flags --enable-admission-plugins,
-// --disable-admission-plugins and --admission-control-config-file. ApplyTo builds the chain.
-func NewOptions() *options.AdmissionOptions {
+// --disable-admission-plugins and --admission-control-config-file. ApplyTo builds the chain, and reads seconds then.
+func NewOptions(seconds *TolerationSeconds) *options.AdmissionOptions {
 	o := &options.AdmissionOptions{
 		Plugins:           admission.NewPlugins(),
 		Decorators:        admission.Decorators{admission.DecoratorFunc(admissionmetrics.WithControllerMetrics)},
 		DefaultOffPlugins: sets.New[string](),
 	}
-	for _, p := range chain() {
+	for _, p := range chain(seconds) {
 		p.register(o.Plugins)
 		o.RecommendedPluginOrder = append(o.RecommendedPluginOrder, p.name)
 		if p.off {

@@ -4,11 +4,14 @@ import (
 	"context"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -48,9 +51,12 @@ func plant(t *testing.T, build func(dependencies) hooks, objects ...runtime.Obje
 	t.Helper()
 	client := fake.NewClientset(objects...)
 	factory := informers.NewSharedInformerFactory(client, 0)
-	d := dependencies{client: client, factory: factory, authorizer: authorizer.AuthorizerFunc(
+	d := dependencies{client: client, factory: factory, mapper: testMapper(), version: version.MustParse("1.37.0"), authorizer: authorizer.AuthorizerFunc(
 		func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-			if a.GetUser().GetName() == "signer-admin" && a.GetName() == "example.com/*" {
+			switch who := a.GetUser().GetName(); {
+			case who == "signer-admin" && a.GetName() == "example.com/*",
+				who == "deleter" && a.GetVerb() == "delete",
+				who == "finalizer" && (a.GetVerb() == "delete" || a.GetResource() == "replicasets" && a.GetSubresource() == "finalizers" && a.GetNamespace() == "ns"):
 				return authorizer.DecisionAllow, "", nil
 			}
 			return authorizer.DecisionNoOpinion, "", nil
@@ -63,6 +69,13 @@ func plant(t *testing.T, build func(dependencies) hooks, objects ...runtime.Obje
 		t.Fatal("caches did not fill")
 	}
 	return h
+}
+
+func testMapper() meta.RESTMapper {
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "ReplicaSet"}, meta.RESTScopeNamespace)
+	mapper.Add(schema.GroupVersionKind{Version: "v1", Kind: "Node"}, meta.RESTScopeRoot)
+	return mapper
 }
 
 func (h hooks) both(ctx context.Context, a admission.Attributes) error {
@@ -93,17 +106,41 @@ func podWith(change func(*corev1.Pod)) *corev1.Pod {
 	return pod
 }
 
-func TestChainIsComplete(t *testing.T) {
-	o := NewOptions()
+func TestChain(t *testing.T) {
+	o := NewOptions(&TolerationSeconds{})
 	if errs := o.Validate(); len(errs) > 0 {
 		t.Error(errs)
 	}
-	if o.RecommendedPluginOrder[0] != "NamespaceLifecycle" || o.RecommendedPluginOrder[len(o.RecommendedPluginOrder)-1] != "ResourceQuota" {
-		t.Errorf("unexpected ends of the chain: %v", o.RecommendedPluginOrder)
+	// Upstream's list and what it leaves off, but for NodeRestriction, which is on here as kubeadm has it.
+	want := []string{
+		"-AlwaysAdmit", "-NamespaceAutoProvision", "NamespaceLifecycle", "-NamespaceExists", "-LimitPodHardAntiAffinityTopology", "LimitRanger",
+		"ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "-AlwaysPullImages", "-ImagePolicyWebhook", "PodSecurity", "-PodNodeSelector",
+		"Priority", "DefaultTolerationSeconds", "-PodTolerationRestriction", "-EventRateLimit", "-ExtendedResourceToleration",
+		"DefaultStorageClass", "StorageObjectInUseProtection", "PodGroupProtection", "-OwnerReferencesPermissionEnforcement",
+		"PersistentVolumeClaimResize", "RuntimeClass", "CertificateApproval", "CertificateSigning", "ClusterTrustBundleAttest",
+		"CertificateSubjectRestriction", "DefaultIngressClass", "-DenyServiceExternalIPs", "PodTopologyLabels", "NodeDeclaredFeatureValidator",
+		"PodResizeValidator", "MutatingAdmissionPolicy", "MutatingAdmissionWebhook", "ValidatingAdmissionPolicy", "ValidatingAdmissionWebhook",
+		"ResourceQuota", "-AlwaysDeny",
 	}
-	for _, name := range []string{"AlwaysPullImages", "ExtendedResourceToleration", "DenyServiceExternalIPs"} {
-		if !o.DefaultOffPlugins.Has(name) {
-			t.Errorf("%s runs without having been asked for", name)
+	var got []string
+	for _, name := range o.RecommendedPluginOrder {
+		if o.DefaultOffPlugins.Has(name) {
+			name = "-" + name
 		}
+		got = append(got, name)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	o.EnablePlugins, o.DisablePlugins = []string{"Nothing", "PodSecurity"}, []string{"None", "PodSecurity"}
+	var errs []string
+	for _, err := range o.Validate() {
+		errs = append(errs, err.Error())
+	}
+	if diff := cmp.Diff([]string{
+		`enable-admission-plugins plugin "Nothing" is unknown`, `disable-admission-plugins plugin "None" is unknown`,
+		"[PodSecurity] in enable-admission-plugins and disable-admission-plugins overlapped",
+	}, errs); diff != "" {
+		t.Error(diff)
 	}
 }

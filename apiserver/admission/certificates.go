@@ -15,6 +15,8 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"keelson.dev/apiserver/authorization/rbac"
 )
 
 // certificateApproval lets only those approve a request who may approve for its signer.
@@ -91,8 +93,8 @@ func trustBundleAttest(d dependencies) hooks {
 		if !ok || !mainResource(a) || signer == "" {
 			return nil
 		}
-		if a.GetOperation() == admission.Update && reflect.DeepEqual(bundleSpec(a.GetObject()), bundleSpec(a.GetOldObject())) {
-			return nil // labels and the like are no new trust
+		if a.GetOperation() == admission.Update && rbac.OnlyGarbageCollection(a.GetObject(), a.GetOldObject()) {
+			return nil
 		}
 		if !mayForSigner(ctx, d.authorizer, a.GetUserInfo(), "attest", signer) {
 			return admission.NewForbidden(a, fmt.Errorf("user not permitted to attest for signerName %q", signer))

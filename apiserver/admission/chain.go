@@ -1,6 +1,9 @@
 package admission
 
 import (
+	"context"
+	"errors"
+
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -37,45 +40,67 @@ var (
 	onUpdate = []admission.Operation{admission.Update}
 	onWrite  = []admission.Operation{admission.Create, admission.Update}
 	onAny    = []admission.Operation{admission.Create, admission.Update, admission.Delete}
+	onAll    = []admission.Operation{admission.Create, admission.Update, admission.Delete, admission.Connect}
 )
 
-// chain is every plugin in the order in which it runs. Policies and webhooks stand last among the mutating ones, so that they
-// see what the built-in plugins made of an object; ResourceQuota comes last of all, since what it charges must not be refused
-// afterwards.
-func chain() []plugin {
+// chain is every plugin in the order in which it runs, which is upstream's. Policies and webhooks stand last among the mutating
+// ones, so that they see what the built-in plugins made of an object; ResourceQuota comes last of all, since what it charges must
+// not be refused afterwards.
+func chain(seconds *TolerationSeconds) []plugin {
 	core, storage, certificates := corev1.Resource, storagev1.Resource, certificatesv1.Resource
-	pods := core("pods")
+	pods, claims, requests := core("pods"), core("persistentvolumeclaims"), certificates("certificatesigningrequests")
 	return []plugin{
+		onRequest(own("AlwaysAdmit", mutates|validates, onAll, func(dependencies) hooks { return hooks{} })),
+		onRequest(own("NamespaceAutoProvision", mutates, onCreate, namespaceAutoProvision)),
 		{name: lifecycle.PluginName, register: lifecycle.Register},
-		own("LimitRanger", mutates|validates, onWrite, limitRanger, pods, core("persistentvolumeclaims")),
+		onRequest(own("NamespaceExists", validates, onAny, namespaceExists)),
+		onRequest(own("LimitPodHardAntiAffinityTopology", validates, onWrite, limitAntiAffinity, pods)),
+		own("LimitRanger", mutates|validates, onWrite, limitRanger, pods, claims),
 		own("ServiceAccount", mutates|validates, onWrite, serviceAccount, pods),
-		own("NodeRestriction", mutates, onAny, nodeRestriction, pods, core("nodes"), core("persistentvolumeclaims"), core("serviceaccounts"),
+		own("NodeRestriction", mutates, onAny, nodeRestriction, pods, core("nodes"), claims, core("serviceaccounts"),
 			coordinationv1.Resource("leases"), storage("csinodes"), resourcev1.Resource("resourceslices"),
-			certificates("certificatesigningrequests"), certificates("podcertificaterequests")),
+			requests, certificates("podcertificaterequests")),
 		own("TaintNodesByCondition", mutates, onCreate, taintNodes, core("nodes")),
-		onRequest(own("AlwaysPullImages", mutates, onWrite, alwaysPullImages, pods)),
+		onRequest(own("AlwaysPullImages", mutates|validates, onWrite, alwaysPullImages, pods)),
+		onRequest(configured("ImagePolicyWebhook", validates, onWrite, loadImagePolicy, pods)),
 		{name: podSecurityName, register: registerPodSecurity},
+		onRequest(configured("PodNodeSelector", mutates|validates, onCreate, loadPodNodeSelector, pods)),
 		own("Priority", mutates|validates, onWrite, priority, pods, schedulingv1.Resource("priorityclasses")),
-		own("DefaultTolerationSeconds", mutates, onWrite, defaultTolerationSeconds, pods),
+		own("DefaultTolerationSeconds", mutates, onWrite, seconds.defaultTolerationSeconds, pods),
+		onRequest(configured("PodTolerationRestriction", mutates|validates, onWrite, loadPodTolerationRestriction, pods)),
+		onRequest(configured("EventRateLimit", validates, onWrite, loadEventRateLimit, core("events"))),
 		onRequest(own("ExtendedResourceToleration", mutates, onWrite, extendedResourceToleration, pods)),
-		own("DefaultStorageClass", mutates, onCreate, defaultStorageClass, core("persistentvolumeclaims")),
-		own("StorageObjectInUseProtection", mutates, onCreate, storageProtection,
-			core("persistentvolumeclaims"), core("persistentvolumes"), storage("volumeattributesclasses")),
-		own("PersistentVolumeClaimResize", validates, onUpdate, claimResize, core("persistentvolumeclaims")),
+		own("DefaultStorageClass", mutates, onCreate, defaultStorageClass, claims),
+		own("StorageObjectInUseProtection", mutates, onCreate, storageProtection, claims, core("persistentvolumes"), storage("volumeattributesclasses")),
+		// PodGroups are not served, as upstream without its gate GenericWorkload; the name is there for manifests that mention it.
+		own("PodGroupProtection", mutates, onCreate, func(dependencies) hooks { return hooks{} }, schedulingv1.Resource("podgroups")),
+		onRequest(own("OwnerReferencesPermissionEnforcement", validates, onWrite, ownerPermissions)),
+		own("PersistentVolumeClaimResize", validates, onUpdate, claimResize, claims),
 		own("RuntimeClass", mutates|validates, onCreate, runtimeClass, pods),
-		own("CertificateApproval", validates, onUpdate, certificateApproval, certificates("certificatesigningrequests")),
-		own("CertificateSigning", validates, onUpdate, certificateSigning, certificates("certificatesigningrequests")),
+		own("CertificateApproval", validates, onUpdate, certificateApproval, requests),
+		own("CertificateSigning", validates, onUpdate, certificateSigning, requests),
 		own("ClusterTrustBundleAttest", validates, onWrite, trustBundleAttest, certificates("clustertrustbundles")),
-		own("CertificateSubjectRestriction", validates, onCreate, subjectRestriction, certificates("certificatesigningrequests")),
+		own("CertificateSubjectRestriction", validates, onCreate, subjectRestriction, requests),
 		own("DefaultIngressClass", mutates, onCreate, defaultIngressClass, networkingv1.Resource("ingresses")),
 		onRequest(own("DenyServiceExternalIPs", validates, onWrite, denyExternalIPs, core("services"))),
 		own("PodTopologyLabels", mutates, onCreate, podTopologyLabels, pods, core("bindings")),
+		own("NodeDeclaredFeatureValidator", validates, onUpdate, nodeFeatures, pods),
+		own("PodResizeValidator", validates, onUpdate, podResize, pods),
 		{name: mutatingpolicy.PluginName, register: mutatingpolicy.Register},
 		{name: mutatingwebhook.PluginName, register: mutatingwebhook.Register},
 		{name: validatingpolicy.PluginName, register: validatingpolicy.Register},
 		{name: validatingwebhook.PluginName, register: validatingwebhook.Register},
 		{name: resourcequota.PluginName, register: resourcequota.Register},
+		onRequest(own("AlwaysDeny", mutates|validates, onAll, alwaysDeny)),
 	}
+}
+
+// alwaysDeny refuses everything.
+func alwaysDeny(dependencies) hooks {
+	deny := func(_ context.Context, a admission.Attributes) error {
+		return admission.NewForbidden(a, errors.New("admission control is denying all modifications"))
+	}
+	return hooks{admit: deny, validate: deny}
 }
 
 // DefaultExcluded are the resources that policies and webhooks do not see.

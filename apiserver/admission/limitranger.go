@@ -3,14 +3,20 @@ package admission
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	utilcache "k8s.io/apimachinery/pkg/util/cache"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	resourcehelper "k8s.io/component-helpers/resource"
 )
@@ -18,42 +24,27 @@ import (
 // limitRangerAnnotation tells which figures were not the author's.
 const limitRangerAnnotation = "kubernetes.io/limit-ranger"
 
+const (
+	// An empty cache may only be late, so the API is asked; its answer counts for a while, since most namespaces have no ranges.
+	liveRangesKept = 30 * time.Second
+	liveRangesMost = 10000 // namespaces
+)
+
 // limitRanger gives containers the defaults of the namespace's limit ranges and refuses what is outside of them.
 func limitRanger(d dependencies) hooks {
 	informer := d.factory.Core().V1().LimitRanges()
-	lister := informer.Lister()
-	each := func(a admission.Attributes, visit func(*corev1.LimitRange) error) error {
-		// A pod's resources are settled when it is created; later only a resize changes them. An object on its way out is let go.
-		pod := a.GetResource().Resource == "pods"
-		switch {
-		case a.GetOperation() == admission.Update && pod && a.GetSubresource() != "resize":
-			return nil
-		case a.GetSubresource() != "" && a.GetSubresource() != "resize":
-			return nil
-		}
-		ranges, err := lister.LimitRanges(a.GetNamespace()).List(labels.Everything())
-		if err != nil {
-			return admission.NewForbidden(a, fmt.Errorf("unable to %s %v at this time because there was an error enforcing limit ranges", a.GetOperation(), a.GetResource()))
-		}
-		slices.SortFunc(ranges, func(x, y *corev1.LimitRange) int { return strings.Compare(x.Name, y.Name) })
-		for _, r := range ranges {
-			if err := visit(r); err != nil {
-				return admission.NewForbidden(a, err)
-			}
-		}
-		return nil
-	}
+	ranges := &limitRanges{client: d.client, lister: informer.Lister(), live: utilcache.NewLRUExpireCache(liveRangesMost)}
 	return hooks{
 		synced: []cache.InformerSynced{informer.Informer().HasSynced},
-		admit: func(_ context.Context, a admission.Attributes) error {
+		admit: func(ctx context.Context, a admission.Attributes) error {
 			pod, ok := a.GetObject().(*corev1.Pod)
-			if !ok || a.GetOperation() != admission.Create {
+			if !ok {
 				return nil
 			}
-			return each(a, func(r *corev1.LimitRange) error { applyDefaults(pod, r); return nil })
+			return ranges.each(ctx, a, func(r *corev1.LimitRange) error { applyDefaults(pod, r); return nil })
 		},
-		validate: func(_ context.Context, a admission.Attributes) error {
-			return each(a, func(r *corev1.LimitRange) error {
+		validate: func(ctx context.Context, a admission.Attributes) error {
+			return ranges.each(ctx, a, func(r *corev1.LimitRange) error {
 				switch obj := a.GetObject().(type) {
 				case *corev1.Pod:
 					return checkPodLimits(obj, r)
@@ -66,13 +57,65 @@ func limitRanger(d dependencies) hooks {
 	}
 }
 
+// limitRanges finds the limit ranges of a namespace.
+type limitRanges struct {
+	client kubernetes.Interface
+	lister corelisters.LimitRangeLister
+	live   *utilcache.LRUExpireCache
+}
+
+func (l *limitRanges) each(ctx context.Context, a admission.Attributes, visit func(*corev1.LimitRange) error) error {
+	// A pod's resources are settled when it is created; later only a resize changes them. An object on its way out is let go.
+	resize := a.GetSubresource() == "resize" && a.GetOperation() == admission.Update
+	if !resize && (!mainResource(a) || (a.GetResource().Resource == "pods" && a.GetOperation() == admission.Update)) {
+		return nil
+	}
+	if old, ok := a.GetOldObject().(metav1.Object); ok && old.GetDeletionTimestamp() != nil {
+		return nil
+	}
+	ranges, err := l.of(ctx, a.GetNamespace())
+	if err != nil {
+		return admission.NewForbidden(a, fmt.Errorf("unable to %s %v at this time because there was an error enforcing limit ranges", a.GetOperation(), a.GetResource()))
+	}
+	for _, r := range ranges {
+		if err := visit(r); err != nil {
+			return admission.NewForbidden(a, err)
+		}
+	}
+	return nil
+}
+
+func (l *limitRanges) of(ctx context.Context, namespace string) ([]*corev1.LimitRange, error) {
+	ranges, err := l.lister.LimitRanges(namespace).List(labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	if len(ranges) == 0 {
+		known, ok := l.live.Get(namespace)
+		if !ok {
+			list, err := l.client.CoreV1().LimitRanges(namespace).List(ctx, metav1.ListOptions{})
+			if err != nil {
+				return nil, err
+			}
+			var items []*corev1.LimitRange
+			for i := range list.Items {
+				items = append(items, &list.Items[i])
+			}
+			l.live.Add(namespace, items, liveRangesKept)
+			known = items
+		}
+		ranges = known.([]*corev1.LimitRange)
+	}
+	return slices.SortedFunc(slices.Values(ranges), func(x, y *corev1.LimitRange) int { return strings.Compare(x.Name, y.Name) }), nil
+}
+
 // applyDefaults fills the requests and limits that a pod's containers leave out.
 func applyDefaults(pod *corev1.Pod, r *corev1.LimitRange) {
 	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
 	for _, item := range r.Spec.Limits {
 		if item.Type == corev1.LimitTypeContainer {
-			fill(requests, item.DefaultRequest)
-			fill(limits, item.Default)
+			maps.Copy(requests, item.DefaultRequest)
+			maps.Copy(limits, item.Default)
 		}
 	}
 	var notes []string
@@ -131,7 +174,7 @@ func checkPodLimits(pod *corev1.Pod, r *corev1.LimitRange) error {
 				}
 			}
 		case corev1.LimitTypePod:
-			options := resourcehelper.PodResourcesOptions{}
+			options := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
 			errs = append(errs, checkItem(item, resourcehelper.PodRequests(pod, options), resourcehelper.PodLimits(pod, options))...)
 		default: // limits of claims
 		}

@@ -16,9 +16,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/client-go/tools/cache"
 	kubeletapis "k8s.io/kubelet/pkg/apis"
+	"k8s.io/utils/ptr"
 
 	"keelson.dev/apiserver/authorization/node"
 )
@@ -26,10 +28,10 @@ import (
 // nodeRestriction judges what nodes write where the object itself has to be looked at: only their own Node, Lease, CSINode and
 // slices, only mirrors of their own static pods, only tokens for pods that they run.
 func nodeRestriction(d dependencies) hooks {
-	pods := d.factory.Core().V1().Pods()
-	r := &restriction{dependencies: d, pods: pods.Lister().Pods}
+	pods, nodes := d.factory.Core().V1().Pods(), d.factory.Core().V1().Nodes()
+	r := &restriction{dependencies: d, pods: pods.Lister().Pods, nodes: nodes.Lister()}
 	return hooks{
-		synced: []cache.InformerSynced{pods.Informer().HasSynced},
+		synced: []cache.InformerSynced{pods.Informer().HasSynced, nodes.Informer().HasSynced},
 		admit: func(ctx context.Context, a admission.Attributes) error {
 			name, isNode := node.NameOf(a.GetUserInfo())
 			if !isNode {
@@ -57,16 +59,13 @@ func (r *restriction) judge(ctx context.Context, name string, a admission.Attrib
 	case "nodes":
 		return judgeNode(name, a)
 	case "persistentvolumeclaims":
-		if a.GetSubresource() != "status" {
-			return fmt.Errorf("may only update PVC status")
-		}
-		return nil
+		return judgeClaim(name, a)
 	case "serviceaccounts":
 		return r.judgeToken(ctx, name, a)
 	case "leases":
 		return judgeLease(name, a)
 	case "csinodes":
-		return judgeNamed(name, "csinode", a)
+		return judgeNamed(name, "CSINode", a)
 	case "resourceslices":
 		return judgeSlice(name, a)
 	case "certificatesigningrequests":
@@ -82,12 +81,9 @@ func (r *restriction) judgePod(ctx context.Context, name string, a admission.Att
 	case "":
 		switch a.GetOperation() {
 		case admission.Create:
-			return judgeMirror(name, a)
+			return r.judgeMirror(ctx, name, a)
 		case admission.Delete:
 			pod, err := r.pod(ctx, a.GetNamespace(), a.GetName())
-			if apierrors.IsNotFound(err) {
-				return err
-			}
 			if err != nil {
 				return err
 			}
@@ -106,7 +102,7 @@ func (r *restriction) judgePod(ctx context.Context, name string, a admission.Att
 }
 
 // judgeMirror admits mirrors of static pods. They refer to nothing that the node could not read otherwise.
-func judgeMirror(name string, a admission.Attributes) error {
+func (r *restriction) judgeMirror(ctx context.Context, name string, a admission.Attributes) error {
 	pod, err := objectOf[*corev1.Pod](a)
 	if err != nil {
 		return err
@@ -117,28 +113,92 @@ func judgeMirror(name string, a admission.Attributes) error {
 	if pod.Spec.NodeName != name {
 		return fmt.Errorf("node %q can only create pods with spec.nodeName set to itself", name)
 	}
-	if len(pod.OwnerReferences) > 1 {
-		return fmt.Errorf("node %q can only create pods with a single owner reference set to itself", name)
+	if err := r.judgeOwner(ctx, name, pod.OwnerReferences); err != nil {
+		return err
 	}
-	for _, owner := range pod.OwnerReferences {
-		switch {
-		case owner.APIVersion != "v1" || owner.Kind != "Node" || owner.Name != name:
-			return fmt.Errorf("node %q can only create pods with an owner reference set to itself", name)
-		case owner.Controller == nil || !*owner.Controller:
-			return fmt.Errorf("node %q can only create pods with a controller owner reference set to itself", name)
-		case owner.BlockOwnerDeletion != nil && *owner.BlockOwnerDeletion:
-			return fmt.Errorf("node %q must not set blockOwnerDeletion on an owner reference", name)
+	if ref := apiReference(pod); ref != "" {
+		return fmt.Errorf("node %q can not create pods that reference %s", name, ref)
+	}
+	return nil
+}
+
+func (r *restriction) judgeOwner(ctx context.Context, name string, owners []metav1.OwnerReference) error {
+	switch {
+	case len(owners) > 1:
+		return fmt.Errorf("node %q can only create pods with a single owner reference set to itself", name)
+	case len(owners) == 0 || owners[0].APIVersion != "v1" || owners[0].Kind != "Node" || owners[0].Name != name:
+		return fmt.Errorf("node %q can only create pods with an owner reference set to itself", name)
+	case !ptr.Deref(owners[0].Controller, false):
+		return fmt.Errorf("node %q can only create pods with a controller owner reference set to itself", name)
+	case ptr.Deref(owners[0].BlockOwnerDeletion, false):
+		return fmt.Errorf("node %q must not set blockOwnerDeletion on an owner reference", name)
+	}
+	object, err := r.node(ctx, name)
+	if err != nil {
+		return err
+	}
+	if owners[0].UID != object.UID {
+		return fmt.Errorf("node %s UID mismatch: expected %s got %s", name, owners[0].UID, object.UID)
+	}
+	return nil
+}
+
+// apiReference names a kind of object in the API that a mirror pod refers to, "" for none. What the node knows itself, such as
+// directories, is no reference.
+func apiReference(pod *corev1.Pod) string {
+	for i := range pod.Spec.Volumes {
+		switch v := &pod.Spec.Volumes[i]; {
+		case v.ConfigMap != nil:
+			return "configmaps (via configmap volumes)"
+		case v.Secret != nil:
+			return "secrets (via secret volumes)"
+		case v.CSI != nil:
+			return "csidrivers (via CSI volumes)"
+		case v.Glusterfs != nil:
+			return "endpoints (via glusterFS volumes)"
+		case v.PersistentVolumeClaim != nil:
+			return "persistentvolumeclaims"
+		case v.Ephemeral != nil:
+			return "persistentvolumeclaims (via ephemeral volumes)"
+		case v.Projected != nil:
+			if ref := projectedReference(v.Projected.Sources); ref != "" {
+				return ref
+			}
 		}
 	}
 	unmarked := pod.DeepCopy()
 	delete(unmarked.Annotations, corev1.MirrorPodAnnotationKey)
 	for _, ref := range node.References(unmarked) {
-		return fmt.Errorf("node %q can not create pods that reference %s", name, ref.Resource)
+		return ref.Resource
 	}
-	return nil
+	if len(pod.Spec.ResourceClaims) > 0 {
+		return "resourceclaims"
+	}
+	return ""
+}
+
+func projectedReference(sources []corev1.VolumeProjection) string {
+	for _, s := range sources {
+		switch {
+		case s.ConfigMap != nil:
+			return "configmaps (via projected volumes)"
+		case s.Secret != nil:
+			return "secrets (via projected volumes)"
+		case s.ServiceAccountToken != nil:
+			return "serviceaccounts (via projected volumes)"
+		case s.ClusterTrustBundle != nil:
+			return "clustertrustbundles"
+		case s.PodCertificate != nil:
+			return "podcertificates"
+		}
+	}
+	return ""
 }
 
 func judgePodStatus(name string, a admission.Attributes) error {
+	if a.GetOperation() != admission.Update {
+		return fmt.Errorf("unexpected operation %q", a.GetOperation())
+	}
 	old, err := oldOf[*corev1.Pod](a)
 	if err != nil {
 		return err
@@ -153,12 +213,19 @@ func judgePodStatus(name string, a admission.Attributes) error {
 	case !equality.Semantic.DeepEqual(old.Labels, pod.Labels):
 		return fmt.Errorf("node %q cannot update labels through pod status", name)
 	case !equality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses):
-		return fmt.Errorf("node %q cannot update resource claim statuses", name)
+		return fmt.Errorf("node %q cannot update resource claim statues", name) // upstream's spelling
+	case !equality.Semantic.DeepEqual(old.Status.ExtendedResourceClaimStatus, pod.Status.ExtendedResourceClaimStatus):
+		return fmt.Errorf("node %q cannot update extended resource claim status", name)
+	case !equality.Semantic.DeepEqual(old.Status.NodeAllocatableResourceClaimStatuses, pod.Status.NodeAllocatableResourceClaimStatuses):
+		return fmt.Errorf("node %q cannot update node allocatable resource claim statuses", name)
 	}
 	return nil
 }
 
 func (r *restriction) judgeEviction(ctx context.Context, name string, a admission.Attributes) error {
+	if a.GetOperation() != admission.Create {
+		return fmt.Errorf("unexpected operation %s", a.GetOperation())
+	}
 	eviction, err := objectOf[*policyv1.Eviction](a)
 	if err != nil {
 		return err
@@ -188,7 +255,7 @@ func judgeNode(name string, a admission.Attributes) error {
 	}
 	switch a.GetOperation() {
 	case admission.Delete:
-		return fmt.Errorf("node %q is not allowed to delete node %q", name, requested)
+		return nil // the authorizer does not let it
 	case admission.Create:
 		object, err := objectOf[*corev1.Node](a)
 		if err != nil {
@@ -286,7 +353,7 @@ func (r *restriction) judgeToken(ctx context.Context, name string, a admission.A
 	case pod.Spec.NodeName != name:
 		return errors.New("node requested token bound to a pod scheduled on a different node")
 	}
-	return r.judgeAudiences(ctx, a, pod, request.Spec.Audiences)
+	return r.judgeAudience(ctx, a, pod, request.Spec.Audiences)
 }
 
 func judgeLease(name string, a admission.Attributes) error {
@@ -317,18 +384,40 @@ func judgeNamed(name, what string, a admission.Attributes) error {
 	return nil
 }
 
+// judgeClaim lets a node report how large a claim is and how far a change of it has come, and nothing else of it.
+func judgeClaim(name string, a admission.Attributes) error {
+	switch {
+	case a.GetSubresource() != "status":
+		return errors.New("may only update PVC status")
+	case a.GetOperation() != admission.Update:
+		return fmt.Errorf("unexpected operation %q", a.GetOperation())
+	}
+	claim, err := objectOf[*corev1.PersistentVolumeClaim](a)
+	if err != nil {
+		return err
+	}
+	old, err := oldOf[*corev1.PersistentVolumeClaim](a)
+	if err != nil {
+		return err
+	}
+	rest := func(claim *corev1.PersistentVolumeClaim) *corev1.PersistentVolumeClaim {
+		c := claim.DeepCopy()
+		c.ResourceVersion, c.ManagedFields = "", nil
+		c.Status.Capacity, c.Status.Conditions, c.Status.AllocatedResources, c.Status.AllocatedResourceStatuses = nil, nil, nil, nil
+		return c
+	}
+	if before, after := rest(old), rest(claim); !equality.Semantic.DeepEqual(before, after) {
+		return fmt.Errorf("node %q is not allowed to update fields other than status.quantity and status.conditions: %v", name, diff.Diff(before, after))
+	}
+	return nil
+}
+
+// judgeSlice looks at the objects, which the authorizer does not: of each operation, what stands afterwards and what stood before.
 func judgeSlice(name string, a admission.Attributes) error {
-	of := func(obj any) string {
-		if slice, ok := obj.(*resourcev1.ResourceSlice); ok && slice.Spec.NodeName != nil {
-			return *slice.Spec.NodeName
+	for _, obj := range []any{a.GetObject(), a.GetOldObject()} {
+		if slice, ok := obj.(*resourcev1.ResourceSlice); ok && ptr.Deref(slice.Spec.NodeName, "") != name {
+			return fmt.Errorf("can only %s ResourceSlice with the same NodeName as the requesting node", strings.ToLower(string(a.GetOperation())))
 		}
-		return ""
-	}
-	if a.GetOperation() != admission.Delete && of(a.GetObject()) != name {
-		return errors.New("can only create/update resourceslices with the same node name as the requesting node")
-	}
-	if a.GetOperation() != admission.Create && of(a.GetOldObject()) != name {
-		return errors.New("can only delete/update resourceslices of the requesting node")
 	}
 	return nil
 }
@@ -350,31 +439,6 @@ func judgeCSR(name string, a admission.Attributes) error {
 	}
 	if parsed.Subject.CommonName != "system:node:"+name {
 		return fmt.Errorf("can only create a node CSR with CN=system:node:%s", name)
-	}
-	return nil
-}
-
-func (r *restriction) judgePodCertificate(ctx context.Context, name string, a admission.Attributes) error {
-	request, ok := a.GetObject().(*certificatesv1.PodCertificateRequest)
-	if !ok || a.GetOperation() != admission.Create || !mainResource(a) {
-		return nil
-	}
-	if string(request.Spec.NodeName) != name {
-		return fmt.Errorf("PodCertificateRequest.Spec.NodeName=%q, which is not the requesting node %q", request.Spec.NodeName, name)
-	}
-	pod, err := r.pod(ctx, a.GetNamespace(), request.Spec.PodName)
-	if err != nil {
-		return err
-	}
-	switch {
-	case pod.UID != request.Spec.PodUID:
-		return fmt.Errorf("PodCertificateRequest for pod %q contains pod UID %q which differs from running pod %q", request.Spec.PodName, request.Spec.PodUID, pod.UID)
-	case pod.Spec.NodeName != name:
-		return fmt.Errorf("pod %q is not running on node %q", request.Spec.PodName, name)
-	case pod.Spec.ServiceAccountName != request.Spec.ServiceAccountName:
-		return fmt.Errorf("PodCertificateRequest for pod %q contains serviceAccountName %q, which differs from the pod's %q", request.Spec.PodName, request.Spec.ServiceAccountName, pod.Spec.ServiceAccountName)
-	case isMirror(pod):
-		return fmt.Errorf("pod %q is a mirror pod", request.Spec.PodName)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
@@ -14,6 +13,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/admission"
 	schedulinglisters "k8s.io/client-go/listers/scheduling/v1"
 	"k8s.io/client-go/tools/cache"
@@ -118,23 +120,26 @@ func setPriority(pod *corev1.Pod, class *schedulingv1.PriorityClass) error {
 	return nil
 }
 
-// tolerationSeconds is how long a pod stays on a node that is not ready or cannot be reached.
-const tolerationSeconds = 300
+// TolerationSeconds is how long a pod stays on a node that is not ready or cannot be reached, if it does not say itself.
+type TolerationSeconds struct{ NotReady, Unreachable int64 }
 
 // defaultTolerationSeconds lets pods survive a short absence of their node.
-func defaultTolerationSeconds(dependencies) hooks {
+func (s *TolerationSeconds) defaultTolerationSeconds(dependencies) hooks {
 	return hooks{admit: func(_ context.Context, a admission.Attributes) error {
 		pod, ok := a.GetObject().(*corev1.Pod)
 		if !ok || !mainResource(a) {
 			return nil
 		}
-		for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		for _, d := range []struct {
+			key     string
+			seconds int64
+		}{{corev1.TaintNodeNotReady, s.NotReady}, {corev1.TaintNodeUnreachable, s.Unreachable}} {
 			tolerated := slices.ContainsFunc(pod.Spec.Tolerations, func(t corev1.Toleration) bool {
-				return (t.Key == key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "")
+				return (t.Key == d.key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "")
 			})
 			if !tolerated {
 				addToleration(pod, corev1.Toleration{
-					Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](tolerationSeconds),
+					Key: d.key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &d.seconds,
 				})
 			}
 		}
@@ -225,77 +230,100 @@ func applyRuntimeClass(pod *corev1.Pod, class *nodev1.RuntimeClass) error {
 		}
 		pod.Spec.NodeSelector[key] = value
 	}
-	for _, toleration := range class.Scheduling.Tolerations {
-		addToleration(pod, toleration)
-	}
+	pod.Spec.Tolerations = mergeTolerations(pod.Spec.Tolerations, class.Scheduling.Tolerations)
 	return nil
 }
 
 // alwaysPullImages makes sure that nobody starts an image only because it is on the node already.
 func alwaysPullImages(dependencies) hooks {
-	return hooks{admit: func(_ context.Context, a admission.Attributes) error {
-		pod, ok := a.GetObject().(*corev1.Pod)
-		if !ok || (!mainResource(a) && a.GetSubresource() != "ephemeralcontainers") {
-			return nil
-		}
-		for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-			for i := range list {
-				list[i].ImagePullPolicy = corev1.PullAlways
+	judge := func(visit func(*field.Error, *corev1.PullPolicy) error) func(context.Context, admission.Attributes) error {
+		return func(_ context.Context, a admission.Attributes) error {
+			pod, ok := a.GetObject().(*corev1.Pod)
+			if !ok || !mainResource(a) {
+				return nil
 			}
-		}
-		for i := range pod.Spec.EphemeralContainers {
-			pod.Spec.EphemeralContainers[i].ImagePullPolicy = corev1.PullAlways
-		}
-		return nil
-	}}
-}
-
-// extendedResourceToleration lets pods that ask for an extended resource onto the nodes that are kept for it by a taint of its name.
-func extendedResourceToleration(dependencies) hooks {
-	return hooks{admit: func(_ context.Context, a admission.Attributes) error {
-		pod, ok := a.GetObject().(*corev1.Pod)
-		if !ok || !mainResource(a) {
-			return nil
-		}
-		var wanted []string
-		for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-			for i := range list {
-				for name := range list[i].Resources.Requests {
-					s := string(name)
-					if strings.Contains(s, "/") && !strings.Contains(s, corev1.ResourceDefaultNamespacePrefix) && !slices.Contains(wanted, s) {
-						wanted = append(wanted, s)
-					}
+			if old, ok := a.GetOldObject().(*corev1.Pod); ok && len(imagesOf(pod).Difference(imagesOf(old))) == 0 {
+				return nil
+			}
+			var errs []error
+			eachPullPolicy(pod, func(path *field.Path, policy *corev1.PullPolicy) {
+				if err := visit(field.NotSupported(path, *policy, []corev1.PullPolicy{corev1.PullAlways}), policy); err != nil {
+					errs = append(errs, admission.NewForbidden(a, err))
 				}
+			})
+			return utilerrors.NewAggregate(errs)
+		}
+	}
+	return hooks{
+		admit: judge(func(_ *field.Error, policy *corev1.PullPolicy) error { *policy = corev1.PullAlways; return nil }),
+		validate: judge(func(otherwise *field.Error, policy *corev1.PullPolicy) error {
+			if *policy == corev1.PullAlways {
+				return nil
 			}
-		}
-		slices.Sort(wanted)
-		for _, name := range wanted {
-			addToleration(pod, corev1.Toleration{Key: name, Operator: corev1.TolerationOpExists})
-		}
-		return nil
-	}}
+			return otherwise
+		}),
+	}
 }
 
-// podTopologyLabels copies the zone and region of a node to the pod that is bound to it, by way of the binding.
+func imagesOf(pod *corev1.Pod) sets.Set[string] {
+	images := sets.New[string]()
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			images.Insert(list[i].Image)
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		images.Insert(pod.Spec.EphemeralContainers[i].Image)
+	}
+	return images
+}
+
+func eachPullPolicy(pod *corev1.Pod, visit func(*field.Path, *corev1.PullPolicy)) {
+	spec := field.NewPath("spec")
+	for i := range pod.Spec.InitContainers {
+		visit(spec.Child("initContainers").Index(i).Child("imagePullPolicy"), &pod.Spec.InitContainers[i].ImagePullPolicy)
+	}
+	for i := range pod.Spec.Containers {
+		visit(spec.Child("containers").Index(i).Child("imagePullPolicy"), &pod.Spec.Containers[i].ImagePullPolicy)
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		visit(spec.Child("ephemeralContainers").Index(i).Child("imagePullPolicy"), &pod.Spec.EphemeralContainers[i].ImagePullPolicy)
+	}
+	for i := range pod.Spec.Volumes {
+		if image := pod.Spec.Volumes[i].Image; image != nil {
+			visit(spec.Child("volumes").Index(i).Child("image", "pullPolicy"), &image.PullPolicy)
+		}
+	}
+}
+
+// podTopologyLabels copies the zone and region of a node to the pods that are bound to it, or made on it.
 func podTopologyLabels(d dependencies) hooks {
-	return hooks{admit: func(ctx context.Context, a admission.Attributes) error {
-		binding, ok := a.GetObject().(*corev1.Binding)
-		if !ok || binding.Target.Name == "" || (binding.Target.Kind != "" && binding.Target.Kind != "Node") {
+	informer := d.factory.Core().V1().Nodes()
+	lister := informer.Lister()
+	return hooks{synced: []cache.InformerSynced{informer.Informer().HasSynced}, admit: func(_ context.Context, a admission.Attributes) error {
+		var name string
+		switch obj := a.GetObject().(type) {
+		case *corev1.Pod:
+			if mainResource(a) {
+				name = obj.Spec.NodeName
+			}
+		case *corev1.Binding:
+			if obj.Target.Kind == "Node" {
+				name = obj.Target.Name
+			}
+		}
+		if name == "" {
 			return nil
 		}
-		node, err := d.client.CoreV1().Nodes().Get(ctx, binding.Target.Name, metav1.GetOptions{ResourceVersion: "0"})
+		node, err := lister.Get(name)
 		if err != nil {
-			return nil //nolint:nilerr // the binding itself tells what is wrong with a node that is not there
+			return nil //nolint:nilerr // what is wrong with a node that is not there, the binding itself tells
 		}
+		object := a.GetObject().(metav1.Object)
 		for _, key := range []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion} {
-			value, ok := node.Labels[key]
-			if !ok {
-				continue
+			if value, ok := node.Labels[key]; ok {
+				object.SetLabels(labels.Merge(object.GetLabels(), labels.Set{key: value}))
 			}
-			if binding.Labels == nil {
-				binding.Labels = map[string]string{}
-			}
-			binding.Labels[key] = value
 		}
 		return nil
 	}}

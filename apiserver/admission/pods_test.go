@@ -102,7 +102,11 @@ func TestDefaultTolerationSeconds(t *testing.T) {
 	tolerating := func(ts ...corev1.Toleration) *corev1.Pod {
 		return podWith(func(p *corev1.Pod) { p.Spec.Tolerations = ts })
 	}
-	runPods(t, defaultTolerationSeconds, map[string]podCase{
+	seconds := &TolerationSeconds{NotReady: 7, Unreachable: 9}
+	runPods(t, seconds.defaultTolerationSeconds, map[string]podCase{
+		"seconds": {pod: tolerating(), want: func(p *corev1.Pod) any {
+			return []int64{*p.Spec.Tolerations[0].TolerationSeconds, *p.Spec.Tolerations[1].TolerationSeconds}
+		}, equals: []int64{7, 9}},
 		"none":       {pod: tolerating(), want: look, equals: []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable}},
 		"one":        {pod: tolerating(corev1.Toleration{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute}), want: look, equals: []string{corev1.TaintNodeUnreachable, corev1.TaintNodeNotReady}},
 		"everything": {pod: tolerating(corev1.Toleration{Operator: corev1.TolerationOpExists}), want: look, equals: []string{""}},
@@ -170,8 +174,16 @@ func TestLimitRanger(t *testing.T) {
 		"sum of pod": {objects: limits(corev1.LimitRangeItem{Type: corev1.LimitTypePod, Max: list("cpu", "1")}), pod: podWith(func(p *corev1.Pod) {
 			p.Spec.Containers = []corev1.Container{{Name: "a", Resources: corev1.ResourceRequirements{Limits: list("cpu", "600m")}}, {Name: "b", Resources: corev1.ResourceRequirements{Limits: list("cpu", "600m")}}}
 		}), refused: "maximum cpu usage per Pod is 1, but limit is 1200m"},
-		"update is let through": {objects: container(corev1.LimitRangeItem{Max: list("cpu", "1")}), request: request{operation: admission.Update, old: podWith(nil)}, pod: asking(nil, list("cpu", "2"))},
-		"resize is judged":      {objects: container(corev1.LimitRangeItem{Max: list("cpu", "1")}), request: request{operation: admission.Update, subresource: "resize", old: podWith(nil)}, pod: asking(nil, list("cpu", "2")), refused: "maximum cpu"},
+		"later default wins": {
+			objects: limits(corev1.LimitRangeItem{Type: corev1.LimitTypeContainer, Default: list("cpu", "1")}, corev1.LimitRangeItem{Type: corev1.LimitTypeContainer, Default: list("cpu", "2")}),
+			pod:     podWith(nil), want: func(p *corev1.Pod) any { return p.Spec.Containers[0].Resources.Limits }, equals: list("cpu", "2"),
+		},
+		"overhead does not count": {objects: limits(corev1.LimitRangeItem{Type: corev1.LimitTypePod, Max: list("cpu", "1")}), pod: podWith(func(p *corev1.Pod) {
+			p.Spec.Containers[0].Resources, p.Spec.Overhead = corev1.ResourceRequirements{Requests: list("cpu", "1"), Limits: list("cpu", "1")}, list("cpu", "1")
+		})},
+		"deleted object is let go": {objects: container(corev1.LimitRangeItem{Max: list("cpu", "1")}), request: request{operation: admission.Update, subresource: "resize", old: podWith(func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} })}, pod: asking(nil, list("cpu", "2"))},
+		"update is let through":    {objects: container(corev1.LimitRangeItem{Max: list("cpu", "1")}), request: request{operation: admission.Update, old: podWith(nil)}, pod: asking(nil, list("cpu", "2"))},
+		"resize is judged":         {objects: container(corev1.LimitRangeItem{Max: list("cpu", "1")}), request: request{operation: admission.Update, subresource: "resize", old: podWith(nil)}, pod: asking(nil, list("cpu", "2")), refused: "maximum cpu"},
 	})
 }
 
@@ -231,9 +243,19 @@ func TestServiceAccount(t *testing.T) {
 		})}, pod: podWith(nil), want: func(p *corev1.Pod) any { return p.Spec.ImagePullSecrets }, equals: []corev1.LocalObjectReference{{Name: "pull"}}},
 		"unknown account":               {objects: objects, pod: podWith(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" }), refused: "error looking up service account ns/x: "},
 		"secret that the account lists": {objects: strict, pod: using("listed")},
-		"secret that it does not list":  {objects: strict, pod: using("other"), refused: `secret "other" is not allowed`},
-		"mirror":                        {pod: mirror(nil), want: func(p *corev1.Pod) any { return p.Spec.ServiceAccountName }, equals: ""},
-		"mirror with account":           {pod: mirror(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" }), refused: "may not reference service accounts"},
+		"secret that it does not list":  {objects: strict, pod: using("other"), refused: `volume with secret.secretName="other" is not allowed because service account default does not reference that secret`},
+		"environment that it does not list": {objects: strict, pod: podWith(func(p *corev1.Pod) {
+			p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "x"}}}}
+		}), refused: `container c with envFrom referencing secret.secretName="x" is not allowed`},
+		"ephemeral container": {objects: strict, request: request{operation: admission.Update, subresource: "ephemeralcontainers", old: podWith(nil)}, pod: podWith(func(p *corev1.Pod) {
+			p.Spec.ServiceAccountName = "default"
+			p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "e", Env: []corev1.EnvVar{
+				{Name: "K", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "x"}}}},
+			}}}}
+		}), refused: `ephemeral container e with envVar K referencing secret.secretName="x" is not allowed`},
+		"account by its old name": {objects: objects, pod: podWith(nil), want: func(p *corev1.Pod) any { return p.Spec.DeprecatedServiceAccount }, equals: "default"},
+		"mirror":                  {pod: mirror(nil), want: func(p *corev1.Pod) any { return p.Spec.ServiceAccountName }, equals: ""},
+		"mirror with account":     {pod: mirror(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" }), refused: "may not reference service accounts"},
 		"mirror with a secret": {pod: mirror(func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}}}
 		}), refused: "may not reference secrets"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -62,7 +63,7 @@ func serviceAccount(d dependencies) hooks {
 				return nil
 			}
 			if pod.Spec.ServiceAccountName == "" {
-				pod.Spec.ServiceAccountName = defaultAccount
+				pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount = defaultAccount, defaultAccount
 			}
 			account, err := get(ctx, a.GetNamespace(), pod.Spec.ServiceAccountName)
 			if err != nil {
@@ -78,20 +79,28 @@ func serviceAccount(d dependencies) hooks {
 		},
 		validate: func(ctx context.Context, a admission.Attributes) error {
 			pod, ok := a.GetObject().(*corev1.Pod)
-			if !ok || a.GetOperation() != admission.Create || !mainResource(a) {
+			ephemeral := a.GetSubresource() == "ephemeralcontainers" && a.GetOperation() == admission.Update
+			switch {
+			case !ok || (!ephemeral && (a.GetOperation() != admission.Create || !mainResource(a))):
 				return nil
-			}
-			if isMirror(pod) {
+			case !ephemeral && isMirror(pod):
 				return checkMirror(a, pod)
+			case pod.Spec.ServiceAccountName == "":
+				return admission.NewForbidden(a, fmt.Errorf("no service account specified for pod %s/%s", a.GetNamespace(), pod.Name))
 			}
 			account, err := get(ctx, a.GetNamespace(), pod.Spec.ServiceAccountName)
 			if err != nil {
 				return admission.NewForbidden(a, fmt.Errorf("error looking up service account %s/%s: %w", a.GetNamespace(), pod.Spec.ServiceAccountName, err))
 			}
-			if account.Annotations[enforceMountable] == "true" {
-				if err := checkMountable(pod, account); err != nil {
-					return admission.NewForbidden(a, err)
-				}
+			if enforce, _ := strconv.ParseBool(account.Annotations[enforceMountable]); !enforce {
+				return nil
+			}
+			check := checkMountable
+			if ephemeral {
+				check = checkMountableEphemeral
+			}
+			if err := check(pod, account); err != nil {
+				return admission.NewForbidden(a, err)
 			}
 			return nil
 		},
@@ -123,23 +132,57 @@ func checkMirror(a admission.Attributes, pod *corev1.Pod) error {
 
 // checkMountable refuses pods of an account that may use only the secrets which it lists.
 func checkMountable(pod *corev1.Pod, account *corev1.ServiceAccount) error {
-	for _, ref := range pod.Spec.ImagePullSecrets {
+	for _, volume := range pod.Spec.Volumes {
+		if volume.Secret != nil && !lists(account, volume.Secret.SecretName) {
+			return fmt.Errorf("volume with secret.secretName=%q is not allowed because service account %s does not reference that secret", volume.Secret.SecretName, account.Name)
+		}
+	}
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		if err := checkEnvironment("init container", c.Name, c.Env, c.EnvFrom, account); err != nil {
+			return err
+		}
+	}
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		if err := checkEnvironment("container", c.Name, c.Env, c.EnvFrom, account); err != nil {
+			return err
+		}
+	}
+	for i, ref := range pod.Spec.ImagePullSecrets {
 		if !slices.Contains(account.ImagePullSecrets, ref) {
-			return fmt.Errorf(`imagePullSecrets[].name="%s" is not allowed because service account %s does not reference that imagePullSecret`, ref.Name, account.Name)
-		}
-	}
-	pulls := func(name string) bool {
-		return slices.Contains(account.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
-	}
-	for _, ref := range node.References(pod) {
-		if ref.Resource != "secrets" || pulls(ref.Name) {
-			continue
-		}
-		if !slices.ContainsFunc(account.Secrets, func(s corev1.ObjectReference) bool { return s.Name == ref.Name }) {
-			return fmt.Errorf("secret %q is not allowed because service account %s does not reference that secret", ref.Name, account.Name)
+			return fmt.Errorf("imagePullSecrets[%d].name=%q is not allowed because service account %s does not reference that imagePullSecret", i, ref.Name, account.Name)
 		}
 	}
 	return nil
+}
+
+func checkMountableEphemeral(pod *corev1.Pod, account *corev1.ServiceAccount) error {
+	for i := range pod.Spec.EphemeralContainers {
+		c := &pod.Spec.EphemeralContainers[i]
+		if err := checkEnvironment("ephemeral container", c.Name, c.Env, c.EnvFrom, account); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkEnvironment(kind, name string, env []corev1.EnvVar, from []corev1.EnvFromSource, account *corev1.ServiceAccount) error {
+	for _, e := range env {
+		if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && !lists(account, e.ValueFrom.SecretKeyRef.Name) {
+			return fmt.Errorf("%s %s with envVar %s referencing secret.secretName=%q is not allowed because service account %s does not reference that secret", kind, name, e.Name, e.ValueFrom.SecretKeyRef.Name, account.Name)
+		}
+	}
+	for _, f := range from {
+		if f.SecretRef != nil && !lists(account, f.SecretRef.Name) {
+			return fmt.Errorf("%s %s with envFrom referencing secret.secretName=%q is not allowed because service account %s does not reference that secret", kind, name, f.SecretRef.Name, account.Name)
+		}
+	}
+	return nil
+}
+
+func lists(account *corev1.ServiceAccount, secret string) bool {
+	return slices.ContainsFunc(account.Secrets, func(s corev1.ObjectReference) bool { return s.Name == secret })
 }
 
 // automounts lets the pod decide, then the account; without a word from either the token is mounted.

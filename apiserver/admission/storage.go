@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/client-go/tools/cache"
+	storagehelpers "k8s.io/component-helpers/storage/volume"
+	"k8s.io/utils/ptr"
 )
 
 const (
@@ -143,14 +145,10 @@ func claimResize(d dependencies) hooks {
 				return nil
 			}
 			if old.Status.Phase != corev1.ClaimBound {
-				return admission.NewForbidden(a, errors.New("only bound persistent volume claims can be expanded"))
+				return admission.NewForbidden(a, errors.New("Only bound persistent volume claims can be expanded")) //nolint:staticcheck // the API's wording
 			}
-			name := claim.Annotations[corev1.BetaStorageClassAnnotation]
-			if name == "" && claim.Spec.StorageClassName != nil {
-				name = *claim.Spec.StorageClassName
-			}
-			class, err := lister.Get(name)
-			if err != nil || class.AllowVolumeExpansion == nil || !*class.AllowVolumeExpansion {
+			class, err := lister.Get(storagehelpers.GetPersistentVolumeClaimClass(claim))
+			if err != nil || !ptr.Deref(class.AllowVolumeExpansion, false) || storagehelpers.GetPersistentVolumeClaimClass(old) != class.Name {
 				return admission.NewForbidden(a, errors.New("only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize"))
 			}
 			return nil
@@ -171,7 +169,7 @@ func denyExternalIPs(dependencies) hooks {
 		}
 		for _, ip := range service.Spec.ExternalIPs {
 			if !slices.Contains(before, ip) {
-				return admission.NewForbidden(a, errors.New("use of external IPs is denied by admission control"))
+				return admission.NewForbidden(a, errors.New("Use of external IPs is denied by admission control")) //nolint:staticcheck // the API's wording
 			}
 		}
 		return nil

@@ -23,6 +23,10 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	o.Authentication.addFlags(fs)
 	o.Authorization.addFlags(fs)
 	o.Admission.AddFlags(fs)
+	fs.Int64Var(&o.Tolerations.NotReady, "default-not-ready-toleration-seconds", o.Tolerations.NotReady,
+		"How long pods that do not say themselves stay on a node that is not ready.")
+	fs.Int64Var(&o.Tolerations.Unreachable, "default-unreachable-toleration-seconds", o.Tolerations.Unreachable,
+		"How long pods that do not say themselves stay on a node that cannot be reached.")
 	o.ServiceAccount.addFlags(fs)
 	o.Kubelet.addFlags(fs)
 	o.Proxy.addFlags(fs)

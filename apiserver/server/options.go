@@ -33,6 +33,7 @@ type Options struct {
 	Authentication AuthenticationOptions
 	Authorization  AuthorizationOptions
 	Admission      *genericoptions.AdmissionOptions
+	Tolerations    *admission.TolerationSeconds
 	ServiceAccount ServiceAccountOptions
 	Kubelet        KubeletOptions
 	Proxy          ProxyOptions
@@ -125,6 +126,7 @@ type ProxyOptions struct {
 
 // NewOptions returns the defaults: those of kube-apiserver but for the embedded etcd and RBAC.
 func NewOptions() *Options {
+	seconds := &admission.TolerationSeconds{NotReady: 300, Unreachable: 300}
 	o := &Options{
 		Run:       genericoptions.NewServerRunOptions(),
 		Serving:   genericoptions.NewSecureServingOptions(),
@@ -133,8 +135,8 @@ func NewOptions() *Options {
 		Tracing:   genericoptions.NewTracingOptions(),
 		APIs:      genericoptions.NewAPIEnablementOptions(),
 		Etcd:      genericoptions.NewEtcdOptions(storagebackend.NewDefaultConfig("/registry", nil)),
-		Admission: admission.NewOptions(),
 		Embedded:  storage.NewMemberOptions(),
+		Admission: admission.NewOptions(seconds), Tolerations: seconds,
 
 		Authentication: AuthenticationOptions{
 			BootstrapTokens: true, WebhookCacheTTL: 2 * time.Minute, WebhookVersion: "v1beta1",

@@ -47,7 +47,7 @@ var everything = []rbacv1.PolicyRule{
 
 func (c *checker) role(ctx context.Context, obj, old runtime.Object) error {
 	role := obj.(*rbacv1.Role)
-	if old != nil && onlyGarbageCollection(obj, old) {
+	if old != nil && OnlyGarbageCollection(obj, old) {
 		return nil
 	}
 	return c.mayHold(ctx, rbacv1.Resource("roles"), role.Name, role.Rules)
@@ -55,7 +55,7 @@ func (c *checker) role(ctx context.Context, obj, old runtime.Object) error {
 
 func (c *checker) clusterRole(ctx context.Context, obj, old runtime.Object) error {
 	role := obj.(*rbacv1.ClusterRole)
-	if old != nil && onlyGarbageCollection(obj, old) {
+	if old != nil && OnlyGarbageCollection(obj, old) {
 		return nil
 	}
 	gr := rbacv1.Resource("clusterroles")
@@ -95,7 +95,7 @@ func (c *checker) mayHold(ctx context.Context, gr schema.GroupResource, name str
 
 func (c *checker) roleBinding(ctx context.Context, obj, old runtime.Object) error {
 	binding := obj.(*rbacv1.RoleBinding)
-	if old != nil && onlyGarbageCollection(obj, old) {
+	if old != nil && OnlyGarbageCollection(obj, old) {
 		return nil
 	}
 	namespace := binding.Namespace
@@ -107,7 +107,7 @@ func (c *checker) roleBinding(ctx context.Context, obj, old runtime.Object) erro
 
 func (c *checker) clusterRoleBinding(ctx context.Context, obj, old runtime.Object) error {
 	binding := obj.(*rbacv1.ClusterRoleBinding)
-	if old != nil && onlyGarbageCollection(obj, old) {
+	if old != nil && OnlyGarbageCollection(obj, old) {
 		return nil
 	}
 	return c.mayBind(ctx, rbacv1.Resource("clusterrolebindings"), binding.Name, binding.RoleRef, "")
@@ -203,9 +203,9 @@ func quote(list []string) string {
 	return strings.ReplaceAll(fmt.Sprintf("%q", list), `" "`, `", "`)
 }
 
-// onlyGarbageCollection tells whether an update changes nothing but owners and finalizers: a garbage collector that may not
+// OnlyGarbageCollection tells whether an update changes nothing but owners and finalizers: a garbage collector that may not
 // hold the role's rights must still be able to let the object go.
-func onlyGarbageCollection(obj, old runtime.Object) bool {
+func OnlyGarbageCollection(obj, old runtime.Object) bool {
 	after, before := obj.DeepCopyObject(), old.DeepCopyObject()
 	for _, o := range []runtime.Object{after, before} {
 		meta := o.(metav1.Object)

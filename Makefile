@@ -93,9 +93,14 @@ conformance-why: conformance-build ## One test (TEST=part of its name) with the 
 differential: build ## Send our API server and upstream's the same requests: fails at any difference that is not accepted
 	@conformance/upstream.sh etcd kube-apiserver && cd conformance && go run ./differential -kinds '$(KINDS)' -stages '$(STAGES)'
 
+# BENCH_FLAGS are those of apiserver/bench; --pid with the server's and etcd's processes if KUBECONFIG names the cluster to measure.
 .PHONY: bench-apiserver
-bench-apiserver: ## Drive the API server of KUBECONFIG: throughput and latency
-	@go run ./apiserver/bench --kubeconfig $(KUBECONFIG)
+bench-apiserver: ## Our API server beside upstream's, or that of KUBECONFIG alone: throughput, CPU per operation, memory
+ifeq ($(KUBECONFIG),)
+	@conformance/upstream.sh kube-apiserver etcd
+	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/apiserver
+endif
+	@go run ./apiserver/bench $(BENCH_FLAGS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz decoders, defaults and validation of every kind, for a bounded time

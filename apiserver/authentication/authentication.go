@@ -16,7 +16,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
-	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/token/cache"
 	"k8s.io/apiserver/pkg/authentication/token/tokenfile"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
@@ -100,7 +99,7 @@ func New(ctx context.Context, cfg Config) (authenticator.Request, *spec.Security
 			h.UsernameHeaders, h.UIDHeaders, h.GroupHeaders, h.ExtraHeaderPrefixes))
 	}
 	if cfg.ClientCA != nil {
-		requests = append(requests, x509.NewDynamic(cfg.ClientCA.VerifyOptions, x509.CommonNameUserConversion))
+		requests = append(requests, newClientCertificates(cfg.ClientCA.VerifyOptions, cfg.Clock))
 	}
 	definitions := spec.SecurityDefinitions{}
 	if bearer != nil {

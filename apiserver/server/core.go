@@ -47,6 +47,7 @@ func (c *config) newCore(delegate genericapiserver.DelegationTarget) (*genericap
 	if err != nil {
 		return nil, fmt.Errorf("build the core server: %w", err)
 	}
+	server.Handler.GoRestfulContainer.Router(&router{})
 	if err := c.security.publishKeys(c, server.Handler.NonGoRestfulMux); err != nil {
 		return nil, err
 	}

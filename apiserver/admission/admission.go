@@ -48,16 +48,18 @@ type InitializerConfig struct {
 }
 
 // Initializers are passed to ApplyTo.
-func Initializers(cfg InitializerConfig) []admission.PluginInitializer {
+func Initializers(cfg InitializerConfig) ([]admission.PluginInitializer, error) {
+	loaders, err := manifestLoaders()
 	return []admission.PluginInitializer{
 		webhookinitializer.NewPluginInitializer(cfg.AuthInfo, cfg.ServiceResolver),
-		wants{cfg: cfg, quota: quota.ForAdmission()},
-	}
+		wants{cfg: cfg, quota: quota.ForAdmission(), loaders: loaders},
+	}, err
 }
 
 type wants struct {
-	cfg   InitializerConfig
-	quota quotav1.Configuration
+	cfg     InitializerConfig
+	quota   quotav1.Configuration
+	loaders *initializer.ManifestLoaders
 }
 
 // Initialize hands a plugin what it asks for. The quota configuration comes after the drained notification, which ApplyTo's own
@@ -68,6 +70,9 @@ func (w wants) Initialize(p admission.Interface) {
 	}
 	if p, ok := p.(initializer.WantsSchemaResolver); ok {
 		p.SetSchemaResolver(w.cfg.Schemas)
+	}
+	if p, ok := p.(initializer.WantsManifestLoaders); ok {
+		p.SetManifestLoaders(w.loaders)
 	}
 	if p, ok := p.(initializer.WantsExcludedAdmissionResources); ok {
 		p.SetExcludedAdmissionResources(w.cfg.Excluded)

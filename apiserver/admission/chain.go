@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -103,9 +102,10 @@ func alwaysDeny(dependencies) hooks {
 	return hooks{admit: deny, validate: deny}
 }
 
-// DefaultExcluded are the resources that policies and webhooks do not see.
+// DefaultExcluded are the resources that policies and webhooks do not see, since a bad one could lock everybody out. Of their own
+// kinds the library leaves out what would hinder their repair.
 func DefaultExcluded() []schema.GroupResource {
-	excluded := []schema.GroupResource{
+	return []schema.GroupResource{
 		{Group: "authentication.k8s.io", Resource: "selfsubjectreviews"},
 		{Group: "authentication.k8s.io", Resource: "tokenreviews"},
 		{Group: "authorization.k8s.io", Resource: "localsubjectaccessreviews"},
@@ -113,12 +113,4 @@ func DefaultExcluded() []schema.GroupResource {
 		{Group: "authorization.k8s.io", Resource: "selfsubjectrulesreviews"},
 		{Group: "authorization.k8s.io", Resource: "subjectaccessreviews"},
 	}
-	for _, name := range []string{
-		"validatingwebhookconfigurations", "mutatingwebhookconfigurations",
-		"validatingadmissionpolicies", "validatingadmissionpolicybindings",
-		"mutatingadmissionpolicies", "mutatingadmissionpolicybindings",
-	} {
-		excluded = append(excluded, admissionregistrationv1.Resource(name))
-	}
-	return excluded
 }

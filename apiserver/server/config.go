@@ -196,12 +196,15 @@ func (c *config) applyAdmission(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("build dynamic client: %w", err)
 	}
-	initializers := admission.Initializers(admission.InitializerConfig{
+	initializers, err := admission.Initializers(admission.InitializerConfig{
 		ServiceResolver: c.resolver,
 		AuthInfo:        c.authInfo,
 		Schemas:         &lazySchemas{openAPI: c.openAPI, discovery: c.client.Discovery()},
 		Excluded:        admission.DefaultExcluded(),
 	})
+	if err != nil {
+		return fmt.Errorf("prepare admission plugins: %w", err)
+	}
 	client, err := newPolicyClient(ctx, c.client, c.informers.Admissionregistration().V1().MutatingAdmissionPolicies().Informer())
 	if err != nil {
 		return fmt.Errorf("watch admission policies: %w", err)

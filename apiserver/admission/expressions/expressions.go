@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
+	"k8s.io/apiserver/pkg/admission/plugin/manifest"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/mutating/patch"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
@@ -208,17 +210,25 @@ func expressionsOf(old runtime.Object) []string {
 	return all
 }
 
-// Guards returns Validate as checks of the writes of each kind that has expressions, in the form that the registry takes.
+// Guards returns Validate as checks of the writes of each kind, in the form that the registry takes. They also keep the names of
+// what is read from files (package admission) out of the API.
 func Guards() map[schema.GroupResource]func(ctx context.Context, obj, old runtime.Object) error {
 	guards := map[schema.GroupResource]func(context.Context, runtime.Object, runtime.Object) error{}
 	for resource, kind := range map[string]string{
 		"validatingadmissionpolicies": "ValidatingAdmissionPolicy", "mutatingadmissionpolicies": "MutatingAdmissionPolicy",
+		"validatingadmissionpolicybindings": "ValidatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings": "MutatingAdmissionPolicyBinding",
 		"validatingwebhookconfigurations": "ValidatingWebhookConfiguration", "mutatingwebhookconfigurations": "MutatingWebhookConfiguration",
 	} {
 		gk := admissionregistrationv1.SchemeGroupVersion.WithKind(kind).GroupKind()
 		guards[admissionregistrationv1.Resource(resource)] = func(_ context.Context, obj, old runtime.Object) error {
-			if errs := Validate(obj, old); len(errs) > 0 {
-				return apierrors.NewInvalid(gk, obj.(metav1.Object).GetName(), errs)
+			name := obj.(metav1.Object).GetName()
+			errs := Validate(obj, old)
+			if old == nil && strings.HasSuffix(name, manifest.StaticConfigSuffix) {
+				errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), name,
+					fmt.Sprintf("names ending with %q are reserved for static manifest-based configurations and cannot be managed via the API", manifest.StaticConfigSuffix)))
+			}
+			if len(errs) > 0 {
+				return apierrors.NewInvalid(gk, name, errs)
 			}
 			return nil
 		}

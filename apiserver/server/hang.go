@@ -13,6 +13,8 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/storage"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 
 	"keelson.dev/apiserver/kubeletclient"
@@ -24,7 +26,8 @@ import (
 // hang adds to the stores what rows cannot say, serves the subresources that are no plain part of an object, and starts what
 // keeps them.
 func (c *config) hang(kinds kinds, served storages, server *genericapiserver.GenericAPIServer) error {
-	kubernetes, allocator, err := c.newServices(kinds, server)
+	recording := events.NewBroadcaster(&events.EventSinkImpl{Interface: c.client.EventsV1()})
+	kubernetes, allocator, err := c.newServices(kinds, server, recording)
 	if err != nil {
 		return err
 	}
@@ -35,7 +38,12 @@ func (c *config) hang(kinds kinds, served storages, server *genericapiserver.Gen
 	}
 	hooks := c.bootHooks()
 	hooks = append(hooks,
-		hook{"start-service-ip-repair-controllers", allocator.Repair},
+		hook{"start-service-ip-repair-controllers", func(ctx context.Context) error {
+			if err := recording.StartRecordingToSinkWithContext(ctx); err != nil {
+				return err
+			}
+			return allocator.Repair(ctx)
+		}},
 		hook{"bootstrap-controller", kubernetes.Run},
 	)
 	if err := addHooks(server, hooks); err != nil {
@@ -47,7 +55,7 @@ func (c *config) hang(kinds kinds, served storages, server *genericapiserver.Gen
 }
 
 // newServices sets up the allocation of addresses and ports, and what keeps the service default/kubernetes.
-func (c *config) newServices(kinds kinds, server *genericapiserver.GenericAPIServer) (*services.Kubernetes, *services.Allocator, error) {
+func (c *config) newServices(kinds kinds, server *genericapiserver.GenericAPIServer, recording events.EventBroadcaster) (*services.Kubernetes, *services.Allocator, error) {
 	ranges, err := c.rawStorage(server, schema.GroupResource{Resource: "servicenodeportallocations"}, services.RangesPrefix,
 		&corev1.RangeAllocation{}, &corev1.RangeAllocation{})
 	if err != nil {
@@ -59,6 +67,8 @@ func (c *config) newServices(kinds kinds, server *genericapiserver.GenericAPISer
 		CIDRs:     kinds[networkingv1.Resource("servicecidrs")],
 		Ranges:    services.NewRanges(ranges),
 		Default:   c.cidrs, NodePorts: c.options.ServiceNodePortRange, Clock: clock.RealClock{},
+		AddressEvents: recording.NewRecorder(clientscheme.Scheme, "ipallocator-repair-controller"),
+		PortEvents:    recording.NewRecorder(clientscheme.Scheme, "portallocator-repair-controller"),
 	})
 	_, port, err := c.generic.SecureServing.HostPort()
 	if err != nil {

@@ -208,31 +208,50 @@ func (a *addresses) delete(ctx context.Context, found *networkingv1.IPAddress) e
 // ready lists the networks that addresses may come from: those of the ServiceCIDR objects, and before any is there the ones that
 // the server was started with.
 func (a *addresses) ready(ctx context.Context) ([]netip.Prefix, error) {
-	list, err := a.cidrs.List(detached(ctx), &metainternalversion.ListOptions{ResourceVersion: "0"})
+	cidrs, err := a.list(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list service networks: %w", err)
+		return nil, err
 	}
-	items := list.(*networkingv1.ServiceCIDRList).Items
-	var prefixes []netip.Prefix
-	for i := range items {
-		if !isReady(&items[i]) {
-			continue
-		}
-		for _, cidr := range items[i].Spec.CIDRs {
-			if prefix, err := netip.ParsePrefix(cidr); err == nil {
-				prefixes = append(prefixes, prefix)
-			}
-		}
-	}
-	if len(items) == 0 {
-		for _, cidr := range a.initial {
-			prefixes = append(prefixes, netip.MustParsePrefix(cidr.String()))
-		}
-	}
+	prefixes := a.prefixes(cidrs, isReady)
 	if len(prefixes) == 0 {
 		return nil, errNoRange
 	}
 	return prefixes, nil
+}
+
+func (a *addresses) list(ctx context.Context) ([]networkingv1.ServiceCIDR, error) {
+	list, err := a.cidrs.List(detached(ctx), &metainternalversion.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		return nil, fmt.Errorf("list service networks: %w", err)
+	}
+	return list.(*networkingv1.ServiceCIDRList).Items, nil
+}
+
+func (a *addresses) prefixes(cidrs []networkingv1.ServiceCIDR, counts func(*networkingv1.ServiceCIDR) bool) []netip.Prefix {
+	names := cidrStrings(a.initial)
+	if len(cidrs) > 0 {
+		names = nil
+	}
+	for i := range cidrs {
+		if counts(&cidrs[i]) {
+			names = append(names, cidrs[i].Spec.CIDRs...)
+		}
+	}
+	var prefixes []netip.Prefix
+	for _, name := range names {
+		if prefix, err := netip.ParsePrefix(name); err == nil {
+			prefixes = append(prefixes, prefix)
+		}
+	}
+	return prefixes
+}
+
+func cidrStrings(cidrs []*net.IPNet) []string {
+	var names []string
+	for _, cidr := range cidrs {
+		names = append(names, cidr.String())
+	}
+	return names
 }
 
 func isReady(cidr *networkingv1.ServiceCIDR) bool {

@@ -269,10 +269,7 @@ func lostRace(err error, doing string) error {
 // ensureCIDRs keeps the ServiceCIDR of the networks that the flags name, and marks it ready.
 func (k *Kubernetes) ensureCIDRs(ctx context.Context) error {
 	client := k.Client.NetworkingV1().ServiceCIDRs()
-	var cidrs []string
-	for _, cidr := range k.CIDRs {
-		cidrs = append(cidrs, cidr.String())
-	}
+	cidrs := cidrStrings(k.CIDRs)
 	found, err := client.Get(ctx, defaultCIDRs, metav1.GetOptions{ResourceVersion: "0"})
 	if apierrors.IsNotFound(err) {
 		want := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: defaultCIDRs}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}}
@@ -284,10 +281,15 @@ func (k *Kubernetes) ensureCIDRs(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("keep the default ServiceCIDR: %w", err)
 	}
-	if len(found.Status.Conditions) > 0 || found.DeletionTimestamp != nil {
-		return nil
-	}
 	found = found.DeepCopy()
+	if len(cidrs) == 2 && slices.Equal(found.Spec.CIDRs, cidrs[:1]) {
+		found.Spec.CIDRs = cidrs
+		_, err = client.Update(ctx, found, metav1.UpdateOptions{})
+		return lostRace(err, "make the default ServiceCIDR dual-stack")
+	}
+	if len(found.Status.Conditions) > 0 || found.DeletionTimestamp != nil || !slices.Equal(found.Spec.CIDRs, cidrs) {
+		return nil // what stands there stays; the repair loop tells of a difference
+	}
 	found.Status.Conditions = []metav1.Condition{{
 		Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, LastTransitionTime: metav1.Now(),
 		Message: "Kubernetes default Service CIDR is ready",

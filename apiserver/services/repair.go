@@ -11,9 +11,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -53,67 +56,152 @@ func (a *Allocator) repairOnce(ctx context.Context, unused map[int32]int) error 
 	return errors.Join(a.repairAddresses(ctx, services), a.repairPorts(ctx, services, unused))
 }
 
+// finding is something wrong that the owner of an object is told by an event.
+type finding struct {
+	about                runtime.Object
+	reason, action, note string
+}
+
+func (a *Allocator) tell(recorder Recorder, findings []finding) {
+	for _, f := range findings {
+		recorder.Eventf(f.about, nil, corev1.EventTypeWarning, f.reason, f.action, "%s", f.note)
+	}
+}
+
 func (a *Allocator) repairAddresses(ctx context.Context, services []corev1.Service) error {
 	list, err := a.addresses.objects.List(detached(ctx), &metainternalversion.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list IP addresses: %w", err)
 	}
+	cidrs, err := a.addresses.list(ctx)
+	if err != nil {
+		return err
+	}
+	networks := a.addresses.prefixes(cidrs, func(*networkingv1.ServiceCIDR) bool { return true })
+	r := compareAddresses(services, list.(*networkingv1.IPAddressList).Items, networks, a.clock.Now())
+	a.tell(a.config.AddressEvents, append(r.findings, a.addresses.otherDefault(cidrs)...))
 	var errs []error
-	missing, leaked := compareAddresses(services, list.(*networkingv1.IPAddressList).Items, a.clock.Now())
-	for _, address := range missing {
+	for _, address := range r.leaked {
+		errs = append(errs, a.addresses.delete(ctx, address))
+	}
+	for _, address := range r.missing {
 		_, err := a.addresses.objects.Create(detached(ctx), address, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
 		if err != nil && !apierrors.IsAlreadyExists(err) {
 			errs = append(errs, fmt.Errorf("restore %s: %w", address.Name, err))
 		}
 	}
-	for _, address := range leaked {
-		errs = append(errs, a.addresses.delete(ctx, address))
-	}
 	return errors.Join(errs...)
 }
 
-// compareAddresses returns the objects that services lack, and those of ours that belong to no service any more.
-func compareAddresses(services []corev1.Service, addresses []networkingv1.IPAddress, now time.Time) (missing, leaked []*networkingv1.IPAddress) {
-	type owner struct{ namespace, name string }
-	owners := map[string]owner{}
-	for _, service := range services {
-		if !hasAddress(&service.Spec) || isHeadless(&service.Spec) {
+// otherDefault finds a default ServiceCIDR that a server with other flags has made. Its networks stay in force.
+func (a *addresses) otherDefault(cidrs []networkingv1.ServiceCIDR) []finding {
+	for i := range cidrs {
+		if cidrs[i].Name != defaultCIDRs || slices.Equal(cidrs[i].Spec.CIDRs, cidrStrings(a.initial)) {
 			continue
 		}
-		for _, ip := range service.Spec.ClusterIPs {
-			owners[ip] = owner{service.Namespace, service.Name}
-		}
+		return []finding{{&cidrs[i], "KubernetesDefaultServiceCIDRInconsistent", "ServiceCIDRComparison",
+			fmt.Sprintf("The default ServiceCIDR %v does not match the controller flag configurations %s", cidrs[i].Spec.CIDRs, cidrStrings(a.initial))}}
 	}
-	have := map[string]bool{}
+	return nil
+}
+
+// addressRepair is what to do about addresses. What is both leaked and missing is made anew.
+type addressRepair struct {
+	missing, leaked []*networkingv1.IPAddress
+	findings        []finding
+}
+
+// compareAddresses compares the addresses that services hold with the objects that stand for them.
+func compareAddresses(services []corev1.Service, addresses []networkingv1.IPAddress, networks []netip.Prefix, now time.Time) addressRepair {
+	r := addressRepair{}
+	byName := map[string]*networkingv1.IPAddress{}
 	for i := range addresses {
-		address := &addresses[i]
-		have[address.Name] = true
-		ref := address.Spec.ParentRef
-		if address.Labels[networkingv1.LabelManagedBy] != managedBy || ref == nil || now.Sub(address.CreationTimestamp.Time) < youth {
-			continue
-		}
-		if owners[address.Name] != (owner{ref.Namespace, ref.Name}) {
-			leaked = append(leaked, address)
+		byName[addresses[i].Name] = &addresses[i]
+	}
+	holders := map[types.NamespacedName]*corev1.Service{}
+	for i := range services {
+		holders[types.NamespacedName{Namespace: services[i].Namespace, Name: services[i].Name}] = &services[i]
+	}
+	for i := range services {
+		if service := &services[i]; hasAddress(&service.Spec) && !isHeadless(&service.Spec) {
+			for _, ip := range service.Spec.ClusterIPs {
+				r.judgeService(service, ip, byName[ip], holders, networks, now)
+			}
 		}
 	}
-	for ip, o := range owners {
-		if addr, err := netip.ParseAddr(ip); err == nil && !have[ip] {
-			missing = append(missing, newIPAddress(addr, o.namespace, o.name))
-		}
+	for i := range addresses {
+		r.judgeAddress(&addresses[i], holders, now)
 	}
-	return missing, leaked
+	return r
+}
+
+func (r *addressRepair) judgeService(service *corev1.Service, ip string, address *networkingv1.IPAddress, holders map[types.NamespacedName]*corev1.Service, networks []netip.Prefix, now time.Time) {
+	tell := func(reason, action, format string, args ...any) {
+		r.findings = append(r.findings, finding{service, reason, action, fmt.Sprintf(format, args...)})
+	}
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		tell("ClusterIPNotValid", "ClusterIPValidation", "Cluster IP %s is not a valid IP; please recreate Service", ip)
+		return
+	}
+	family, want := familyOf(addr.AsSlice()), newIPAddress(addr, service.Namespace, service.Name)
+	switch {
+	case !slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr) }):
+		tell("ClusterIPOutOfRange", "ClusterIPAllocation", "Cluster IP [%v]: %s is not within any configured Service CIDR; please recreate service", family, ip)
+	case address == nil:
+		tell("ClusterIPNotAllocated", "ClusterIPAllocation", "Cluster IP [%v]: %s is not allocated; repairing", family, ip)
+		r.missing = append(r.missing, want)
+	case now.Sub(address.CreationTimestamp.Time) < youth:
+	case ownerOf(address) != ownerOf(want):
+		if other := holders[ownerOf(address)]; other != nil && slices.Contains(other.Spec.ClusterIPs, ip) {
+			tell("ClusterIPAlreadyAllocated", "ClusterIPAllocation", "Cluster IP [%v]:%s was assigned to multiple services; please recreate service", family, ip)
+			return
+		}
+		tell("ClusterIPNotAllocated", "ClusterIPAllocation", "the ClusterIP [%v]: %s for Service %s/%s has a wrong reference; repairing", family, ip, service.Namespace, service.Name)
+		r.replace(address, want)
+	case !apiequality.Semantic.DeepEqual(address.Labels, want.Labels):
+		r.replace(address, want)
+	}
+}
+
+func (r *addressRepair) replace(address, want *networkingv1.IPAddress) {
+	r.leaked, r.missing = append(r.leaked, address), append(r.missing, want)
+}
+
+func (r *addressRepair) judgeAddress(address *networkingv1.IPAddress, holders map[types.NamespacedName]*corev1.Service, now time.Time) {
+	if address.Labels[networkingv1.LabelManagedBy] != managedBy || now.Sub(address.CreationTimestamp.Time) < youth || slices.Contains(r.leaked, address) {
+		return
+	}
+	reason, note, owner := "IPAddressNotAllocated", "", ownerOf(address)
+	switch holder := holders[owner]; {
+	case owner == types.NamespacedName{}:
+		note = fmt.Sprintf("IPAddress %s appears to have been modified, not referencing a Service %v: cleaning up", address.Name, address.Spec.ParentRef)
+	case holder == nil:
+		note = fmt.Sprintf("IPAddress: %s for Service %s appears to have leaked: cleaning up", address.Name, owner)
+	case !hasAddress(&holder.Spec) || !slices.Contains(holder.Spec.ClusterIPs, address.Name):
+		reason, note = "IPAddressWrongReference", fmt.Sprintf("IPAddress: %s for Service %s has a wrong reference; cleaning up", address.Name, owner)
+	default:
+		return
+	}
+	r.leaked = append(r.leaked, address)
+	r.findings = append(r.findings, finding{address, reason, "IPAddressAllocation", note})
+}
+
+// ownerOf is the service that an address is for, nothing if it is for something else.
+func ownerOf(address *networkingv1.IPAddress) types.NamespacedName {
+	if ref := address.Spec.ParentRef; ref != nil && ref.Group == "" && ref.Resource == "services" {
+		return types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
+	}
+	return types.NamespacedName{}
 }
 
 func (a *Allocator) repairPorts(ctx context.Context, services []corev1.Service, unused map[int32]int) error {
-	var wanted []int32
-	for i := range services {
-		wanted = append(wanted, portsOf(&services[i].Spec)...)
-	}
 	stored, err := a.ports.ranges.Get(ctx)
 	if err != nil {
 		return fmt.Errorf("read node ports: %w", err)
 	}
-	missing, leaked := a.ports.compare(a.ports.moved(stored), wanted, unused)
+	missing, leaked, findings := a.ports.compare(a.ports.moved(stored), services, unused)
+	a.tell(a.config.PortEvents, findings)
 	if len(missing)+len(leaked) == 0 {
 		return nil
 	}
@@ -134,16 +222,30 @@ func (a *Allocator) repairPorts(ctx context.Context, services []corev1.Service, 
 
 // compare returns the ports that services hold but the bitmap has not, and those that nobody has held for several rounds; unused
 // counts these rounds.
-func (p *ports) compare(used *big.Int, wanted []int32, unused map[int32]int) (missing, leaked []int32) {
-	for _, port := range wanted {
-		delete(unused, port)
-		if p.all.Contains(int(port)) && used.Bit(p.index(port)) == 0 {
-			missing = append(missing, port)
+func (p *ports) compare(used *big.Int, services []corev1.Service, unused map[int32]int) (missing, leaked []int32, findings []finding) {
+	held := map[int32]bool{}
+	for i := range services {
+		tell := func(reason, format string, args ...any) {
+			findings = append(findings, finding{&services[i], reason, "PortAllocation", fmt.Sprintf(format, args...)})
+		}
+		for _, port := range portsOf(&services[i].Spec) {
+			switch {
+			case !p.all.Contains(int(port)):
+				tell("PortOutOfRange", "Port %d is not within the port range %s; please recreate service", port, p.all.String())
+				continue
+			case held[port]:
+				tell("PortAlreadyAllocated", "Port %d was assigned to multiple services; please recreate service", port)
+			case used.Bit(p.index(port)) == 0:
+				tell("PortNotAllocated", "Port %d is not allocated; repairing", port)
+				missing = append(missing, port)
+			}
+			held[port] = true
+			delete(unused, port)
 		}
 	}
 	for i := range p.all.Size {
 		port := int32(p.all.Base + i)
-		if used.Bit(i) == 0 || slices.Contains(wanted, port) {
+		if used.Bit(i) == 0 || held[port] {
 			continue
 		}
 		if unused[port]++; unused[port] >= patience {
@@ -151,5 +253,5 @@ func (p *ports) compare(used *big.Int, wanted []int32, unused map[int32]int) (mi
 			delete(unused, port)
 		}
 	}
-	return missing, leaked
+	return missing, leaked, findings
 }

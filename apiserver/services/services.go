@@ -30,10 +30,18 @@ type Config struct {
 	Default   []*net.IPNet
 	NodePorts utilnet.PortRange
 	Clock     clock.PassiveClock
+	// AddressEvents and PortEvents are told what the repair loop finds.
+	AddressEvents, PortEvents Recorder
+}
+
+// Recorder writes an event about an object, as an EventRecorder of client-go/tools/events does.
+type Recorder interface {
+	Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any)
 }
 
 // Allocator hangs onto the store of services.
 type Allocator struct {
+	config    Config
 	services  *registry.Kind
 	families  []corev1.IPFamily
 	addresses *addresses
@@ -44,6 +52,7 @@ type Allocator struct {
 // New returns the allocator and hangs it onto config.Services.
 func New(config Config) *Allocator {
 	a := &Allocator{
+		config:    config,
 		services:  config.Services,
 		addresses: newAddresses(config),
 		ports:     &ports{ranges: config.Ranges, all: config.NodePorts},

@@ -79,29 +79,48 @@ func TestCompareAddresses(t *testing.T) {
 	service := func(name, ip string) corev1.Service {
 		return corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: name}, Spec: corev1.ServiceSpec{Type: "ClusterIP", ClusterIPs: []string{ip}}}
 	}
-	address := func(ip, owner string, age time.Duration) networkingv1.IPAddress {
+	address := func(ip, owner string, age time.Duration, change func(*networkingv1.IPAddress)) networkingv1.IPAddress {
 		a := newIPAddress(netip.MustParseAddr(ip), "n", owner)
 		a.CreationTimestamp = metav1.NewTime(now.Add(-age))
+		if change != nil {
+			change(a)
+		}
 		return *a
 	}
-	foreign := address("10.0.0.9", "gone", time.Hour)
-	foreign.Labels[networkingv1.LabelManagedBy] = "somebody"
-	missing, leaked := compareAddresses(
-		[]corev1.Service{service("a", "10.0.0.1"), service("b", "10.0.0.2"), service("headless", "None")},
+	foreign := func(a *networkingv1.IPAddress) { a.Labels[networkingv1.LabelManagedBy] = "somebody" }
+	r := compareAddresses(
+		[]corev1.Service{
+			service("a", "10.0.0.1"), service("b", "10.0.0.2"), service("headless", "None"), service("stolen", "10.0.0.5"), service("twin", "10.0.0.1"),
+			service("far", "10.9.0.1"), service("broken", "x"), service("relabelled", "10.0.0.6"), service("moved", "10.0.0.7"),
+		},
 		[]networkingv1.IPAddress{
-			address("10.0.0.1", "a", time.Hour), address("10.0.0.3", "gone", time.Hour), address("10.0.0.4", "young", time.Second), foreign,
-		}, now)
+			address("10.0.0.1", "a", time.Hour, nil), address("10.0.0.3", "gone", time.Hour, nil), address("10.0.0.4", "young", time.Second, nil),
+			address("10.0.0.5", "gone", time.Hour, nil), address("10.0.0.6", "relabelled", time.Hour, foreign), address("10.0.0.7", "moved", time.Hour, nil),
+			address("10.0.0.8", "moved", time.Hour, nil), address("10.0.0.9", "gone", time.Hour, foreign),
+			address("10.0.0.10", "x", time.Hour, func(a *networkingv1.IPAddress) { a.Spec.ParentRef.Resource = "gateways" }),
+		},
+		[]netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}, now)
 	names := func(all []*networkingv1.IPAddress) (out []string) {
 		for _, a := range all {
 			out = append(out, a.Name)
 		}
 		return out
 	}
-	if diff := cmp.Diff([]string{"10.0.0.2"}, names(missing)); diff != "" {
+	if diff := cmp.Diff([]string{"10.0.0.2", "10.0.0.5", "10.0.0.6"}, names(r.missing)); diff != "" {
 		t.Error("missing", diff)
 	}
-	if diff := cmp.Diff([]string{"10.0.0.3"}, names(leaked)); diff != "" {
+	if diff := cmp.Diff([]string{"10.0.0.5", "10.0.0.6", "10.0.0.3", "10.0.0.8", "10.0.0.10"}, names(r.leaked)); diff != "" {
 		t.Error("leaked", diff)
+	}
+	var told []string
+	for _, f := range r.findings {
+		told = append(told, f.about.(metav1.Object).GetName()+" "+f.reason)
+	}
+	if diff := cmp.Diff([]string{
+		"b ClusterIPNotAllocated", "stolen ClusterIPNotAllocated", "twin ClusterIPAlreadyAllocated", "far ClusterIPOutOfRange", "broken ClusterIPNotValid",
+		"10.0.0.3 IPAddressNotAllocated", "10.0.0.8 IPAddressWrongReference", "10.0.0.10 IPAddressNotAllocated",
+	}, told); diff != "" {
+		t.Error("told", diff)
 	}
 }
 
@@ -116,7 +135,15 @@ func TestPortsOutliveAChangeOfTheRange(t *testing.T) {
 	}
 	unused := map[int32]int{}
 	for round := range patience {
-		missing, leaked := p.compare(used, []int32{30015}, unused)
+		holding := corev1.Service{Spec: corev1.ServiceSpec{Type: "NodePort", Ports: []corev1.ServicePort{{NodePort: 30015}, {NodePort: 30005}}}}
+		missing, leaked, findings := p.compare(used, []corev1.Service{holding, holding}, unused)
+		var told []string
+		for _, f := range findings {
+			told = append(told, f.reason)
+		}
+		if diff := cmp.Diff([]string{"PortNotAllocated", "PortOutOfRange", "PortAlreadyAllocated", "PortOutOfRange"}, told); diff != "" {
+			t.Error(diff)
+		}
 		if !slices.Equal(missing, []int32{30015}) {
 			t.Errorf("missing %v", missing)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/metrics/legacyregistry"
 	podsecurity "k8s.io/pod-security-admission/admission"
 	podsecurityload "k8s.io/pod-security-admission/admission/api/load"
 	podsecurityapi "k8s.io/pod-security-admission/api"
@@ -43,6 +45,13 @@ var (
 	_ initializer.WantsExternalKubeInformerFactory = &podSecurity{}
 )
 
+// podSecurityMetrics are those of the process, however many servers run in it.
+var podSecurityMetrics = sync.OnceValue(func() podsecuritymetrics.Recorder {
+	recorder := podsecuritymetrics.NewPrometheusRecorder(podsecurityapi.GetAPIVersion())
+	recorder.MustRegister(legacyregistry.MustRegister)
+	return recorder
+})
+
 func registerPodSecurity(plugins *admission.Plugins) {
 	plugins.Register(podSecurityName, func(config io.Reader) (admission.Interface, error) {
 		configuration, err := podsecurityload.LoadFromReader(config)
@@ -57,7 +66,7 @@ func registerPodSecurity(plugins *admission.Plugins) {
 			Handler: admission.NewHandler(admission.Create, admission.Update),
 			library: &podsecurity.Admission{
 				Configuration: configuration, Evaluator: evaluator,
-				Metrics:          podsecuritymetrics.NewPrometheusRecorder(podsecurityapi.GetAPIVersion()),
+				Metrics:          podSecurityMetrics(),
 				PodSpecExtractor: podsecurity.DefaultPodSpecExtractor{},
 			},
 		}, nil

@@ -19,7 +19,7 @@ import (
 
 // daemonSet keeps one pod on every node that it selects.
 var daemonSet = resource.Definition[*appsv1.DaemonSet]{
-	GroupVersion: groupVersion, Kind: "DaemonSet", Plural: "daemonsets",
+	GroupVersion: groupVersion, Kind: "DaemonSet", NameOnce: true, Plural: "daemonsets",
 	ShortNames: []string{"ds"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true,
 	Default:  defaultDaemonSet,
@@ -58,6 +58,12 @@ var daemonSet = resource.Definition[*appsv1.DaemonSet]{
 func defaultDaemonSet(ds *appsv1.DaemonSet) {
 	core.DefaultPodTemplateSpec(&ds.Spec.Template)
 	resource.SetDefaultPtr(&ds.Spec.RevisionHistoryLimit, 10)
+	if _, ok := ds.Annotations[appsv1.DeprecatedTemplateGeneration]; !ok { // it is there whenever the object is shown
+		if ds.Annotations == nil {
+			ds.Annotations = map[string]string{}
+		}
+		ds.Annotations[appsv1.DeprecatedTemplateGeneration] = "0"
+	}
 	strategy := &ds.Spec.UpdateStrategy
 	resource.SetDefault(&strategy.Type, appsv1.RollingUpdateDaemonSetStrategyType)
 	if strategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
@@ -70,9 +76,9 @@ func defaultDaemonSet(ds *appsv1.DaemonSet) {
 // prepareDaemonSet counts versions of the template in an annotation, which pods of old controllers carry as a label.
 func prepareDaemonSet(ds, old *appsv1.DaemonSet) {
 	core.PreparePodTemplate(&ds.Spec.Template)
-	var generation int64 = 1
+	generation := max(templateGeneration(ds), 1)
 	if old != nil {
-		generation = templateGeneration(old)
+		generation = max(templateGeneration(old), 1)
 		if !apiequality.Semantic.DeepEqual(ds.Spec.Template, old.Spec.Template) {
 			generation++
 		}

@@ -18,7 +18,7 @@ import (
 
 // deployment keeps a rolling set of ReplicaSets.
 var deployment = resource.Definition[*appsv1.Deployment]{
-	GroupVersion: groupVersion, Kind: "Deployment", Plural: "deployments",
+	GroupVersion: groupVersion, Kind: "Deployment", NameOnce: true, Plural: "deployments",
 	ShortNames: []string{"deploy"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true,
 	Default:       defaultDeployment,

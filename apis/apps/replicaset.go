@@ -17,7 +17,7 @@ import (
 
 // replicaSet keeps a number of equal pods running.
 var replicaSet = resource.Definition[*appsv1.ReplicaSet]{
-	GroupVersion: groupVersion, Kind: "ReplicaSet", Plural: "replicasets",
+	GroupVersion: groupVersion, Kind: "ReplicaSet", NameOnce: true, Plural: "replicasets",
 	ShortNames: []string{"rs"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true,
 	Default: func(rs *appsv1.ReplicaSet) {

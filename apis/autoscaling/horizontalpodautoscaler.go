@@ -17,8 +17,8 @@ import (
 // horizontalPodAutoscaler scales a workload by metrics.
 var horizontalPodAutoscaler = resource.Definition[*autoscalingv2.HorizontalPodAutoscaler]{
 	GroupVersion: autoscalingv2.SchemeGroupVersion, Served: []schema.GroupVersion{autoscalingv1.SchemeGroupVersion},
-	Kind: "HorizontalPodAutoscaler", Plural: "horizontalpodautoscalers", ShortNames: []string{"hpa"}, Categories: []string{"all"},
-	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true, GenerationOf: resource.NoGeneration[*autoscalingv2.HorizontalPodAutoscaler],
+	Kind: "HorizontalPodAutoscaler", NameOnce: true, Plural: "horizontalpodautoscalers", ShortNames: []string{"hpa"}, Categories: []string{"all"},
+	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true,
 	Default:  defaultAutoscaler,
 	Validate: validateAutoscaler, ValidateStatus: validateAutoscalerStatus,
 	Columns: resource.Columns([]resource.Column[*autoscalingv2.HorizontalPodAutoscaler]{

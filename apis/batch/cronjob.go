@@ -26,7 +26,7 @@ const maxCronJobName = 52
 
 // cronJob starts jobs by the clock.
 var cronJob = resource.Definition[*batchv1.CronJob]{
-	GroupVersion: groupVersion, Kind: "CronJob", Plural: "cronjobs",
+	GroupVersion: groupVersion, Kind: "CronJob", NameOnce: true, Plural: "cronjobs",
 	ShortNames: []string{"cj"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true,
 	Default: defaultCronJob,

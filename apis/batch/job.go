@@ -25,10 +25,13 @@ const (
 	legacyControllerUIDLabel = "controller-uid"
 )
 
+const orphanWarning = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or " +
+	"set propagationPolicy=Orphan to suppress this warning"
+
 // job runs pods until enough of them have succeeded.
 var job = resource.Definition[*batchv1.Job]{
-	GroupVersion: groupVersion, Kind: "Job", Plural: "jobs", Categories: []string{"all"},
-	Namespaced: true, HasStatus: true, OrphanDependents: true, AllowUnconditionalUpdate: true,
+	GroupVersion: groupVersion, Kind: "Job", NameOnce: true, Plural: "jobs", Categories: []string{"all"},
+	Namespaced: true, HasStatus: true, OrphanDependents: true, OrphanWarning: orphanWarning, AllowUnconditionalUpdate: true,
 	Default:  defaultJob,
 	Prepare:  prepareJob,
 	Validate: validateJob, ValidateUpdate: validateJobUpdate, ValidateStatus: validateJobStatus,
@@ -157,6 +160,9 @@ func generateSelector(j *batchv1.Job) {
 		if _, ok := labels[key]; !ok {
 			labels[key] = value
 		}
+	}
+	if maps.Equal(j.Labels, j.Spec.Template.Labels) && len(j.Labels) > 0 {
+		j.Labels = maps.Clone(labels) // the job has its labels of the template: by default they stay the same
 	}
 	j.Spec.Template.Labels = labels
 	if j.Spec.Selector == nil {

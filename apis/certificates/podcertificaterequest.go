@@ -15,7 +15,7 @@ import (
 
 // podCertificateRequest is a kubelet's request for a certificate for one of its pods.
 var podCertificateRequest = resource.Definition[*certificatesv1.PodCertificateRequest]{
-	GroupVersion: certificatesv1.SchemeGroupVersion, Kind: "PodCertificateRequest", Plural: "podcertificaterequests",
+	GroupVersion: certificatesv1.SchemeGroupVersion, Kind: "PodCertificateRequest", NameOnce: true, Plural: "podcertificaterequests",
 	Namespaced: true, HasStatus: true, GenerationOf: resource.NoGeneration[*certificatesv1.PodCertificateRequest],
 	Default: func(r *certificatesv1.PodCertificateRequest) {
 		resource.SetDefaultPtr(&r.Spec.MaxExpirationSeconds, defaultPodCertificateLife)

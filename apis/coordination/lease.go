@@ -11,13 +11,24 @@ import (
 
 // lease is a heartbeat of a node, or the right to be the active one of several.
 var lease = resource.Definition[*coordinationv1.Lease]{
-	GroupVersion: coordinationv1.SchemeGroupVersion, Kind: "Lease", Plural: "leases",
+	GroupVersion: coordinationv1.SchemeGroupVersion, Kind: "Lease", NameOnce: true, Plural: "leases",
 	Namespaced: true, AllowCreateOnUpdate: true,
+	Prepare:  dropStrategy,
 	Validate: validateLease,
 	Columns: resource.Columns(resource.Column[*coordinationv1.Lease]{
 		Name: "Holder", Description: coordinationv1.LeaseSpec{}.SwaggerDoc()["holderIdentity"],
 		Get: func(l *coordinationv1.Lease) any { return ptr.Deref(l.Spec.HolderIdentity, "") },
 	}),
+}
+
+// dropStrategy drops the fields of coordinated leader election, which is off by default, unless they are stored already.
+func dropStrategy(l, old *coordinationv1.Lease) {
+	if old == nil || old.Spec.Strategy == nil {
+		l.Spec.Strategy = nil
+	}
+	if old == nil || old.Spec.PreferredHolder == nil {
+		l.Spec.PreferredHolder = nil
+	}
 }
 
 func validateLease(l *coordinationv1.Lease) field.ErrorList {

@@ -85,10 +85,7 @@ func validateEndpoints(ep *corev1.Endpoints) field.ErrorList {
 
 func validateEndpointAddress(address *corev1.EndpointAddress, path *field.Path) field.ErrorList {
 	ipPath := path.Child("ip")
-	errs := validate.IP(address.IP, ipPath)
-	if len(errs) == 0 {
-		errs = append(errs, validate.NonSpecialIP(address.IP, ipPath)...)
-	}
+	errs := append(validate.IP(address.IP, ipPath), validate.NonSpecialIP(address.IP, ipPath)...)
 	if address.Hostname != "" {
 		errs = append(errs, validate.DNSLabel(address.Hostname, path.Child("hostname"))...)
 	}

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -21,10 +22,12 @@ const eventLife = time.Hour
 // event tells what happened to an object. It is one stored kind in two groups: see event_conversion.go.
 var event = resource.Definition[*corev1.Event]{
 	GroupVersion: corev1.SchemeGroupVersion, Served: []schema.GroupVersion{eventsv1.SchemeGroupVersion},
-	Kind: "Event", Plural: "events", ShortNames: []string{"ev"},
+	Kind: "Event", NameOnce: true, Plural: "events", ShortNames: []string{"ev"},
 	Namespaced: true, AllowCreateOnUpdate: true, AllowUnconditionalUpdate: true,
-	Validate: validateEvent,
-	TTL:      func(*corev1.Event) time.Duration { return eventLife },
+	Validate:       validateEvent,
+	ValidateServed: map[schema.GroupVersion]func(e, old *corev1.Event) field.ErrorList{eventsv1.SchemeGroupVersion: validateNewEvent},
+	ValidateName:   func(string, bool) []string { return nil }, // core/v1 has never looked at it
+	TTL:            func(*corev1.Event) time.Duration { return eventLife },
 	Fields: map[string]func(*corev1.Event) string{
 		"involvedObject.kind":            func(e *corev1.Event) string { return e.InvolvedObject.Kind },
 		"involvedObject.namespace":       func(e *corev1.Event) string { return e.InvolvedObject.Namespace },
@@ -112,42 +115,104 @@ const (
 	maxEventMessage = 1024
 )
 
-// validateEvent knows two generations of events: those with an eventTime come from clients of events.k8s.io and say more.
-func validateEvent(e *corev1.Event) field.ErrorList {
+// validateEvent is what clients of core/v1 are held to.
+func validateEvent(e *corev1.Event) field.ErrorList { return validateAnyEvent(e, "reportingComponent") }
+
+// validateAnyEvent knows two generations of events: those with an eventTime come from clients of events.k8s.io and say more.
+func validateAnyEvent(e *corev1.Event, controller string) field.ErrorList {
 	var errs field.ErrorList
-	involved := field.NewPath("involvedObject", "namespace")
-	const mismatch = "does not match event.namespace"
-	switch namespace := e.InvolvedObject.Namespace; {
-	case !e.EventTime.IsZero() && namespace == "":
-		if e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
-			errs = append(errs, field.Invalid(involved, namespace, mismatch))
-		}
-	case namespace == "":
-		if e.Namespace != "" && e.Namespace != metav1.NamespaceDefault {
-			errs = append(errs, field.Invalid(involved, namespace, mismatch))
-		}
-	case namespace != e.Namespace:
-		errs = append(errs, field.Invalid(involved, namespace, mismatch))
-	}
+	namespace := e.InvolvedObject.Namespace
+	mismatch := field.Invalid(field.NewPath("involvedObject", "namespace"), namespace, "does not match event.namespace")
 	if e.EventTime.IsZero() {
-		return append(errs, validate.DNSSubdomain(e.Namespace, field.NewPath("namespace"))...)
+		if namespace == "" && e.Namespace != "" && e.Namespace != metav1.NamespaceDefault || namespace != "" && namespace != e.Namespace {
+			errs = append(errs, mismatch)
+		}
+		return errs
 	}
-	if e.ReportingController == "" {
-		errs = append(errs, field.Required(field.NewPath("reportingController"), ""))
-	} else {
-		errs = append(errs, validate.QualifiedName(e.ReportingController, field.NewPath("reportingController"))...)
+	if namespace == "" && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
+		errs = append(errs, mismatch)
 	}
+	errs = append(errs, requireStrings(nil, pair{controller, e.ReportingController})...)
+	errs = append(errs, validate.QualifiedName(e.ReportingController, field.NewPath(controller))...)
 	for _, text := range []pair{{"reportingInstance", e.ReportingInstance}, {"action", e.Action}, {"reason", e.Reason}} {
-		path := field.NewPath(text.name)
-		switch {
-		case text.value == "":
-			errs = append(errs, field.Required(path, ""))
-		case len(text.value) > maxEventText:
-			errs = append(errs, field.Invalid(path, "", fmt.Sprintf("can have at most %d characters", maxEventText)))
+		errs = append(errs, requireStrings(nil, text)...)
+		errs = append(errs, validateText(text, maxEventText)...)
+	}
+	return append(errs, validateText(pair{"message", e.Message}, maxEventMessage)...)
+}
+
+func validateText(text pair, longest int) field.ErrorList {
+	if len(text.value) <= longest {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath(text.name), "", fmt.Sprintf("can have at most %d characters", longest))}
+}
+
+// validateNewEvent is what clients of events.k8s.io/v1 are held to: none of the fields of old, and nothing but the series changes.
+func validateNewEvent(e, old *corev1.Event) field.ErrorList {
+	errs := validateAnyEvent(e, "reportingController")
+	if old != nil {
+		if !validate.Equal(e.Series, old.Series) {
+			errs = append(errs, validateSeries(e.Series)...)
+		}
+		return append(errs, validateEventUnchanged(e, old)...)
+	}
+	errs = append(errs, apivalidation.ValidateObjectMeta(&e.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))...)
+	errs = append(errs, validateSeries(e.Series)...)
+	if e.EventTime.IsZero() {
+		errs = append(errs, field.Required(field.NewPath("eventTime"), ""))
+	}
+	if e.Type != corev1.EventTypeNormal && e.Type != corev1.EventTypeWarning {
+		errs = append(errs, field.Invalid(field.NewPath("type"), "", "has invalid value: "+e.Type))
+	}
+	for _, former := range []presence{
+		{"firstTimestamp", !e.FirstTimestamp.IsZero()},
+		{"lastTimestamp", !e.LastTimestamp.IsZero()},
+		{"count", e.Count != 0},
+		{"source", e.Source != corev1.EventSource{}},
+	} {
+		if former.set {
+			errs = append(errs, field.Invalid(field.NewPath(former.name), "", "needs to be unset"))
 		}
 	}
-	if len(e.Message) > maxEventMessage {
-		errs = append(errs, field.Invalid(field.NewPath("message"), "", fmt.Sprintf("can have at most %d characters", maxEventMessage)))
+	return errs
+}
+
+func validateSeries(series *corev1.EventSeries) field.ErrorList {
+	var errs field.ErrorList
+	if series != nil && series.Count < 2 {
+		errs = append(errs, field.Invalid(field.NewPath("series.count"), "", "should be at least 2"))
 	}
-	return append(errs, validate.DNSSubdomain(e.Namespace, field.NewPath("namespace"))...)
+	if series != nil && series.LastObservedTime.IsZero() {
+		errs = append(errs, field.Required(field.NewPath("series.lastObservedTime"), ""))
+	}
+	return errs
+}
+
+func validateEventUnchanged(e, old *corev1.Event) field.ErrorList {
+	var errs field.ErrorList
+	for _, part := range []struct {
+		name     string
+		now, was any
+	}{
+		{"involvedObject", e.InvolvedObject, old.InvolvedObject},
+		{"reason", e.Reason, old.Reason},
+		{"message", e.Message, old.Message},
+		{"source", e.Source, old.Source},
+		{"firstTimestamp", e.FirstTimestamp, old.FirstTimestamp},
+		{"lastTimestamp", e.LastTimestamp, old.LastTimestamp},
+		{"count", e.Count, old.Count},
+		{"type", e.Type, old.Type},
+		{"action", e.Action, old.Action},
+		{"related", e.Related, old.Related},
+		{"reportingController", e.ReportingController, old.ReportingController},
+		{"reportingInstance", e.ReportingInstance, old.ReportingInstance},
+	} {
+		errs = append(errs, validate.Immutable(part.now, part.was, field.NewPath(part.name))...)
+	}
+	// Clients may have cut it to microseconds, which is all that JSON holds.
+	if !e.EventTime.Truncate(time.Microsecond).Equal(old.EventTime.Truncate(time.Microsecond)) {
+		errs = append(errs, validate.Immutable(e.EventTime, old.EventTime, field.NewPath("eventTime"))...)
+	}
+	return errs
 }

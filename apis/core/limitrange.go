@@ -136,18 +136,18 @@ func validateLimitOrder(limit *corev1.LimitRangeItem, name corev1.ResourceName, 
 		request.found, standard.found = false, false
 	}
 	var errs field.ErrorList
-	ordered := func(a, b, at bound, words string) {
+	ordered := func(a, b, at, shown bound, words string) {
 		if a.found && b.found && a.quantity.Cmp(b.quantity) > 0 {
-			errs = append(errs, field.Invalid(path.Child(at.field).Key(string(name)), at.quantity.String(),
+			errs = append(errs, field.Invalid(path.Child(at.field).Key(string(name)), shown.quantity.String(),
 				fmt.Sprintf("%s %s is greater than %s %s", a.words, a.quantity.String(), words, b.quantity.String())))
 		}
 	}
-	ordered(low, high, low, high.words)
-	ordered(low, request, request, request.words)
-	ordered(request, high, request, high.words)
-	ordered(request, standard, request, "default limit value")
-	ordered(low, standard, standard, standard.words)
-	ordered(standard, high, standard, high.words)
+	ordered(low, high, low, low, high.words)
+	ordered(low, request, request, request, request.words)
+	ordered(request, high, request, request, high.words)
+	ordered(request, standard, request, request, "default limit value")
+	ordered(low, standard, standard, low, standard.words)
+	ordered(standard, high, standard, high, high.words)
 	if !validate.IsOvercommitAllowed(name) && standard.found && request.found && standard.quantity.Cmp(request.quantity) != 0 {
 		errs = append(errs, field.Invalid(path.Child("defaultRequest").Key(string(name)), request.quantity.String(),
 			fmt.Sprintf("default value %s must equal to defaultRequest value %s in %s", standard.quantity.String(), request.quantity.String(), name)))

@@ -80,14 +80,7 @@ func ValidateNamespaceFinalize(ns, _ *corev1.Namespace) field.ErrorList {
 }
 
 func validateNamespaceFinalizer(finalizer string, path *field.Path) field.ErrorList {
-	if finalizer == string(corev1.FinalizerKubernetes) {
-		return nil
-	}
-	errs := validate.QualifiedName(finalizer, path)
-	if len(errs) == 0 && !slices.Contains([]byte(finalizer), '/') {
-		errs = append(errs, field.Invalid(path, finalizer, "name is neither a standard finalizer name nor is it fully qualified"))
-	}
-	return errs
+	return append(validate.QualifiedName(finalizer, path), validate.FinalizerName(finalizer, path)...)
 }
 
 func validateNamespaceStatus(ns, _ *corev1.Namespace) field.ErrorList {

@@ -2,12 +2,15 @@ package core
 
 import (
 	"encoding/json"
+	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
 
@@ -39,7 +42,11 @@ var node = resource.Definition[*corev1.Node]{
 			return orUnknown(n.Status.NodeInfo.OSImage)
 		}},
 		{Name: "Kernel-Version", Priority: 1, Description: nodeInfoDoc("kernelVersion"), Get: func(n *corev1.Node) any {
-			return orUnknown(n.Status.NodeInfo.KernelVersion)
+			kernel := orUnknown(n.Status.NodeInfo.KernelVersion)
+			if arch := n.Status.NodeInfo.Architecture; arch != "" {
+				kernel += " (" + arch + ")"
+			}
+			return kernel
 		}},
 		{Name: "Container-Runtime", Priority: 1, Description: nodeInfoDoc("containerRuntimeVersion"), Get: func(n *corev1.Node) any {
 			return orUnknown(n.Status.NodeInfo.ContainerRuntimeVersion)
@@ -117,6 +124,9 @@ func prepareNode(n, old *corev1.Node) {
 	if old == nil || old.Spec.ConfigSource == nil {
 		n.Spec.ConfigSource = nil // dynamic kubelet configuration is gone
 	}
+	if old == nil || old.Status.Config == nil {
+		n.Status.Config = nil
+	}
 }
 
 func validateNode(n *corev1.Node) field.ErrorList {
@@ -128,9 +138,44 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	for i, cidr := range n.Spec.PodCIDRs {
 		errs = append(errs, validate.CIDR(cidr, cidrs.Index(i))...)
 	}
-	if len(errs) == 0 && len(n.Spec.PodCIDRs) > 1 {
-		if dual, err := netutils.IsDualStackCIDRStrings(n.Spec.PodCIDRs); err != nil || !dual || len(n.Spec.PodCIDRs) > 2 {
+	errs = append(errs, validateDeclaredFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
+	if swap := n.Status.NodeInfo.Swap; swap != nil && swap.Capacity != nil {
+		errs = append(errs, validate.Positive(*swap.Capacity, path.Child("nodeSwapStatus", "capacity"))...)
+	}
+	if len(n.Spec.PodCIDRs) > 1 {
+		dual, err := netutils.IsDualStackCIDRStrings(n.Spec.PodCIDRs)
+		if err != nil {
+			errs = append(errs, field.InternalError(cidrs, fmt.Errorf("invalid PodCIDRs. failed to check with dual stack with error:%w", err)))
+		}
+		if !dual || len(n.Spec.PodCIDRs) > 2 {
 			errs = append(errs, field.Invalid(cidrs, n.Spec.PodCIDRs, "may specify no more than one CIDR for each IP family"))
+		}
+	}
+	return errs
+}
+
+var featureName = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]*(/[a-zA-Z][a-zA-Z0-9]*)*$`)
+
+// validateDeclaredFeatures demands a sorted list of names.
+func validateDeclaredFeatures(features []string, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, feature := range features {
+		switch at := path.Index(i); {
+		case len(feature) > validation.DNS1123SubdomainMaxLength:
+			errs = append(errs, field.Invalid(at, feature, fmt.Sprintf("invalid feature name %q: must be no more than %d characters",
+				feature, validation.DNS1123SubdomainMaxLength)))
+		case !featureName.MatchString(feature):
+			errs = append(errs, field.Invalid(at, feature, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, "+
+				"with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+				feature)))
+		}
+		if i == 0 {
+			continue
+		}
+		if former := features[i-1]; former == feature {
+			errs = append(errs, field.Duplicate(path.Index(i), feature))
+		} else if former > feature {
+			errs = append(errs, field.Invalid(path.Index(i), feature, "list must be sorted alphabetically"))
 		}
 	}
 	return errs
@@ -163,10 +208,10 @@ func validateNodeResources(n *corev1.Node) field.ErrorList {
 	status := field.NewPath("status")
 	var errs field.ErrorList
 	for _, name := range validate.SortedNames(n.Status.Capacity) {
-		errs = append(errs, validate.ResourceQuantity(name, n.Status.Capacity[name], status.Child("capacity").Key(string(name)))...)
+		errs = append(errs, validate.ResourceQuantity(name, n.Status.Capacity[name], status.Child("capacity", string(name)))...)
 	}
 	for _, name := range validate.SortedNames(n.Status.Allocatable) {
-		errs = append(errs, validate.ResourceQuantity(name, n.Status.Allocatable[name], status.Child("allocatable").Key(string(name)))...)
+		errs = append(errs, validate.ResourceQuantity(name, n.Status.Allocatable[name], status.Child("allocatable", string(name)))...)
 	}
 	return errs
 }
@@ -186,13 +231,15 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 		errs = append(errs, field.Forbidden(spec.Child("podCIDRs"),
 			`node updates may not change podCIDR except from "" to valid`))
 	}
-	if old.Spec.ProviderID != "" && n.Spec.ProviderID != old.Spec.ProviderID {
-		errs = append(errs, field.Forbidden(spec.Child("providerID"),
-			`node updates may not change providerID except from "" to valid`))
+	switch {
+	case old.Spec.ProviderID == "" || n.Spec.ProviderID == old.Spec.ProviderID:
+	case n.Spec.ProviderID == "":
+		errs = append(errs, field.Invalid(spec.Child("providerID"), nil, "field cannot be cleared once set"))
+	default:
+		errs = append(errs, field.Invalid(spec.Child("providerID"), nil, "field cannot be modified once set"))
 	}
 	if n.Spec.DoNotUseExternalID != old.Spec.DoNotUseExternalID {
-		errs = append(errs, field.Forbidden(field.NewPath(""),
-			"node updates may only change labels, taints, or capacity"))
+		errs = append(errs, field.Forbidden(spec.Child("externalID"), "may not be updated"))
 	}
 	return errs
 }

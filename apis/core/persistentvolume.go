@@ -3,12 +3,12 @@ package core
 import (
 	"fmt"
 	"path"
-	"reflect"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -25,8 +25,20 @@ var persistentVolume = resource.Definition[*corev1.PersistentVolume]{
 	Default: defaultPersistentVolume,
 	Prepare: func(pv, old *corev1.PersistentVolume) {
 		if old == nil {
-			pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending}
+			pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: new(metav1.Now())}
 		}
+	},
+	PrepareStatus: func(pv, old *corev1.PersistentVolume) {
+		at, former := pv.Status.LastPhaseTransitionTime, old.Status.LastPhaseTransitionTime
+		switch same := pv.Status.Phase == old.Status.Phase; {
+		case same && at == nil:
+			pv.Status.LastPhaseTransitionTime = former
+		case !same && (at == nil || at.Equal(former)):
+			pv.Status.LastPhaseTransitionTime = new(metav1.Now())
+		}
+	},
+	ValidateStatus: func(pv, _ *corev1.PersistentVolume) field.ErrorList {
+		return requireStrings(nil, pair{"resourceVersion", pv.ResourceVersion})
 	},
 	Validate: validatePersistentVolume, ValidateUpdate: validatePersistentVolumeUpdate,
 	Warn: warnPersistentVolume,
@@ -138,7 +150,11 @@ func validatePersistentVolume(pv *corev1.PersistentVolume) field.ErrorList {
 		errs = append(errs, field.NotSupported(capacity, spec.Capacity, []corev1.ResourceName{corev1.ResourceStorage}))
 	}
 	for _, name := range validate.SortedNames(spec.Capacity) {
-		errs = append(errs, validate.PositiveQuantity(spec.Capacity[name], capacity.Key(string(name)))...)
+		quantity, at := spec.Capacity[name], capacity.Key(string(name))
+		if quantity.Value() < 0 {
+			errs = append(errs, field.Invalid(at, quantity.Value(), "must be a valid resource quantity"))
+		}
+		errs = append(errs, validate.PositiveQuantity(quantity, at)...)
 	}
 	if spec.PersistentVolumeReclaimPolicy != "" {
 		errs = append(errs, validate.OneOf(spec.PersistentVolumeReclaimPolicy, specPath.Child("persistentVolumeReclaimPolicy"),
@@ -152,15 +168,19 @@ func validatePersistentVolume(pv *corev1.PersistentVolume) field.ErrorList {
 			errs = append(errs, validate.NodeSelector(spec.NodeAffinity.Required, affinity.Child("required"))...)
 		}
 	}
-	errs = append(errs, validatePersistentVolumeSource(spec, specPath)...)
+	errs = append(errs, validatePersistentVolumeSource(pv, specPath)...)
 	if spec.StorageClassName != "" {
 		errs = append(errs, validate.ObjectName(spec.StorageClassName, specPath.Child("storageClassName"), apivalidation.NameIsDNSSubdomain)...)
 	}
 	errs = append(errs, validate.OptionalOneOf(spec.VolumeMode, specPath.Child("volumeMode"),
 		corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
-	if class := ptr.Deref(spec.VolumeAttributesClassName, ""); class != "" {
+	if class := spec.VolumeAttributesClassName; class != nil {
 		classPath := specPath.Child("volumeAttributesClassName")
-		errs = append(errs, validate.ObjectName(class, classPath, apivalidation.NameIsDNSSubdomain)...)
+		if *class == "" {
+			errs = append(errs, field.Required(classPath, "an empty string is disallowed"))
+		} else {
+			errs = append(errs, validate.ObjectName(*class, classPath, apivalidation.NameIsDNSSubdomain)...)
+		}
 		if spec.CSI == nil {
 			errs = append(errs, field.Required(specPath.Child("csi"), "has to be specified when using volumeAttributesClassName"))
 		}
@@ -184,61 +204,117 @@ func validateAccessModes(modes []corev1.PersistentVolumeAccessMode, path *field.
 	return errs
 }
 
-// validatePersistentVolumeSource demands exactly one source. Legacy drivers whose source is not that of pods are stored for their
-// CSI successors, which check them.
-func validatePersistentVolumeSource(spec *corev1.PersistentVolumeSpec, specPath *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	sources := setSources(&spec.PersistentVolumeSource)
-	if len(sources) == 0 {
-		return field.ErrorList{field.Required(specPath, "must specify a volume type")}
+// validatePersistentVolumeSource demands exactly one source.
+func validatePersistentVolumeSource(pv *corev1.PersistentVolume, specPath *field.Path) field.ErrorList {
+	spec := &pv.Spec
+	errs := checkSources(persistentSources(pv), specPath)
+	if spec.Local != nil && setSource(persistentSources(pv)) == "local" && spec.NodeAffinity == nil {
+		errs = append(errs, field.Required(specPath.Child("nodeAffinity"), "Local volume requires node affinity"))
 	}
-	for _, name := range sources[1:] {
-		errs = append(errs, field.Forbidden(specPath.Child(name), "may not specify more than 1 volume type"))
-	}
-	if len(errs) > 0 {
-		return errs
-	}
-	switch sourcePath := specPath.Child(sources[0]); {
-	case spec.HostPath != nil:
-		errs = validateHostPathSource(spec.HostPath, sourcePath)
-		if path.Clean(spec.HostPath.Path) == "/" && spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
-			errs = append(errs, field.Forbidden(specPath.Child("persistentVolumeReclaimPolicy"),
-				"may not be 'recycle' for a hostPath mount of '/'"))
-		}
-	case spec.Local != nil:
-		errs = validateLocalSource(spec, sourcePath)
-	case spec.CSI != nil:
-		errs = validateCSISource(spec.CSI, sourcePath)
-	case spec.ISCSI != nil:
-		errs = validateISCSI(spec.ISCSI.TargetPortal, spec.ISCSI.IQN, spec.ISCSI.InitiatorName, spec.ISCSI.Lun,
-			(spec.ISCSI.DiscoveryCHAPAuth || spec.ISCSI.SessionCHAPAuth) && spec.ISCSI.SecretRef == nil, sourcePath)
-	case spec.FlexVolume != nil:
-		errs = validateFlexOptions(spec.FlexVolume.Driver, spec.FlexVolume.Options, sourcePath)
-	default:
-		for _, source := range networkSources(&corev1.VolumeSource{ // the drivers whose source is that of pods
-			NFS: spec.NFS, FC: spec.FC, Flocker: spec.Flocker, Quobyte: spec.Quobyte, AzureDisk: spec.AzureDisk,
-			GCEPersistentDisk: spec.GCEPersistentDisk, AWSElasticBlockStore: spec.AWSElasticBlockStore, VsphereVolume: spec.VsphereVolume,
-			PhotonPersistentDisk: spec.PhotonPersistentDisk, PortworxVolume: spec.PortworxVolume,
-		}) {
-			if source.set {
-				errs = source.check(sourcePath)
-			}
-		}
+	if spec.HostPath != nil && path.Clean(spec.HostPath.Path) == "/" && spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		errs = append(errs, field.Forbidden(specPath.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
 	}
 	return errs
 }
 
-// setSources lists the JSON names of the set sources.
-func setSources(source *corev1.PersistentVolumeSource) []string {
-	var names []string
-	value := reflect.ValueOf(source).Elem()
-	for i := range value.NumField() {
-		if !value.Field(i).IsNil() {
-			name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
-			names = append(names, name)
+// persistentSources lists the sources of persistent volumes in the order in which the first one found counts as the one. Most
+// are those of pods; the secrets of the others have a namespace.
+func persistentSources(pv *corev1.PersistentVolume) []sourceCheck {
+	spec := &pv.Spec
+	pods := networkSources(&corev1.VolumeSource{
+		NFS: spec.NFS, FC: spec.FC, Flocker: spec.Flocker, Quobyte: spec.Quobyte, AzureDisk: spec.AzureDisk,
+		GCEPersistentDisk: spec.GCEPersistentDisk, AWSElasticBlockStore: spec.AWSElasticBlockStore, VsphereVolume: spec.VsphereVolume,
+		PhotonPersistentDisk: spec.PhotonPersistentDisk, PortworxVolume: spec.PortworxVolume,
+	})
+	return []sourceCheck{
+		{name: "hostPath", set: spec.HostPath != nil, check: func(at *field.Path) field.ErrorList { return validateHostPathSource(spec.HostPath, at) }},
+		pods["gcePersistentDisk"], pods["awsElasticBlockStore"],
+		{name: "glusterfs", set: spec.Glusterfs != nil, check: func(at *field.Path) field.ErrorList { return validateGlusterfs(spec.Glusterfs, at) }},
+		pods["flocker"], pods["nfs"],
+		{name: "rbd", set: spec.RBD != nil, check: func(at *field.Path) field.ErrorList {
+			return append(requireList(len(spec.RBD.CephMonitors), at.Child("monitors")), requireStrings(at, pair{"image", spec.RBD.RBDImage})...)
+		}},
+		pods["quobyte"],
+		{name: "cephFS", under: "cephfs", set: spec.CephFS != nil, check: func(at *field.Path) field.ErrorList {
+			return requireList(len(spec.CephFS.Monitors), at.Child("monitors"))
+		}},
+		{name: "iscsi", set: spec.ISCSI != nil, check: func(at *field.Path) field.ErrorList { return validatePersistentISCSI(spec.ISCSI, pv.Name, at) }},
+		{name: "cinder", set: spec.Cinder != nil, check: func(at *field.Path) field.ErrorList {
+			return append(requireStrings(at, pair{"volumeID", spec.Cinder.VolumeID}), requireReference(spec.Cinder.SecretRef, at)...)
+		}},
+		pods["fc"],
+		{name: "flexVolume", beside: true, set: spec.FlexVolume != nil, check: func(at *field.Path) field.ErrorList {
+			return validateFlexOptions(spec.FlexVolume.Driver, spec.FlexVolume.Options, at)
+		}},
+		{name: "azureFile", set: spec.AzureFile != nil, check: func(at *field.Path) field.ErrorList {
+			return requireStrings(at, pair{"secretName", spec.AzureFile.SecretName}, pair{"shareName", spec.AzureFile.ShareName},
+				pair{"secretNamespace", ptr.Deref(spec.AzureFile.SecretNamespace, "default")})
+		}},
+		pods["vsphereVolume"], pods["photonPersistentDisk"], pods["portworxVolume"], pods["azureDisk"],
+		{name: "scaleIO", set: spec.ScaleIO != nil, check: func(at *field.Path) field.ErrorList {
+			return requireStrings(at, pair{"gateway", spec.ScaleIO.Gateway}, pair{"system", spec.ScaleIO.System}, pair{"volumeName", spec.ScaleIO.VolumeName})
+		}},
+		{name: "local", set: spec.Local != nil, check: func(at *field.Path) field.ErrorList {
+			if spec.Local.Path == "" {
+				return requireStrings(at, pair{"path", ""})
+			}
+			return validate.NoBacksteps(spec.Local.Path, at.Child("path"))
+		}},
+		{name: "storageos", set: spec.StorageOS != nil, check: func(at *field.Path) field.ErrorList { return validatePersistentStorageOS(spec.StorageOS, at) }},
+		{name: "csi", set: spec.CSI != nil, check: func(at *field.Path) field.ErrorList { return validateCSISource(spec.CSI, at) }},
+	}
+}
+
+// setSource names the first source that is set.
+func setSource(sources []sourceCheck) string {
+	for _, source := range sources {
+		if source.set {
+			return source.name
 		}
 	}
-	return names
+	return ""
+}
+
+func validateGlusterfs(source *corev1.GlusterfsPersistentVolumeSource, path *field.Path) field.ErrorList {
+	errs := requireStrings(path, pair{"endpoints", source.EndpointsName}, pair{"path", source.Path})
+	if namespace := source.EndpointsNamespace; namespace != nil {
+		at := path.Child("endpointsNamespace")
+		if *namespace == "" {
+			return append(errs, field.Invalid(at, *namespace, "if the endpointnamespace is set, it must be a valid namespace name"))
+		}
+		errs = append(errs, validate.ObjectName(*namespace, at, apivalidation.ValidateNamespaceName)...)
+	}
+	return errs
+}
+
+func validatePersistentISCSI(source *corev1.ISCSIPersistentVolumeSource, volume string, path *field.Path) field.ErrorList {
+	const longestTarget = 64 // characters of volume and portal where an initiator is named: they make the name of an interface
+	errs := validateISCSI(source.TargetPortal, source.IQN, source.InitiatorName, source.Lun,
+		(source.DiscoveryCHAPAuth || source.SessionCHAPAuth) && source.SecretRef == nil, iscsiFormat, path)
+	if source.InitiatorName != nil && len(volume+":"+source.TargetPortal) > longestTarget {
+		errs = append(errs, field.Invalid(path.Child("targetportal"), source.TargetPortal,
+			"Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."))
+	}
+	if source.SecretRef != nil {
+		errs = append(errs, requireStrings(path.Child("secretRef"), pair{"name", source.SecretRef.Name})...)
+	}
+	return errs
+}
+
+func validatePersistentStorageOS(source *corev1.StorageOSPersistentVolumeSource, path *field.Path) field.ErrorList {
+	errs := validateStorageOSName(source.VolumeName, source.VolumeNamespace, path)
+	if ref := source.SecretRef; ref != nil {
+		errs = append(errs, requireStrings(path.Child("secretRef"), pair{"name", ref.Name}, pair{"namespace", ref.Namespace})...)
+	}
+	return errs
+}
+
+// requireReference demands both parts of a reference to a secret.
+func requireReference(ref *corev1.SecretReference, path *field.Path) field.ErrorList {
+	if ref == nil {
+		return nil
+	}
+	return requireStrings(path.Child("secretRef"), pair{"name", ref.Name}, pair{"namespace", ref.Namespace})
 }
 
 type pair struct{ name, value string }
@@ -263,31 +339,30 @@ func validateHostPathSource(source *corev1.HostPathVolumeSource, path *field.Pat
 		corev1.HostPathFileOrCreate, corev1.HostPathSocket)...)
 }
 
-func validateLocalSource(spec *corev1.PersistentVolumeSpec, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if spec.Local.Path == "" {
-		errs = append(errs, field.Required(path.Child("path"), ""))
-	} else {
-		errs = append(errs, validate.NoBacksteps(spec.Local.Path, path.Child("path"))...)
-	}
-	if spec.NodeAffinity == nil {
-		errs = append(errs, field.Required(field.NewPath("metadata", "annotations"), "Local volume requires node affinity"))
-	}
-	return errs
-}
-
 func validateCSISource(source *corev1.CSIPersistentVolumeSource, path *field.Path) field.ErrorList {
 	errs := ValidateCSIDriverName(source.Driver, path.Child("driver"))
 	errs = append(errs, requireStrings(path, pair{"volumeHandle", source.VolumeHandle})...)
-	for name, ref := range map[string]*corev1.SecretReference{
-		"controllerPublishSecretRef": source.ControllerPublishSecretRef, "nodePublishSecretRef": source.NodePublishSecretRef,
-		"controllerExpandSecretRef": source.ControllerExpandSecretRef, "nodeExpandSecretRef": source.NodeExpandSecretRef,
+	for _, secret := range []struct {
+		name string
+		ref  *corev1.SecretReference
+	}{
+		{"controllerPublishSecretRef", source.ControllerPublishSecretRef},
+		{"controllerExpandSecretRef", source.ControllerExpandSecretRef},
+		{"nodePublishSecretRef", source.NodePublishSecretRef},
+		{"nodeExpandSecretRef", source.NodeExpandSecretRef},
 	} {
-		if ref != nil {
-			errs = append(errs, requireStrings(path.Child(name), pair{"name", ref.Name}, pair{"namespace", ref.Namespace})...)
+		if secret.ref == nil {
+			continue
+		}
+		at := path.Child(secret.name)
+		errs = append(errs, requireStrings(at, pair{"name", secret.ref.Name}, pair{"namespace", secret.ref.Namespace})...)
+		if secret.ref.Name != "" {
+			errs = append(errs, validate.DNSSubdomain(secret.ref.Name, at.Child("name"))...)
+		}
+		if secret.ref.Namespace != "" {
+			errs = append(errs, validate.DNSLabel(secret.ref.Namespace, at.Child("namespace"))...)
 		}
 	}
-	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 	return errs
 }
 

@@ -22,6 +22,9 @@ var persistentVolumeClaim = resource.Definition[*corev1.PersistentVolumeClaim]{
 		if old == nil {
 			pvc.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
 		}
+		if ref := pvc.Spec.DataSourceRef; ref != nil && (old == nil || old.Spec.DataSourceRef == nil || old.Spec.DataSourceRef.Namespace == nil) {
+			ref.Namespace = nil // CrossNamespaceVolumeDataSource is alpha
+		}
 		syncDataSources(&pvc.Spec)
 	},
 	Validate: func(pvc *corev1.PersistentVolumeClaim) field.ErrorList {
@@ -133,10 +136,10 @@ func validateDataSources(spec *corev1.PersistentVolumeClaimSpec, path *field.Pat
 	switch {
 	case source == nil:
 	case namespace != "":
-		errs = append(errs, field.Invalid(path, path.Child("dataSource").String(),
+		errs = append(errs, field.Invalid(path, path.Child("dataSource"),
 			"may not be specified when dataSourceRef.namespace is specified"))
 	case !ptr.Equal(source.APIGroup, ref.APIGroup) || source.Kind != ref.Kind || source.Name != ref.Name:
-		errs = append(errs, field.Invalid(path, path.Child("dataSource").String(), "must match dataSourceRef"))
+		errs = append(errs, field.Invalid(path, path.Child("dataSource"), "must match dataSourceRef"))
 	}
 	return errs
 }

@@ -12,7 +12,7 @@ import (
 // pod is a group of containers on one node. Its subresources binding, ephemeralcontainers, resize and eviction use the exported
 // functions of this package.
 var pod = resource.Definition[*corev1.Pod]{
-	GroupVersion: corev1.SchemeGroupVersion, Kind: "Pod", Plural: "pods", ShortNames: []string{"po"}, Categories: []string{"all"},
+	GroupVersion: corev1.SchemeGroupVersion, Kind: "Pod", NameOnce: true, Plural: "pods", ShortNames: []string{"po"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, ReturnDeleted: true, AllowUnconditionalUpdate: true,
 	Default: DefaultPod,
 	Prepare: preparePod, PrepareStatus: preparePodStatus,

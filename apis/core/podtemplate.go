@@ -12,7 +12,7 @@ import (
 
 // podTemplate is a stored template; nothing in the cluster acts on it.
 var podTemplate = resource.Definition[*corev1.PodTemplate]{
-	GroupVersion: corev1.SchemeGroupVersion, Kind: "PodTemplate", Plural: "podtemplates",
+	GroupVersion: corev1.SchemeGroupVersion, Kind: "PodTemplate", NameOnce: true, Plural: "podtemplates",
 	Namespaced: true, ReturnDeleted: true, AllowUnconditionalUpdate: true,
 	Default:      func(t *corev1.PodTemplate) { DefaultPodTemplateSpec(&t.Template) },
 	Prepare:      func(t, _ *corev1.PodTemplate) { PreparePodTemplate(&t.Template) },

@@ -18,7 +18,7 @@ import (
 
 // replicationController is the ancestor of ReplicaSet: equality selectors only.
 var replicationController = resource.Definition[*corev1.ReplicationController]{
-	GroupVersion: corev1.SchemeGroupVersion, Kind: "ReplicationController", Plural: "replicationcontrollers",
+	GroupVersion: corev1.SchemeGroupVersion, Kind: "ReplicationController", NameOnce: true, Plural: "replicationcontrollers",
 	ShortNames: []string{"rc"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, OrphanDependents: true, AllowUnconditionalUpdate: true,
 	Default: defaultReplicationController,

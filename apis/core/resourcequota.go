@@ -15,7 +15,7 @@ import (
 
 // resourceQuota bounds what a namespace may use altogether.
 var resourceQuota = resource.Definition[*corev1.ResourceQuota]{
-	GroupVersion: corev1.SchemeGroupVersion, Kind: "ResourceQuota", Plural: "resourcequotas", ShortNames: []string{"quota"},
+	GroupVersion: corev1.SchemeGroupVersion, Kind: "ResourceQuota", NameOnce: true, Plural: "resourcequotas", ShortNames: []string{"quota"},
 	Namespaced: true, HasStatus: true, GenerationOf: resource.NoGeneration[*corev1.ResourceQuota],
 	AllowUnconditionalUpdate: true, ReturnDeleted: true,
 	Default: func(q *corev1.ResourceQuota) { roundUp(q.Spec.Hard, q.Status.Hard, q.Status.Used) },
@@ -75,7 +75,7 @@ func isStandardQuota(name corev1.ResourceName) bool {
 
 func quotaResourceName(name corev1.ResourceName, path *field.Path) field.ErrorList {
 	errs := validate.QualifiedName(string(name), path)
-	if len(errs) == 0 && !strings.Contains(string(name), "/") && !isStandardQuota(name) {
+	if !strings.Contains(string(name), "/") && !isStandardQuota(name) {
 		errs = append(errs, field.Invalid(path, string(name), "must be a standard resource for quota"))
 	}
 	return errs
@@ -85,18 +85,27 @@ func validateQuotaSpec(spec *corev1.ResourceQuotaSpec, path *field.Path) field.E
 	errs := validate.ResourceList(spec.Hard, path.Child("hard"), quotaResourceName)
 	names := validate.SortedNames(spec.Hard)
 	if len(spec.Scopes) > 0 {
-		errs = append(errs, validateQuotaScopes(spec.Scopes, names, spec.Scopes, path.Child("scopes"))...)
+		scopes := path.Child("scopes")
+		for _, scope := range spec.Scopes {
+			if !isQuotaScope(scope) {
+				errs = append(errs, field.Invalid(scopes, spec.Scopes, "unsupported scope"))
+			}
+		}
+		errs = append(errs, validateQuotaScopes(spec.Scopes, names, spec.Scopes, scopes)...)
 	}
 	if spec.ScopeSelector == nil {
 		return errs
 	}
 	expressions := path.Child("scopeSelector", "matchExpressions")
 	var scopes []corev1.ResourceQuotaScope
-	for i, requirement := range spec.ScopeSelector.MatchExpressions {
+	for _, requirement := range spec.ScopeSelector.MatchExpressions {
 		scopes = append(scopes, requirement.ScopeName)
-		errs = append(errs, validateScopeRequirement(requirement, expressions.Index(i))...)
+		if !isQuotaScope(requirement.ScopeName) {
+			errs = append(errs, field.Invalid(expressions.Child("scopeName"), requirement.ScopeName, "unsupported scope"))
+		}
+		errs = append(errs, validateScopeRequirement(requirement, expressions)...)
 	}
-	return append(errs, validateQuotaScopes(scopes, names, spec.ScopeSelector.MatchExpressions, expressions)...)
+	return append(errs, validateQuotaScopes(scopes, names, spec.ScopeSelector, expressions)...)
 }
 
 // podScopes narrow a quota to some pods; scopes of volume attributes classes narrow it to some claims.
@@ -105,12 +114,13 @@ var podScopes = []corev1.ResourceQuotaScope{
 	corev1.ResourceQuotaScopeNotBestEffort, corev1.ResourceQuotaScopePriorityClass, corev1.ResourceQuotaScopeCrossNamespacePodAffinity,
 }
 
+func isQuotaScope(scope corev1.ResourceQuotaScope) bool {
+	return slices.Contains(podScopes, scope) || scope == corev1.ResourceQuotaScopeVolumeAttributesClass
+}
+
 func validateQuotaScopes(scopes []corev1.ResourceQuotaScope, names []corev1.ResourceName, value any, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for _, scope := range scopes {
-		if !slices.Contains(podScopes, scope) && scope != corev1.ResourceQuotaScopeVolumeAttributesClass {
-			errs = append(errs, field.Invalid(path, value, "unsupported scope"))
-		}
 		for _, name := range names {
 			if isStandardQuota(name) && !scopeCovers(scope, name) {
 				errs = append(errs, field.Invalid(path, value, "unsupported scope applied to resource"))
@@ -146,7 +156,7 @@ func validateScopeRequirement(r corev1.ScopedResourceSelectorRequirement, path *
 	var errs field.ErrorList
 	takesValues := r.ScopeName == corev1.ResourceQuotaScopePriorityClass || r.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass
 	if slices.Contains(podScopes, r.ScopeName) && !takesValues && r.Operator != corev1.ScopeSelectorOpExists {
-		errs = append(errs, field.Invalid(path.Child("operator"), r.Operator, "must be 'Exist' when scope is any of "+
+		errs = append(errs, field.Invalid(path.Child("operator"), r.Operator, "must be 'Exists' when scope is any of "+
 			"ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, "+
 			"ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
 	}

@@ -111,8 +111,8 @@ func validateSecretUpdate(s, old *corev1.Secret) field.ErrorList {
 	return append(errs, validateSecret(s)...)
 }
 
-func warnSecret(s, old *corev1.Secret) []string {
-	if s.Type != corev1.SecretTypeTLS || old != nil && maps.EqualFunc(s.Data, old.Data, slices.Equal) {
+func warnSecret(s, _ *corev1.Secret) []string {
+	if s.Type != corev1.SecretTypeTLS {
 		return nil
 	}
 	if _, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey]); err != nil {

@@ -12,6 +12,11 @@ import (
 	"keelson.dev/apis/validate"
 )
 
+// ValidateServiceAddresses checks what the allocation of addresses relies on.
+func ValidateServiceAddresses(s *corev1.Service) field.ErrorList {
+	return validateClusterIPs(&s.Spec, field.NewPath("spec"))
+}
+
 // validateClusterIPs checks clusterIP, clusterIPs, ipFamilies and ipFamilyPolicy against each other. ExternalName services may
 // have none of them, which is checked with their type.
 func validateClusterIPs(spec *corev1.ServiceSpec, path *field.Path) field.ErrorList {

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
+	"k8s.io/utils/ptr"
 
 	"keelson.dev/apis/validate"
 )
@@ -231,8 +232,8 @@ func validateTrafficPolicies(spec *corev1.ServiceSpec, path *field.Path) field.E
 	errs = append(errs, validate.OptionalOneOf(spec.InternalTrafficPolicy, internal,
 		corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)...)
 	return append(errs, validate.OptionalOneOf(spec.TrafficDistribution, path.Child("trafficDistribution"),
-		corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameNode,
-		corev1.ServiceTrafficDistributionPreferSameZone)...)
+		corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone,
+		corev1.ServiceTrafficDistributionPreferSameNode)...)
 }
 
 func validateServiceStatus(s, _ *corev1.Service) field.ErrorList {
@@ -286,6 +287,23 @@ func warnService(s, _ *corev1.Service) []string {
 		}
 	}
 	path := field.NewPath("spec")
+	external := s.Spec.Type == corev1.ServiceTypeExternalName
+	switch hasIPs := len(s.Spec.ExternalIPs) > 0; {
+	case hasIPs && external:
+		warnings = append(warnings, `spec.externalIPs is ignored when spec.type is "ExternalName"`)
+	case hasIPs && !isHeadless(&s.Spec):
+		warnings = append(warnings, "spec.externalIPs is deprecated and may no longer be implemented in some clusters")
+	}
+	if !external && s.Spec.ExternalName != "" {
+		warnings = append(warnings, `spec.externalName is ignored when spec.type is not "ExternalName"`)
+	}
+	if ptr.Deref(s.Spec.TrafficDistribution, "") == corev1.ServiceTrafficDistributionPreferClose {
+		warnings = append(warnings, `spec.trafficDistribution: "PreferClose" is deprecated; use "PreferSameZone"`)
+	}
+	if _, ok := s.Annotations[corev1.DeprecatedAnnotationTopologyAwareHints]; ok {
+		warnings = append(warnings, fmt.Sprintf("annotation %s is deprecated, please use %s instead",
+			corev1.DeprecatedAnnotationTopologyAwareHints, corev1.AnnotationTopologyMode))
+	}
 	warnings = append(warnings, validate.WarnIP(s.Spec.LoadBalancerIP, path.Child("loadBalancerIP"))...)
 	for i, ip := range s.Spec.ExternalIPs {
 		warnings = append(warnings, validate.WarnIP(ip, path.Child("externalIPs").Index(i))...)

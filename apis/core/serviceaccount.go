@@ -17,8 +17,8 @@ var serviceAccount = resource.Definition[*corev1.ServiceAccount]{
 			sa.Secrets[i] = corev1.ObjectReference{Name: ref.Name}
 		}
 	},
-	Warn: func(sa, _ *corev1.ServiceAccount) []string {
-		if _, annotated := sa.Annotations[mountableSecretsAnnotation]; annotated {
+	Warn: func(sa, old *corev1.ServiceAccount) []string {
+		if _, annotated := sa.Annotations[mountableSecretsAnnotation]; annotated && old == nil {
 			return []string{fmt.Sprintf("metadata.annotations[%s]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets",
 				mountableSecretsAnnotation)}
 		}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"path"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,35 +36,52 @@ type sourceCheck struct {
 	name  string
 	set   bool
 	check func(*field.Path) field.ErrorList
+	under string // the field as its own rules call it, where that differs
+	// beside lets it stand beside another source that comes before it.
+	beside bool
 }
 
 // validateVolumeSource demands exactly one source and checks it.
 func validateVolumeSource(v *corev1.VolumeSource, isPod bool, path *field.Path) field.ErrorList {
-	sources := []sourceCheck{
-		{"emptyDir", v.EmptyDir != nil, func(at *field.Path) field.ErrorList { return validateEmptyDir(v.EmptyDir, at) }},
-		{"hostPath", v.HostPath != nil, func(at *field.Path) field.ErrorList { return validateHostPathSource(v.HostPath, at) }},
-		{"secret", v.Secret != nil, func(at *field.Path) field.ErrorList { return validateSecretVolume(v.Secret, at) }},
-		{"persistentVolumeClaim", v.PersistentVolumeClaim != nil, func(at *field.Path) field.ErrorList {
+	network := networkSources(v)
+	return checkSources([]sourceCheck{
+		{name: "emptyDir", set: v.EmptyDir != nil, check: func(at *field.Path) field.ErrorList { return validateEmptyDir(v.EmptyDir, at) }},
+		{name: "hostPath", set: v.HostPath != nil, check: func(at *field.Path) field.ErrorList { return validateHostPathSource(v.HostPath, at) }},
+		network["gitRepo"], network["gcePersistentDisk"], network["awsElasticBlockStore"],
+		{name: "secret", set: v.Secret != nil, check: func(at *field.Path) field.ErrorList { return validateSecretVolume(v.Secret, at) }},
+		network["nfs"], network["iscsi"], network["glusterfs"], network["flocker"],
+		{name: "persistentVolumeClaim", set: v.PersistentVolumeClaim != nil, check: func(at *field.Path) field.ErrorList {
 			return requireStrings(at, pair{"claimName", v.PersistentVolumeClaim.ClaimName})
 		}},
-		{"downwardAPI", v.DownwardAPI != nil, func(at *field.Path) field.ErrorList { return validateDownwardVolume(v.DownwardAPI, at) }},
-		{"configMap", v.ConfigMap != nil, func(at *field.Path) field.ErrorList { return validateConfigMapVolume(v.ConfigMap, at) }},
-		{"projected", v.Projected != nil, func(at *field.Path) field.ErrorList { return validateProjected(v.Projected, at) }},
-		{"csi", v.CSI != nil, func(at *field.Path) field.ErrorList { return validateInlineCSI(v.CSI, at) }},
-		{"ephemeral", v.Ephemeral != nil, func(at *field.Path) field.ErrorList { return validateEphemeralVolume(v.Ephemeral, at) }},
-		{"image", v.Image != nil, func(at *field.Path) field.ErrorList { return validateImageVolume(v.Image, isPod, at) }},
-	}
+		network["rbd"], network["cinder"], network["cephFS"], network["quobyte"],
+		{
+			name: "downwarAPI", under: "downwardAPI", set: v.DownwardAPI != nil, // misspelt, as clients have always been told it
+			check: func(at *field.Path) field.ErrorList { return validateDownwardVolume(v.DownwardAPI, at) },
+		},
+		network["fc"], network["flexVolume"],
+		{name: "configMap", set: v.ConfigMap != nil, check: func(at *field.Path) field.ErrorList { return validateConfigMapVolume(v.ConfigMap, at) }},
+		network["azureFile"], network["vsphereVolume"], network["photonPersistentDisk"], network["portworxVolume"], network["azureDisk"], network["storageos"],
+		{name: "projected", set: v.Projected != nil, check: func(at *field.Path) field.ErrorList { return validateProjected(v.Projected, at) }},
+		network["scaleIO"],
+		{name: "csi", set: v.CSI != nil, check: func(at *field.Path) field.ErrorList { return validateInlineCSI(v.CSI, at) }},
+		{name: "ephemeral", set: v.Ephemeral != nil, check: func(at *field.Path) field.ErrorList { return validateEphemeralVolume(v.Ephemeral, at) }},
+		{name: "image", set: v.Image != nil, check: func(at *field.Path) field.ErrorList { return validateImageVolume(v.Image, isPod, at) }},
+	}, path)
+}
+
+// checkSources demands exactly one source and checks the first.
+func checkSources(sources []sourceCheck, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	count := 0
-	for _, source := range append(sources, networkSources(v)...) {
+	for _, source := range sources {
 		if !source.set {
 			continue
 		}
-		if count++; count > 1 {
+		if count++; count > 1 && !source.beside {
 			errs = append(errs, field.Forbidden(path.Child(source.name), "may not specify more than 1 volume type"))
 			continue
 		}
-		errs = append(errs, source.check(path.Child(source.name))...)
+		errs = append(errs, source.check(path.Child(cmp.Or(source.under, source.name)))...)
 	}
 	if count == 0 {
 		errs = append(errs, field.Required(path, "must specify a volume type"))

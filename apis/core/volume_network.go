@@ -1,6 +1,7 @@
 package core
 
 import (
+	"net"
 	"regexp"
 	"strings"
 
@@ -14,66 +15,71 @@ import (
 
 // networkSources are the volumes of the in-tree drivers of old. Their API is served for as long as v1 is; what mounts them is a
 // CSI driver, or nothing.
-func networkSources(v *corev1.VolumeSource) []sourceCheck {
-	return []sourceCheck{
-		{"gitRepo", v.GitRepo != nil, func(at *field.Path) field.ErrorList {
+func networkSources(v *corev1.VolumeSource) map[string]sourceCheck {
+	byName := map[string]sourceCheck{}
+	for _, source := range []sourceCheck{
+		{name: "gitRepo", set: v.GitRepo != nil, check: func(at *field.Path) field.ErrorList {
 			return append(requireStrings(at, pair{"repository", v.GitRepo.Repository}), validate.DescendingPath(v.GitRepo.Directory, at.Child("directory"))...)
 		}},
-		{"gcePersistentDisk", v.GCEPersistentDisk != nil, func(at *field.Path) field.ErrorList {
+		{name: "gcePersistentDisk", under: "persistentDisk", set: v.GCEPersistentDisk != nil, check: func(at *field.Path) field.ErrorList {
 			return append(requireStrings(at, pair{"pdName", v.GCEPersistentDisk.PDName}), partition(v.GCEPersistentDisk.Partition, at)...)
 		}},
-		{"awsElasticBlockStore", v.AWSElasticBlockStore != nil, func(at *field.Path) field.ErrorList {
+		{name: "awsElasticBlockStore", set: v.AWSElasticBlockStore != nil, check: func(at *field.Path) field.ErrorList {
 			return append(requireStrings(at, pair{"volumeID", v.AWSElasticBlockStore.VolumeID}), partition(v.AWSElasticBlockStore.Partition, at)...)
 		}},
-		{"nfs", v.NFS != nil, func(at *field.Path) field.ErrorList { return validateNFS(v.NFS, at) }},
-		{"iscsi", v.ISCSI != nil, func(at *field.Path) field.ErrorList {
+		{name: "nfs", set: v.NFS != nil, check: func(at *field.Path) field.ErrorList { return validateNFS(v.NFS, at) }},
+		{name: "iscsi", set: v.ISCSI != nil, check: func(at *field.Path) field.ErrorList {
 			return validateISCSI(v.ISCSI.TargetPortal, v.ISCSI.IQN, v.ISCSI.InitiatorName, v.ISCSI.Lun,
-				(v.ISCSI.DiscoveryCHAPAuth || v.ISCSI.SessionCHAPAuth) && v.ISCSI.SecretRef == nil, at)
+				(v.ISCSI.DiscoveryCHAPAuth || v.ISCSI.SessionCHAPAuth) && v.ISCSI.SecretRef == nil,
+				iscsiFormat+" starting with iqn, eui, or naa", at)
 		}},
-		{"glusterfs", v.Glusterfs != nil, func(at *field.Path) field.ErrorList {
+		{name: "glusterfs", set: v.Glusterfs != nil, check: func(at *field.Path) field.ErrorList {
 			return requireStrings(at, pair{"endpoints", v.Glusterfs.EndpointsName}, pair{"path", v.Glusterfs.Path})
 		}},
-		{"flocker", v.Flocker != nil, func(at *field.Path) field.ErrorList { return validateFlocker(v.Flocker, at) }},
-		{"rbd", v.RBD != nil, func(at *field.Path) field.ErrorList {
+		{name: "flocker", set: v.Flocker != nil, check: func(at *field.Path) field.ErrorList { return validateFlocker(v.Flocker, at) }},
+		{name: "rbd", set: v.RBD != nil, check: func(at *field.Path) field.ErrorList {
 			return append(requireList(len(v.RBD.CephMonitors), at.Child("monitors")), requireStrings(at, pair{"image", v.RBD.RBDImage})...)
 		}},
-		{"cinder", v.Cinder != nil, func(at *field.Path) field.ErrorList {
+		{name: "cinder", set: v.Cinder != nil, check: func(at *field.Path) field.ErrorList {
 			errs := requireStrings(at, pair{"volumeID", v.Cinder.VolumeID})
 			if v.Cinder.SecretRef != nil {
 				errs = append(errs, requireStrings(at.Child("secretRef"), pair{"name", v.Cinder.SecretRef.Name})...)
 			}
 			return errs
 		}},
-		{"cephfs", v.CephFS != nil, func(at *field.Path) field.ErrorList { return requireList(len(v.CephFS.Monitors), at.Child("monitors")) }},
-		{"quobyte", v.Quobyte != nil, func(at *field.Path) field.ErrorList { return validateQuobyte(v.Quobyte, at) }},
-		{"fc", v.FC != nil, func(at *field.Path) field.ErrorList { return validateFC(v.FC, at) }},
-		{"flexVolume", v.FlexVolume != nil, func(at *field.Path) field.ErrorList {
+		{name: "cephFS", under: "cephfs", set: v.CephFS != nil, check: func(at *field.Path) field.ErrorList { return requireList(len(v.CephFS.Monitors), at.Child("monitors")) }},
+		{name: "quobyte", set: v.Quobyte != nil, check: func(at *field.Path) field.ErrorList { return validateQuobyte(v.Quobyte, at) }},
+		{name: "fc", set: v.FC != nil, check: func(at *field.Path) field.ErrorList { return validateFC(v.FC, at) }},
+		{name: "flexVolume", set: v.FlexVolume != nil, check: func(at *field.Path) field.ErrorList {
 			return validateFlexOptions(v.FlexVolume.Driver, v.FlexVolume.Options, at)
 		}},
-		{"azureFile", v.AzureFile != nil, func(at *field.Path) field.ErrorList {
+		{name: "azureFile", set: v.AzureFile != nil, check: func(at *field.Path) field.ErrorList {
 			return requireStrings(at, pair{"secretName", v.AzureFile.SecretName}, pair{"shareName", v.AzureFile.ShareName})
 		}},
-		{"vsphereVolume", v.VsphereVolume != nil, func(at *field.Path) field.ErrorList {
+		{name: "vsphereVolume", set: v.VsphereVolume != nil, check: func(at *field.Path) field.ErrorList {
 			return requireStrings(at, pair{"volumePath", v.VsphereVolume.VolumePath})
 		}},
-		{"photonPersistentDisk", v.PhotonPersistentDisk != nil, func(at *field.Path) field.ErrorList {
+		{name: "photonPersistentDisk", set: v.PhotonPersistentDisk != nil, check: func(at *field.Path) field.ErrorList {
 			return requireStrings(at, pair{"pdID", v.PhotonPersistentDisk.PdID})
 		}},
-		{"portworxVolume", v.PortworxVolume != nil, func(at *field.Path) field.ErrorList {
+		{name: "portworxVolume", set: v.PortworxVolume != nil, check: func(at *field.Path) field.ErrorList {
 			return requireStrings(at, pair{"volumeID", v.PortworxVolume.VolumeID})
 		}},
-		{"azureDisk", v.AzureDisk != nil, func(at *field.Path) field.ErrorList { return validateAzureDisk(v.AzureDisk, at) }},
-		{"storageos", v.StorageOS != nil, func(at *field.Path) field.ErrorList {
-			errs := requireStrings(at, pair{"volumeName", v.StorageOS.VolumeName})
+		{name: "azureDisk", set: v.AzureDisk != nil, check: func(at *field.Path) field.ErrorList { return validateAzureDisk(v.AzureDisk, at) }},
+		{name: "storageos", set: v.StorageOS != nil, check: func(at *field.Path) field.ErrorList {
+			errs := validateStorageOSName(v.StorageOS.VolumeName, v.StorageOS.VolumeNamespace, at)
 			if v.StorageOS.SecretRef != nil {
 				errs = append(errs, requireStrings(at.Child("secretRef"), pair{"name", v.StorageOS.SecretRef.Name})...)
 			}
 			return errs
 		}},
-		{"scaleIO", v.ScaleIO != nil, func(at *field.Path) field.ErrorList {
+		{name: "scaleIO", set: v.ScaleIO != nil, check: func(at *field.Path) field.ErrorList {
 			return requireStrings(at, pair{"gateway", v.ScaleIO.Gateway}, pair{"system", v.ScaleIO.System}, pair{"volumeName", v.ScaleIO.VolumeName})
 		}},
+	} {
+		byName[source.name] = source
 	}
+	return byName
 }
 
 func requireList(length int, path *field.Path) field.ErrorList {
@@ -102,11 +108,22 @@ var (
 	iscsiNAA = regexp.MustCompile(`^naa.[[:alnum:]]{32}$`)
 )
 
-// validateISCSI checks an iSCSI target.
-func validateISCSI(portal, iqn string, initiator *string, lun int32, secretMissing bool, path *field.Path) field.ErrorList {
+func validateStorageOSName(volume, namespace string, path *field.Path) field.ErrorList {
+	errs := requireStrings(path, pair{"volumeName", volume})
+	if volume != "" {
+		errs = append(errs, validate.DNSLabel(volume, path.Child("volumeName"))...)
+	}
+	if namespace != "" {
+		errs = append(errs, validate.DNSLabel(namespace, path.Child("volumeNamespace"))...)
+	}
+	return errs
+}
+
+// validateISCSI checks an iSCSI target. prefixes is what a name is told that starts with none of the known ones.
+func validateISCSI(portal, iqn string, initiator *string, lun int32, secretMissing bool, prefixes string, path *field.Path) field.ErrorList {
 	errs := requireStrings(path, pair{"targetPortal", portal}, pair{"iqn", iqn})
 	if iqn != "" && !isISCSIName(iqn) {
-		errs = append(errs, field.Invalid(path.Child("iqn"), iqn, "must be valid format"))
+		errs = append(errs, field.Invalid(path.Child("iqn"), iqn, iscsiMessage(iqn, prefixes)))
 	}
 	if lun < 0 || lun > 255 {
 		errs = append(errs, field.Invalid(path.Child("lun"), lun, validation.InclusiveRangeError(0, 255)))
@@ -115,10 +132,21 @@ func validateISCSI(portal, iqn string, initiator *string, lun int32, secretMissi
 		errs = append(errs, field.Required(path.Child("secretRef"), ""))
 	}
 	if initiator != nil && !isISCSIName(*initiator) {
-		errs = append(errs, field.Invalid(path.Child("initiatorname"), *initiator, "must be valid format"))
+		errs = append(errs, field.Invalid(path.Child("initiatorname"), *initiator, iscsiMessage(*initiator, prefixes)))
 	}
 	return errs
 }
+
+func iscsiMessage(name, prefixes string) string {
+	for _, known := range []string{"iqn", "eui", "naa"} {
+		if strings.HasPrefix(name, known) {
+			return iscsiFormat
+		}
+	}
+	return prefixes
+}
+
+const iscsiFormat = "must be valid format"
 
 func isISCSIName(name string) bool {
 	switch {
@@ -155,15 +183,17 @@ func validateFC(v *corev1.FCVolumeSource, path *field.Path) field.ErrorList {
 
 // validateFlocker checks a Flocker dataset.
 func validateFlocker(v *corev1.FlockerVolumeSource, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	switch {
 	case v.DatasetName == "" && v.DatasetUUID == "":
-		return field.ErrorList{field.Required(path, "one of datasetName and datasetUUID is required")}
+		errs = append(errs, field.Required(path, "one of datasetName and datasetUUID is required"))
 	case v.DatasetName != "" && v.DatasetUUID != "":
-		return field.ErrorList{field.Invalid(path, "resource", "datasetName and datasetUUID can not be specified simultaneously")}
-	case strings.Contains(v.DatasetName, "/"):
-		return field.ErrorList{field.Invalid(path.Child("datasetName"), v.DatasetName, "must not contain '/'")}
+		errs = append(errs, field.Invalid(path, "resource", "datasetName and datasetUUID can not be specified simultaneously"))
 	}
-	return nil
+	if strings.Contains(v.DatasetName, "/") {
+		errs = append(errs, field.Invalid(path.Child("datasetName"), v.DatasetName, "must not contain '/'"))
+	}
+	return errs
 }
 
 // validateQuobyte checks a Quobyte volume.
@@ -175,7 +205,7 @@ func validateQuobyte(v *corev1.QuobyteVolumeSource, path *field.Path) field.Erro
 		errs = append(errs, field.Required(path.Child("tenant"), "must be a UUID and may not exceed a length of 64 characters"))
 	} else {
 		for pair := range strings.SplitSeq(v.Registry, ",") {
-			if host, port, ok := strings.Cut(pair, ":"); !ok || host == "" || port == "" {
+			if _, _, err := net.SplitHostPort(pair); err != nil {
 				errs = append(errs, field.Invalid(path.Child("registry"), v.Registry, "must be a host:port pair or multiple pairs separated by commas"))
 			}
 		}

@@ -27,24 +27,24 @@ func validateProjected(v *corev1.ProjectedVolumeSource, path *field.Path) field.
 			}
 		}
 		checks := []sourceCheck{
-			{"secret", source.Secret != nil, func(at *field.Path) field.ErrorList {
+			{name: "secret", set: source.Secret != nil, check: func(at *field.Path) field.ErrorList {
 				errs := requireStrings(at, pair{"name", source.Secret.Name})
 				return append(errs, validateItems(source.Secret.Items, at.Child("items"), claim(source.Secret.Name))...)
 			}},
-			{"configMap", source.ConfigMap != nil, func(at *field.Path) field.ErrorList {
+			{name: "configMap", set: source.ConfigMap != nil, check: func(at *field.Path) field.ErrorList {
 				errs := requireStrings(at, pair{"name", source.ConfigMap.Name})
 				return append(errs, validateItems(source.ConfigMap.Items, at.Child("items"), claim(source.ConfigMap.Name))...)
 			}},
-			{"downwardAPI", source.DownwardAPI != nil, func(at *field.Path) field.ErrorList {
+			{name: "downwardAPI", set: source.DownwardAPI != nil, check: func(at *field.Path) field.ErrorList {
 				return validateDownwardProjection(source.DownwardAPI, at, claim)
 			}},
-			{"serviceAccountToken", source.ServiceAccountToken != nil, func(at *field.Path) field.ErrorList {
+			{name: "serviceAccountToken", set: source.ServiceAccountToken != nil, check: func(at *field.Path) field.ErrorList {
 				return validateTokenProjection(source.ServiceAccountToken, at)
 			}},
-			{"clusterTrustBundle", source.ClusterTrustBundle != nil, func(at *field.Path) field.ErrorList {
+			{name: "clusterTrustBundle", set: source.ClusterTrustBundle != nil, check: func(at *field.Path) field.ErrorList {
 				return validateTrustBundleProjection(source.ClusterTrustBundle, at, claim(source.ClusterTrustBundle.Path))
 			}},
-			{"podCertificate", source.PodCertificate != nil, func(at *field.Path) field.ErrorList {
+			{name: "podCertificate", set: source.PodCertificate != nil, check: func(at *field.Path) field.ErrorList {
 				return validateCertificateProjection(source.PodCertificate, at, claim)
 			}},
 		}

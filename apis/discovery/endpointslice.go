@@ -10,6 +10,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
 	"k8s.io/utils/ptr"
@@ -31,9 +32,10 @@ var endpointSlice = resource.Definition[*discoveryv1.EndpointSlice]{
 			resource.SetDefaultPtr(&s.Ports[i].Protocol, corev1.ProtocolTCP)
 		}
 	},
+	Prepare:  dropTopology,
 	Validate: validateEndpointSlice,
 	ValidateUpdate: func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-		return append(validateEndpointSlice(s), validate.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+		return append(validateEndpointSlice(s), validate.Fixed(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 	},
 	Warn: warnEndpointSlice,
 	Columns: resource.Columns([]resource.Column[*discoveryv1.EndpointSlice]{
@@ -87,6 +89,30 @@ const (
 	maxHints     = 8
 )
 
+// dropTopology drops what v1 only reads. A node name that an old writer keeps there moves to its own field, if the stored slice
+// knows it.
+func dropTopology(s, old *discoveryv1.EndpointSlice) {
+	if old != nil && validate.Equal(s.Endpoints, old.Endpoints) {
+		return
+	}
+	former := sets.New[string]()
+	if old != nil {
+		for i := range old.Endpoints {
+			if node, ok := old.Endpoints[i].DeprecatedTopology[corev1.LabelHostname]; ok {
+				former.Insert(node)
+			}
+		}
+	}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		node, ok := e.DeprecatedTopology[corev1.LabelHostname]
+		if e.NodeName == nil && ok && former.Has(node) && len(apivalidation.NameIsDNSSubdomain(node, false)) == 0 {
+			e.NodeName = &node
+		}
+		e.DeprecatedTopology = nil
+	}
+}
+
 func validateEndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 	errs := validate.RequiredOneOf(s.AddressType, field.NewPath("addressType"),
 		discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
@@ -104,12 +130,12 @@ func validateEndpoint(e *discoveryv1.Endpoint, kind discoveryv1.AddressType, pat
 	var errs field.ErrorList
 	addresses := path.Child("addresses")
 	if len(e.Addresses) == 0 {
-		errs = append(errs, field.Required(addresses, "must contain at least 1 address"))
+		errs = append(errs, field.Required(addresses, ""))
 	} else if len(e.Addresses) > maxAddresses {
 		errs = append(errs, field.TooMany(addresses, len(e.Addresses), maxAddresses))
 	}
 	for i, address := range e.Addresses {
-		errs = append(errs, validateAddress(address, kind, addresses.Index(i))...)
+		errs = append(errs, validateAddress(address, kind, addresses, i)...)
 	}
 	if e.NodeName != nil {
 		errs = append(errs, validate.ObjectName(*e.NodeName, path.Child("nodeName"), apivalidation.NameIsDNSSubdomain)...)
@@ -132,22 +158,27 @@ func validateEndpoint(e *discoveryv1.Endpoint, kind discoveryv1.AddressType, pat
 	return errs
 }
 
-func validateAddress(address string, kind discoveryv1.AddressType, path *field.Path) field.ErrorList {
-	isFamily := netutils.IsIPv4String
-	family := "IPv4"
+func validateAddress(address string, kind discoveryv1.AddressType, path *field.Path, i int) field.ErrorList {
+	var errs field.ErrorList
+	isFamily, family := netutils.IsIPv4String, "IPv4"
 	switch kind {
 	case discoveryv1.AddressTypeFQDN:
-		return validate.DNSSubdomain(address, path)
+		return validation.IsFullyQualifiedDomainName(path.Index(i), address)
 	case discoveryv1.AddressTypeIPv6:
 		isFamily, family = netutils.IsIPv6String, "IPv6"
+		errs = validate.StrictIP(address, path.Index(i))
 	case discoveryv1.AddressTypeIPv4:
+		errs = validate.IP(address, path.Index(i))
 	default:
 		return nil // reported with the type
 	}
-	if !isFamily(address) {
-		return field.ErrorList{field.Invalid(path, address, fmt.Sprintf("must be a valid %s address", family))}
+	if len(errs) > 0 {
+		return errs
 	}
-	return validate.NonSpecialIP(address, path)
+	if !isFamily(address) {
+		errs = append(errs, field.Invalid(path, address, fmt.Sprintf("must be an %s address", family)))
+	}
+	return append(errs, validate.NonSpecialIP(address, path.Index(i))...)
 }
 
 func validateHints(hints *discoveryv1.EndpointHints, path *field.Path) field.ErrorList {
@@ -159,7 +190,7 @@ func validateHints(hints *discoveryv1.EndpointHints, path *field.Path) field.Err
 	var seen []string
 	for i, zone := range hints.ForZones {
 		if slices.Contains(seen, zone.Name) {
-			errs = append(errs, field.Duplicate(zones.Index(i), zone.Name))
+			errs = append(errs, field.Duplicate(zones.Index(i).Child("name"), zone.Name))
 			continue
 		}
 		seen = append(seen, zone.Name)
@@ -169,7 +200,13 @@ func validateHints(hints *discoveryv1.EndpointHints, path *field.Path) field.Err
 	if len(hints.ForNodes) > maxHints {
 		return append(errs, field.TooMany(nodes, len(hints.ForNodes), maxHints))
 	}
+	seen = nil
 	for i, node := range hints.ForNodes {
+		if slices.Contains(seen, node.Name) {
+			errs = append(errs, field.Duplicate(nodes.Index(i).Child("name"), node.Name))
+			continue
+		}
+		seen = append(seen, node.Name)
 		errs = append(errs, validate.DNSSubdomain(node.Name, nodes.Index(i).Child("name"))...)
 	}
 	return errs
@@ -191,10 +228,7 @@ func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.Err
 			errs = append(errs, field.Duplicate(portPath.Child("name"), name))
 		}
 		names.Insert(name)
-		errs = append(errs, validate.Protocol(ptr.Deref(port.Protocol, ""), portPath.Child("protocol"))...)
-		if port.Port != nil {
-			errs = append(errs, validate.Port(*port.Port, portPath.Child("port"))...)
-		}
+		errs = append(errs, validate.OptionalOneOf(port.Protocol, portPath.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 		if port.AppProtocol != nil {
 			errs = append(errs, validate.QualifiedName(*port.AppProtocol, portPath.Child("appProtocol"))...)
 		}
@@ -202,11 +236,14 @@ func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.Err
 	return errs
 }
 
-func warnEndpointSlice(s, _ *discoveryv1.EndpointSlice) []string {
-	if s.AddressType == discoveryv1.AddressTypeFQDN {
-		return []string{field.NewPath("addressType").String() + ": FQDN endpoints are deprecated"}
-	}
+func warnEndpointSlice(s, old *discoveryv1.EndpointSlice) []string {
 	var warnings []string
+	if s.AddressType == discoveryv1.AddressTypeFQDN {
+		if old == nil {
+			warnings = append(warnings, "spec.addressType: FQDN endpoints are deprecated")
+		}
+		return warnings
+	}
 	for i, endpoint := range s.Endpoints {
 		for j, address := range endpoint.Addresses {
 			warnings = append(warnings, validate.WarnIP(address, field.NewPath("endpoints").Index(i).Child("addresses").Index(j))...)

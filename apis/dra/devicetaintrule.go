@@ -13,9 +13,9 @@ var taintRules = rules[resourcev1.DeviceTaintRule](generated.Validate_DeviceTain
 
 // deviceTaintRule taints devices from outside their driver.
 var deviceTaintRule = resource.Definition[*resourcev1.DeviceTaintRule]{
-	GroupVersion: resourcev1.SchemeGroupVersion, Kind: "DeviceTaintRule", Plural: "devicetaintrules", HasStatus: true,
-	AllowUnconditionalUpdate: true, ReturnDeleted: true,
-	Default: func(r *resourcev1.DeviceTaintRule) { defaultTaint(&r.Spec.Taint) },
+	GroupVersion: resourcev1.SchemeGroupVersion, Kind: "DeviceTaintRule", NameOnce: true, Plural: "devicetaintrules", HasStatus: true,
+	AllowUnconditionalUpdate: true,
+	Default:                  func(r *resourcev1.DeviceTaintRule) { defaultTaint(&r.Spec.Taint) },
 	Validate: func(r *resourcev1.DeviceTaintRule) field.ErrorList {
 		return append(taintRules.create(r), validateTaint(&r.Spec.Taint, field.NewPath("spec", "taint"))...)
 	},

@@ -15,7 +15,7 @@ var sliceRules = rules[resourcev1.ResourceSlice](generated.Validate_ResourceSlic
 
 // resourceSlice lists devices of a pool.
 var resourceSlice = resource.Definition[*resourcev1.ResourceSlice]{
-	GroupVersion: resourcev1.SchemeGroupVersion, Kind: "ResourceSlice", Plural: "resourceslices", AllowUnconditionalUpdate: true, ReturnDeleted: true,
+	GroupVersion: resourcev1.SchemeGroupVersion, Kind: "ResourceSlice", NameOnce: true, Plural: "resourceslices", AllowUnconditionalUpdate: true, ReturnDeleted: true,
 	GenerationOf: func(s *resourcev1.ResourceSlice) any { return &s.Spec },
 	Default: func(s *resourcev1.ResourceSlice) {
 		for i := range s.Spec.Devices {

@@ -212,8 +212,8 @@ func validateBackend(backend *networkingv1.IngressBackend, path *field.Path) fie
 
 func validateResourceBackend(ref *corev1.TypedLocalObjectReference, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if group := ptr.Deref(ref.APIGroup, ""); group != "" {
-		errs = append(errs, validate.DNSSubdomain(group, path.Child("apiGroup"))...)
+	if ref.APIGroup != nil {
+		errs = append(errs, validate.DNSSubdomain(*ref.APIGroup, path.Child("apiGroup"))...)
 	}
 	errs = append(errs, requireSegment(ref.Kind, path.Child("kind"))...)
 	return append(errs, requireSegment(ref.Name, path.Child("name"))...)

@@ -5,7 +5,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/utils/ptr"
 
 	"keelson.dev/apis/resource"
 	"keelson.dev/apis/validate"
@@ -56,8 +55,8 @@ func validateIngressClass(c *networkingv1.IngressClass) field.ErrorList {
 		return errs
 	}
 	paramsPath := spec.Child("parameters")
-	if group := ptr.Deref(params.APIGroup, ""); group != "" {
-		errs = append(errs, validate.DNSSubdomain(group, paramsPath.Child("apiGroup"))...)
+	if params.APIGroup != nil {
+		errs = append(errs, validate.DNSSubdomain(*params.APIGroup, paramsPath.Child("apiGroup"))...)
 	}
 	errs = append(errs, requireSegment(params.Kind, paramsPath.Child("kind"))...)
 	errs = append(errs, requireSegment(params.Name, paramsPath.Child("name"))...)
@@ -67,13 +66,12 @@ func validateIngressClass(c *networkingv1.IngressClass) field.ErrorList {
 	}
 	errs = append(errs, validate.OneOf(*params.Scope, scopePath,
 		networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace)...)
-	namespace := ptr.Deref(params.Namespace, "")
 	switch {
-	case *params.Scope == networkingv1.IngressClassParametersReferenceScopeNamespace && namespace == "":
+	case *params.Scope == networkingv1.IngressClassParametersReferenceScopeNamespace && params.Namespace == nil:
 		errs = append(errs, field.Required(namespacePath, "`parameters.scope` is set to 'Namespace'"))
 	case *params.Scope == networkingv1.IngressClassParametersReferenceScopeNamespace:
-		errs = append(errs, validate.DNSLabel(namespace, namespacePath)...)
-	case params.Namespace != nil:
+		errs = append(errs, validate.DNSLabel(*params.Namespace, namespacePath)...)
+	case *params.Scope == networkingv1.IngressClassParametersReferenceScopeCluster && params.Namespace != nil:
 		errs = append(errs, field.Forbidden(namespacePath, "`parameters.scope` is set to 'Cluster'"))
 	}
 	return errs
@@ -82,17 +80,7 @@ func validateIngressClass(c *networkingv1.IngressClass) field.ErrorList {
 // requireSegment demands a value that can be a part of a URL path.
 func requireSegment(value string, fieldPath *field.Path) field.ErrorList {
 	if value == "" {
-		return field.ErrorList{field.Required(fieldPath, fieldName(fieldPath)+" is required")}
+		return field.ErrorList{field.Required(fieldPath, "")}
 	}
 	return validate.Messages(fieldPath, value, content.IsPathSegmentName(value))
-}
-
-func fieldName(fieldPath *field.Path) string {
-	full := fieldPath.String()
-	for i := len(full) - 1; i >= 0; i-- {
-		if full[i] == '.' {
-			return full[i+1:]
-		}
-	}
-	return full
 }

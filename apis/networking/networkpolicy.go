@@ -16,7 +16,7 @@ import (
 
 // networkPolicy says who may talk to some pods, and to whom they may.
 var networkPolicy = resource.Definition[*networkingv1.NetworkPolicy]{
-	GroupVersion: networkingv1.SchemeGroupVersion, Kind: "NetworkPolicy", Plural: "networkpolicies", ShortNames: []string{"netpol"},
+	GroupVersion: networkingv1.SchemeGroupVersion, Kind: "NetworkPolicy", NameOnce: true, Plural: "networkpolicies", ShortNames: []string{"netpol"},
 	Namespaced: true, AllowUnconditionalUpdate: true,
 	GenerationOf: func(p *networkingv1.NetworkPolicy) any { return &p.Spec },
 	Default:      defaultNetworkPolicy,
@@ -65,7 +65,7 @@ func validateNetworkPolicy(p *networkingv1.NetworkPolicy) field.ErrorList {
 		return append(errs, field.Invalid(types, &p.Spec.PolicyTypes, "may not specify more than two policyTypes"))
 	}
 	for i, kind := range p.Spec.PolicyTypes {
-		errs = append(errs, validate.OneOf(kind, types.Index(i), networkingv1.PolicyTypeEgress, networkingv1.PolicyTypeIngress)...)
+		errs = append(errs, validate.OneOf(kind, types.Index(i), networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress)...)
 	}
 	return errs
 }
@@ -82,25 +82,25 @@ func validatePolicyRule(ports []networkingv1.NetworkPolicyPort, peers []networki
 }
 
 func validatePolicyPort(port *networkingv1.NetworkPolicyPort, path *field.Path) field.ErrorList {
-	errs := validate.OptionalOneOf(port.Protocol, path.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)
+	errs := validate.OptionalOneOf(port.Protocol, path.Child("protocol"), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
 	endPath := path.Child("endPort")
 	if port.Port == nil {
 		if port.EndPort != nil {
-			errs = append(errs, field.Required(path.Child("port"), "must be specified when `endPort` is specified"))
+			errs = append(errs, field.Invalid(endPath, *port.EndPort, "may not be specified when `port` is not specified"))
 		}
 		return errs
 	}
 	errs = append(errs, validate.PortOrName(*port.Port, path.Child("port"))...)
-	switch {
-	case port.EndPort == nil:
-	case port.Port.Type == intstr.String:
-		errs = append(errs, field.Forbidden(endPath, "may not be specified when `port` is non-numeric"))
-	case *port.EndPort < port.Port.IntVal:
-		errs = append(errs, field.Invalid(endPath, *port.EndPort, "must be greater than or equal to `port`"))
-	default:
-		errs = append(errs, validate.Port(*port.EndPort, endPath)...)
+	if port.EndPort == nil {
+		return errs
 	}
-	return errs
+	if port.Port.Type == intstr.String {
+		return append(errs, field.Invalid(endPath, *port.EndPort, "may not be specified when `port` is non-numeric"))
+	}
+	if *port.EndPort < port.Port.IntVal {
+		errs = append(errs, field.Invalid(endPath, *port.EndPort, "must be greater than or equal to `port`"))
+	}
+	return append(errs, validate.Port(*port.EndPort, endPath)...)
 }
 
 func validatePeer(peer *networkingv1.NetworkPolicyPeer, path *field.Path) field.ErrorList {

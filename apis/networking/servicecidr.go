@@ -1,7 +1,6 @@
 package networking
 
 import (
-	"slices"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -21,10 +20,15 @@ var serviceCIDR = resource.Definition[*networkingv1.ServiceCIDR]{
 		if len(old.Spec.CIDRs) == 1 && len(c.Spec.CIDRs) == 2 && c.Spec.CIDRs[0] == old.Spec.CIDRs[0] {
 			return validateServiceCIDR(c) // a cluster becomes dual-stack
 		}
-		if slices.Equal(c.Spec.CIDRs, old.Spec.CIDRs) {
-			return nil
+		path := field.NewPath("spec", "cidrs")
+		if len(c.Spec.CIDRs) != len(old.Spec.CIDRs) {
+			return validate.Immutable(c.Spec.CIDRs, old.Spec.CIDRs, path)
 		}
-		return validate.Immutable(c.Spec.CIDRs, old.Spec.CIDRs, field.NewPath("spec", "cidrs"))
+		var errs field.ErrorList
+		for i, cidr := range c.Spec.CIDRs {
+			errs = append(errs, validate.Immutable(cidr, old.Spec.CIDRs[i], path.Index(i))...)
+		}
+		return errs
 	},
 	Columns: resource.Columns(resource.Column[*networkingv1.ServiceCIDR]{
 		Name: "CIDRs", Description: networkingv1.ServiceCIDRSpec{}.SwaggerDoc()["cidrs"],
@@ -40,7 +44,7 @@ func validateServiceCIDR(c *networkingv1.ServiceCIDR) field.ErrorList {
 	case len(cidrs) == 0:
 		return field.ErrorList{field.Required(path, "at least one CIDR required")}
 	case len(cidrs) > 2:
-		errs = append(errs, field.Invalid(path, c.Spec, "may only hold up to 2 values"))
+		return append(errs, field.Invalid(path, c.Spec, "may only hold up to 2 values"))
 	}
 	for i, cidr := range cidrs {
 		errs = append(errs, validate.StrictCIDR(cidr, path.Index(i))...)

@@ -35,6 +35,8 @@ type Definition[T Object] struct {
 	StatusOnCreate bool
 	// OrphanDependents is the deletion policy for clients that name none (ReplicationController, Job); else background.
 	OrphanDependents bool
+	// OrphanWarning is told to clients whose deletion falls back to orphaning dependents; empty: nothing is.
+	OrphanWarning string
 	// ReturnDeleted makes DELETE answer with the object instead of a Status (Pod, Service, PersistentVolumeClaim, ...).
 	ReturnDeleted bool
 
@@ -54,6 +56,10 @@ type Definition[T Object] struct {
 	ValidateUpdate func(obj, old T) field.ErrorList
 	// ValidateStatus checks an update of /status.
 	ValidateStatus func(obj, old T) field.ErrorList
+	// ValidateServed replaces Validate and ValidateUpdate for requests in another version than the hub's; old is nil on create.
+	ValidateServed map[schema.GroupVersion]func(obj, old T) field.ErrorList
+	// NameOnce leaves the name and generateName unchecked on update, where upstream does.
+	NameOnce bool
 	// ValidateName checks metadata.name (and generateName with prefix true); nil means a DNS-1123 subdomain.
 	ValidateName func(name string, prefix bool) []string
 	// Warn returns warnings for the client, on create (old is nil) and update.
@@ -80,6 +86,8 @@ type Definition[T Object] struct {
 	// with HasStatus, and no generation at all for kinds without. A function that returns nil means no generation (Service, Node,
 	// Namespace, PersistentVolume, ...).
 	GenerationOf func(obj T) any
+	// LateGeneration leaves new objects without a generation; the first change makes it 1 (CSIDriver).
+	LateGeneration bool
 }
 
 // Column is one column of the Table that the server prints for an object.
@@ -115,7 +123,10 @@ type Resource struct {
 
 	StatusOnCreate   bool
 	OrphanDependents bool
+	OrphanWarning    string
 	ReturnDeleted    bool
+	LateGeneration   bool
+	NameOnce         bool
 
 	New                      func() Object
 	Default                  func(obj Object)
@@ -124,6 +135,7 @@ type Resource struct {
 	Validate                 func(obj Object) field.ErrorList
 	ValidateUpdate           func(obj, old Object) field.ErrorList
 	ValidateStatus           func(obj, old Object) field.ErrorList
+	ValidateServed           map[schema.GroupVersion]func(obj, old Object) field.ErrorList
 	ValidateName             func(name string, prefix bool) []string
 	Warn                     func(obj, old Object) []string
 	Columns                  []Column[Object]
@@ -154,7 +166,8 @@ func (d *Definition[T]) Resource() *Resource {
 		GroupVersion: d.GroupVersion, Served: d.Served, Kind: d.Kind, Plural: d.Plural, Singular: d.singular(),
 		ShortNames: d.ShortNames, Categories: d.Categories, Namespaced: d.Namespaced, KeyPrefix: d.KeyPrefix,
 		HasStatus: d.HasStatus, Index: d.Index, ValidateName: d.ValidateName,
-		StatusOnCreate: d.StatusOnCreate, OrphanDependents: d.OrphanDependents, ReturnDeleted: d.ReturnDeleted,
+		StatusOnCreate: d.StatusOnCreate, OrphanDependents: d.OrphanDependents, OrphanWarning: d.OrphanWarning,
+		ReturnDeleted: d.ReturnDeleted, LateGeneration: d.LateGeneration, NameOnce: d.NameOnce,
 		AllowCreateOnUpdate: d.AllowCreateOnUpdate, AllowUnconditionalUpdate: d.AllowUnconditionalUpdate,
 
 		New:            func() Object { return reflect.New(elem).Interface().(Object) },
@@ -164,6 +177,7 @@ func (d *Definition[T]) Resource() *Resource {
 		Validate:       eraseGet(d.Validate),
 		ValidateUpdate: eraseTwo(d.ValidateUpdate),
 		ValidateStatus: eraseTwo(d.ValidateStatus),
+		ValidateServed: eraseServed(d.ValidateServed),
 		Warn:           eraseTwo(d.Warn),
 		Columns:        eraseColumns(d.Columns),
 		Fields:         eraseFields(d.Fields),

@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func (d *Definition[T]) singular() string {
@@ -48,6 +50,14 @@ func eraseTwo[T Object, R any](f func(obj, old T) R) func(obj, old Object) R {
 		return nil
 	}
 	return func(obj, old Object) R { return f(typed[T](obj), typed[T](old)) }
+}
+
+func eraseServed[T Object](checks map[schema.GroupVersion]func(obj, old T) field.ErrorList) map[schema.GroupVersion]func(obj, old Object) field.ErrorList {
+	erased := make(map[schema.GroupVersion]func(obj, old Object) field.ErrorList, len(checks))
+	for version, check := range checks {
+		erased[version] = eraseTwo(check)
+	}
+	return erased
 }
 
 func eraseGrace[T Object](f func(T, *metav1.DeleteOptions) bool) func(Object, *metav1.DeleteOptions) bool {

@@ -25,7 +25,7 @@ const (
 
 // priorityClass names an importance of pods.
 var priorityClass = resource.Definition[*schedulingv1.PriorityClass]{
-	GroupVersion: schedulingv1.SchemeGroupVersion, Kind: "PriorityClass", Plural: "priorityclasses", ShortNames: []string{"pc"},
+	GroupVersion: schedulingv1.SchemeGroupVersion, Kind: "PriorityClass", NameOnce: true, Plural: "priorityclasses", ShortNames: []string{"pc"},
 	AllowUnconditionalUpdate: true, GenerationOf: func(*schedulingv1.PriorityClass) any { return struct{}{} }, // it stays 1
 	Default: func(c *schedulingv1.PriorityClass) {
 		resource.SetDefaultPtr(&c.PreemptionPolicy, corev1.PreemptLowerPriority)

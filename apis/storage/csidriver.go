@@ -17,7 +17,7 @@ import (
 // csiDriver tells how a volume driver wants to be used.
 var csiDriver = resource.Definition[*storagev1.CSIDriver]{
 	GroupVersion: storagev1.SchemeGroupVersion, Kind: "CSIDriver", Plural: "csidrivers", ReturnDeleted: true,
-	GenerationOf: func(d *storagev1.CSIDriver) any { return &d.Spec },
+	GenerationOf: func(d *storagev1.CSIDriver) any { return &d.Spec }, LateGeneration: true,
 	Default: func(d *storagev1.CSIDriver) {
 		spec := &d.Spec
 		resource.SetDefaultPtr(&spec.AttachRequired, true)
@@ -29,6 +29,7 @@ var csiDriver = resource.Definition[*storagev1.CSIDriver]{
 		}
 		resource.SetDefaultPtr(&spec.RequiresRepublish, false)
 		resource.SetDefaultPtr(&spec.SELinuxMount, false)
+		resource.SetDefaultPtr(&spec.PreventPodSchedulingIfMissing, false)
 	},
 	Validate: validateCSIDriver,
 	ValidateUpdate: func(d, old *storagev1.CSIDriver) field.ErrorList {

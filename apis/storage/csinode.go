@@ -14,8 +14,9 @@ import (
 
 // csiNode lists the volume drivers of a node.
 var csiNode = resource.Definition[*storagev1.CSINode]{
-	GroupVersion: storagev1.SchemeGroupVersion, Kind: "CSINode", Plural: "csinodes", ReturnDeleted: true,
-	Validate: validateCSINode, ValidateUpdate: validateCSINodeUpdate,
+	GroupVersion: storagev1.SchemeGroupVersion, Kind: "CSINode", Plural: "csinodes", HasStatus: true, ReturnDeleted: true,
+	GenerationOf: resource.NoGeneration[*storagev1.CSINode],
+	Validate:     validateCSINode, ValidateUpdate: validateCSINodeUpdate,
 	Columns: resource.Columns(resource.Column[*storagev1.CSINode]{
 		Name: "Drivers", Type: "integer", Description: "Drivers indicates the number of CSI drivers registered on the node",
 		Get: func(n *storagev1.CSINode) any { return int64(len(n.Spec.Drivers)) },

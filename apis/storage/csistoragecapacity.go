@@ -12,7 +12,7 @@ import (
 
 // csiStorageCapacity tells the scheduler how much a driver has left in a part of the cluster.
 var csiStorageCapacity = resource.Definition[*storagev1.CSIStorageCapacity]{
-	GroupVersion: storagev1.SchemeGroupVersion, Kind: "CSIStorageCapacity", Plural: "csistoragecapacities", Namespaced: true, ReturnDeleted: true,
+	GroupVersion: storagev1.SchemeGroupVersion, Kind: "CSIStorageCapacity", Plural: "csistoragecapacities", Namespaced: true,
 	Validate: validateCapacity,
 	ValidateUpdate: func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
 		errs := validateCapacity(c)

@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -56,6 +58,14 @@ func Positive[N ~int | ~int32 | ~int64](value N, path *field.Path) field.ErrorLi
 // Immutable demands that a field did not change.
 func Immutable(value, old any, path *field.Path) field.ErrorList {
 	return apivalidation.ValidateImmutableField(value, old, path)
+}
+
+// Fixed is Immutable for fields whose rule is declared in upstream's types: the value is not repeated.
+func Fixed(value, old any, path *field.Path) field.ErrorList {
+	if Equal(value, old) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, nil, ImmutableMessage)}
 }
 
 // Equal compares API values: quantities by amount, nil and empty lists as the same.
@@ -108,6 +118,18 @@ func ConfigMapKey(value string, path *field.Path) field.ErrorList {
 // QualifiedName demands a name with an optional DNS prefix, like a label key.
 func QualifiedName(value string, path *field.Path) field.ErrorList {
 	return Messages(path, value, validation.IsQualifiedName(value))
+}
+
+// FinalizerName demands a domain before the names of finalizers that are not Kubernetes' own.
+func FinalizerName(name string, path *field.Path) field.ErrorList {
+	switch name {
+	case string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+		return nil
+	}
+	if strings.Contains(name, "/") {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified")}
 }
 
 // ObjectName checks a reference to another object by the given rule, for example apivalidation.NameIsDNSSubdomain.

@@ -4,10 +4,12 @@ import (
 	"context"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/warning"
 
 	"keelson.dev/apis/resource"
 )
@@ -33,6 +35,29 @@ func (m *Main) Create(ctx context.Context, obj runtime.Object, validate rest.Val
 		}
 	}
 	return m.Store.Create(ctx, obj, validate, options)
+}
+
+// Delete implements rest.GracefulDeleter.
+func (m *Main) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	m.warnOrphans(ctx, options)
+	return m.Store.Delete(ctx, name, validate, options)
+}
+
+// DeleteCollection implements rest.CollectionDeleter.
+func (m *Main) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions, list *internalversion.ListOptions) (runtime.Object, error) {
+	m.warnOrphans(ctx, options)
+	return m.Store.DeleteCollection(ctx, validate, options, list)
+}
+
+// warnOrphans tells a client that dependents stay because it said nothing about them.
+func (m *Main) warnOrphans(ctx context.Context, options *metav1.DeleteOptions) {
+	if m.row.OrphanWarning == "" || options == nil {
+		return
+	}
+	//nolint:staticcheck // the deprecated field still counts as having said something
+	if options.PropagationPolicy == nil && options.OrphanDependents == nil {
+		warning.AddWarning(ctx, "", m.row.OrphanWarning)
+	}
 }
 
 // Update implements rest.Updater.

@@ -46,10 +46,11 @@ func (s *statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Ob
 
 // ValidateUpdate implements rest.RESTUpdateStrategy.
 func (s *statusStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	errs := validateFinalizers(obj.(resource.Object))
 	if s.row.ValidateStatus == nil {
-		return nil
+		return errs
 	}
-	return s.row.ValidateStatus(obj.(resource.Object), old.(resource.Object))
+	return append(errs, s.row.ValidateStatus(obj.(resource.Object), old.(resource.Object))...)
 }
 
 // WarningsOnUpdate implements rest.RESTUpdateStrategy: what is wrong with the rest is not this client's doing.

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validate"
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/features"
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"keelson.dev/apis/resource"
+	rules "keelson.dev/apis/validate"
 )
 
 // strategy serves creates and updates of every kind.
@@ -77,7 +79,7 @@ func (s *strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 	if s.row.Prepare != nil {
 		s.row.Prepare(typed, nil)
 	}
-	if s.counts(typed) {
+	if s.counts(typed) && !s.row.LateGeneration {
 		typed.SetGeneration(1)
 	}
 }
@@ -112,29 +114,61 @@ func (s *strategy) changed(obj, old resource.Object) bool {
 }
 
 // Validate implements rest.RESTCreateStrategy.
-func (s *strategy) Validate(_ context.Context, obj runtime.Object) field.ErrorList {
+func (s *strategy) Validate(ctx context.Context, obj runtime.Object) field.ErrorList {
 	typed := obj.(resource.Object)
-	nameRule := validation.NameIsDNSSubdomain
-	if s.row.ValidateName != nil {
-		nameRule = s.row.ValidateName
+	errs := append(s.validateMetadata(typed), validateFinalizers(typed)...)
+	if check := s.served(ctx); check != nil {
+		return append(errs, check(typed, nil)...)
 	}
-	errs := validation.ValidateObjectMetaAccessor(typed, s.row.Namespaced, nameRule, field.NewPath("metadata"))
 	if s.row.Validate != nil {
 		errs = append(errs, s.row.Validate(typed)...)
 	}
 	return errs
 }
 
-// ValidateUpdate implements rest.RESTUpdateStrategy; the library has compared the metadata.
-func (s *strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	typed, typedOld := obj.(resource.Object), old.(resource.Object)
-	switch {
-	case s.row.ValidateUpdate != nil:
-		return s.row.ValidateUpdate(typed, typedOld)
-	case s.row.Validate != nil:
-		return s.row.Validate(typed)
+func (s *strategy) validateMetadata(obj resource.Object) field.ErrorList {
+	nameRule := validation.NameIsDNSSubdomain
+	if s.row.ValidateName != nil {
+		nameRule = s.row.ValidateName
 	}
-	return nil
+	return validation.ValidateObjectMetaAccessor(obj, s.row.Namespaced, nameRule, field.NewPath("metadata"))
+}
+
+func validateFinalizers(obj resource.Object) field.ErrorList {
+	var errs field.ErrorList
+	for i, name := range obj.GetFinalizers() {
+		errs = append(errs, rules.FinalizerName(name, field.NewPath("metadata", "finalizers").Index(i))...)
+	}
+	return errs
+}
+
+// served returns the rules of the version of the request where they are not those of the hub.
+func (s *strategy) served(ctx context.Context) func(obj, old resource.Object) field.ErrorList {
+	info, ok := genericapirequest.RequestInfoFrom(ctx)
+	if !ok {
+		return nil
+	}
+	return s.row.ValidateServed[schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}]
+}
+
+// ValidateUpdate implements rest.RESTUpdateStrategy; the library has compared the metadata with the old one's and checks it but for
+// the names.
+func (s *strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	typed, typedOld := obj.(resource.Object), old.(resource.Object)
+	errs := validateFinalizers(typed)
+	if !s.row.NameOnce {
+		errs = append(errs, s.validateMetadata(typed)...)
+	}
+	check := s.served(ctx)
+	switch {
+	case check != nil:
+		errs = append(errs, check(typed, typedOld)...)
+	case s.row.ValidateUpdate != nil:
+		errs = append(errs, s.row.ValidateUpdate(typed, typedOld)...)
+	case s.row.Validate != nil:
+		errs = append(errs, s.row.Validate(typed)...)
+	}
+	return errs
 }
 
 // DeclarativeValidationConfig implements rest.DeclarativeValidationStrategy.

@@ -56,7 +56,7 @@ func (a *Allocator) allocateAddresses(ctx context.Context, txn *transaction, ser
 				continue
 			}
 			if err := a.addresses.take(ctx, txn, service, ip, dryRun); err != nil {
-				return field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs").Index(i), spec.ClusterIPs,
+				return field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), spec.ClusterIPs,
 					fmt.Sprintf("failed to allocate IP %s: %v", ip, err))}
 			}
 			continue

@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
+	"keelson.dev/apis/core"
 	"keelson.dev/apiserver/registry"
 )
 
@@ -85,7 +86,10 @@ func (a *Allocator) beginUpdate(ctx context.Context, obj, oldObj runtime.Object,
 func (a *Allocator) begin(ctx context.Context, service, old *corev1.Service, dryRun bool) (genericregistry.FinishFunc, error) {
 	txn := &transaction{}
 	var errs field.ErrorList
-	errs = append(errs, planFamilies(&service.Spec, specOf(old), a.families)...)
+	errs = append(errs, core.ValidateServiceAddresses(service)...)
+	if len(errs) == 0 {
+		errs = planFamilies(&service.Spec, specOf(old), a.families)
+	}
 	if len(errs) == 0 {
 		errs = append(errs, a.allocateAddresses(ctx, txn, service, old, dryRun)...)
 	}

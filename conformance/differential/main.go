@@ -86,8 +86,7 @@ func run(ctx context.Context, args []string) error {
 	report := &report{accepted: accepted}
 	begin := time.Now()
 	c := &comparison{pair: servers.pair, report: report, seeds: seeds, workers: s.workers}
-	if err := c.run(ctx, s.stages); err != nil {
-		return err
-	}
-	return report.finish(s.out, time.Since(begin), s.kinds.String() == "" && s.stages.String() == "")
+	err = c.run(ctx, s.stages)
+	whole := err == nil && s.kinds.String() == "" && s.stages.String() == ""
+	return errors.Join(err, report.finish(s.out, time.Since(begin), whole))
 }

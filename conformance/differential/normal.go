@@ -20,6 +20,7 @@ var (
 	address     = regexp.MustCompile(`(127\.0\.0|192\.0\.2)\.1:\d+`)
 	// Upstream prints values of its internal types, which have other names for the fields.
 	printed    = regexp.MustCompile(`(?s)(Invalid|Duplicate) value: (\{.*\}|\[.*\]|\{.*\}$)`)
+	patched    = regexp.MustCompile(`(?s)^Invalid value: ".*": `)
 	difference = regexp.MustCompile(`(?s)\n@@.*$`)
 )
 
@@ -52,7 +53,7 @@ func compareStatus(a, b map[string]any) []string {
 	causesA, causesB := causes(a), causes(b)
 	out := missing("missing: ", causesA, causesB)
 	out = append(out, missing("too much: ", causesB, causesA)...)
-	if len(causesA) > 1 {
+	if len(causesA) > 1 || len(causesA) == 1 && strings.HasPrefix(causesA[0], "patch: ") {
 		delete(a, "message")
 		delete(b, "message")
 	}
@@ -73,10 +74,14 @@ func causes(status map[string]any) []string {
 	var out []string
 	for _, c := range list {
 		cause, _ := c.(map[string]any)
-		out = append(out, fmt.Sprintf("%v: %s (%v)", cause["field"], mask(fmt.Sprint(cause["message"])), cause["reason"]))
+		message := mask(fmt.Sprint(cause["message"]))
+		if cause["field"] == "patch" { // the value is the whole object
+			message = patched.ReplaceAllString(message, "")
+		}
+		out = append(out, fmt.Sprintf("%v: %s (%v)", cause["field"], message, cause["reason"]))
 	}
 	slices.Sort(out)
-	return out
+	return slices.Compact(out)
 }
 
 // missing lists what is in a more often than in b.

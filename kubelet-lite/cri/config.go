@@ -20,7 +20,7 @@ type UserNamespaces interface {
 // Node is what configurations need to know about the node. It is set up once.
 type Node struct {
 	RootDir        string // /var/lib/kubelet
-	PodLogsRoot    string // /var/log/pods
+	PodLogsRoot    string // /var/log/pods; empty: nothing is logged
 	ClusterDNS     []string
 	ClusterDomain  string
 	ResolvConf     string

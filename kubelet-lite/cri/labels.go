@@ -78,8 +78,11 @@ func containerAnnotations(pod *corev1.Pod, c *corev1.Container, attempt int, bac
 	return a
 }
 
-// PodLogDir is where a pod's containers log: <root>/<namespace>_<name>_<uid>.
+// PodLogDir is where a pod's containers log: <root>/<namespace>_<name>_<uid>. Without a root it is nowhere: empty.
 func PodLogDir(root string, pod *corev1.Pod) string {
+	if root == "" {
+		return ""
+	}
 	return filepath.Join(root, fmt.Sprintf("%s_%s_%s", pod.Namespace, pod.Name, pod.UID))
 }
 

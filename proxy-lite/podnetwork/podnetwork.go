@@ -35,8 +35,11 @@ type Config struct {
 // Peer is the way to another node's pods.
 type Peer struct {
 	PodCIDR netip.Prefix
-	Gateway netip.Addr
+	Gateway netip.Addr // the zero value: there is no way, and who tries is told so at once
 }
+
+// hollowLabel marks nodes that only pretend: their addresses must not be looked for on any network.
+const hollowLabel = "keelson.dev/hollow"
 
 // Network is what the Node objects ask of this node: a comparable value once sorted.
 type Network struct {
@@ -53,6 +56,10 @@ func For(name string, nodes []*corev1.Node) Network {
 			network.PodCIDRs = cidrs
 			continue
 		}
+		if node.Labels[hollowLabel] == "true" {
+			network.Peers = append(network.Peers, nowhere(node, cidrs)...)
+			continue
+		}
 		for _, cidr := range cidrs {
 			if gateway, ok := internalIP(node, cidr.Addr().Is4()); ok {
 				network.Peers = append(network.Peers, Peer{PodCIDR: cidr, Gateway: gateway})
@@ -63,6 +70,20 @@ func For(name string, nodes []*corev1.Node) Network {
 		return cmp.Or(a.PodCIDR.Addr().Compare(b.PodCIDR.Addr()), a.Gateway.Compare(b.Gateway))
 	})
 	return network
+}
+
+// nowhere are peers without a way: a hollow node's pods and itself.
+func nowhere(node *corev1.Node, cidrs []netip.Prefix) []Peer {
+	var out []Peer
+	for _, cidr := range cidrs {
+		out = append(out, Peer{PodCIDR: cidr})
+	}
+	for _, v4 := range []bool{true, false} {
+		if ip, ok := internalIP(node, v4); ok {
+			out = append(out, Peer{PodCIDR: netip.PrefixFrom(ip, ip.BitLen())})
+		}
+	}
+	return out
 }
 
 func podCIDRs(node *corev1.Node) []netip.Prefix {
@@ -154,8 +175,12 @@ func keepWhatMatters(object any) (any, error) {
 	if !ok {
 		return object, nil
 	}
+	labels := map[string]string{}
+	if value, ok := node.Labels[hollowLabel]; ok {
+		labels[hollowLabel] = value
+	}
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion},
+		ObjectMeta: metav1.ObjectMeta{Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion, Labels: labels},
 		Spec:       corev1.NodeSpec{PodCIDR: node.Spec.PodCIDR, PodCIDRs: node.Spec.PodCIDRs},
 		Status:     corev1.NodeStatus{Addresses: node.Status.Addresses},
 	}, nil

@@ -35,6 +35,12 @@ func TestFor(t *testing.T) {
 		"SortedByRange": {[]*corev1.Node{node("c", "10.0.0.3", "10.244.3.0/24"), node("me", "10.0.0.1", "10.244.1.0/24"), node("b", "10.0.0.2", "10.244.2.0/24")}, Network{PodCIDRs: []netip.Prefix{own}, Peers: []Peer{peer("10.244.2.0/24", "10.0.0.2"), peer("10.244.3.0/24", "10.0.0.3")}}},
 		"FamilyWithout": {[]*corev1.Node{node("b", "10.0.0.2", "10.244.2.0/24", "fd00:2::/64")}, Network{Peers: []Peer{peer("10.244.2.0/24", "10.0.0.2")}}},
 	}
+	hollow := node("h", "198.18.0.1", "100.64.0.0/24")
+	hollow.Labels = map[string]string{hollowLabel: "true"}
+	cases["HollowIsNowhere"] = struct {
+		nodes []*corev1.Node
+		want  Network
+	}{[]*corev1.Node{hollow}, Network{Peers: []Peer{{PodCIDR: netip.MustParsePrefix("100.64.0.0/24")}, {PodCIDR: netip.MustParsePrefix("198.18.0.1/32")}}}}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			got := For("me", tc.nodes)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // routeProtocol marks the routes that are ours to remove (rtnetlink's protocol numbers from 192 up are free for daemons).
@@ -31,10 +32,11 @@ func syncRoutes(peers []Peer) error {
 	for _, peer := range peers {
 		old, exists := stale[peer.PodCIDR]
 		delete(stale, peer.PodCIDR)
-		if exists && old.Gw.Equal(peer.Gateway.AsSlice()) {
+		want := routeTo(peer)
+		if exists && old.Gw.Equal(want.Gw) && old.Type == want.Type {
 			continue
 		}
-		if err := netlink.RouteReplace(routeTo(peer)); err != nil {
+		if err := netlink.RouteReplace(want); err != nil {
 			return fmt.Errorf("route to pods %s by %s: %w", peer.PodCIDR, peer.Gateway, err)
 		}
 	}
@@ -47,7 +49,12 @@ func syncRoutes(peers []Peer) error {
 }
 
 func routeTo(peer Peer) *netlink.Route {
+	kind := unix.RTN_UNICAST
+	if !peer.Gateway.IsValid() {
+		kind = unix.RTN_UNREACHABLE
+	}
 	return &netlink.Route{
+		Type: kind,
 		Dst: &net.IPNet{
 			IP: peer.PodCIDR.Masked().Addr().AsSlice(), Mask: net.CIDRMask(peer.PodCIDR.Bits(), peer.PodCIDR.Addr().BitLen()),
 		},

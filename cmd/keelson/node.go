@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"keelson.dev/kubelet-lite/hollow"
 	"keelson.dev/lab/cluster"
 	"keelson.dev/lab/node"
 )
@@ -48,10 +52,20 @@ func onNode(name *string, use, short string, action func(*cluster.Cluster, conte
 }
 
 func nodeAddCommand(name *string) *cobra.Command {
-	return &cobra.Command{
-		Use: "add", Short: "Add a worker and wait until it is Ready", Args: cobra.NoArgs,
+	var (
+		count    int
+		config   = hollow.NewConfig()
+		capacity map[string]string
+		shape    = pflag.NewFlagSet("hollow", pflag.ContinueOnError)
+	)
+	hollowFlags(shape, &config, &capacity)
+	command := &cobra.Command{
+		Use: "add", Short: "Add a worker, or many hollow ones, and wait until all are Ready", Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return withCluster(*name, func(c *cluster.Cluster) error {
+				if count > 0 {
+					return addHollow(command.Context(), c, count, shape)
+				}
 				m, err := c.AddNode(command.Context())
 				if err == nil {
 					fmt.Printf("node %s is Ready\n", m.Name)
@@ -60,6 +74,21 @@ func nodeAddCommand(name *string) *cobra.Command {
 			})
 		},
 	}
+	command.Flags().IntVar(&count, "hollow", 0, "how many hollow nodes: real to the API, and their pods only pretend to run")
+	command.Flags().AddFlagSet(shape)
+	return command
+}
+
+func addHollow(ctx context.Context, c *cluster.Cluster, count int, shape *pflag.FlagSet) error {
+	started, args := time.Now(), []string{}
+	shape.Visit(func(f *pflag.Flag) {
+		args = append(args, "--"+f.Name+"="+strings.Trim(f.Value.String(), "[]"))
+	})
+	f, err := c.AddFleet(ctx, count, hollow.Name, args)
+	if err == nil {
+		fmt.Printf("fleet %s: %d hollow nodes are Ready after %.1f s\n", f.Name, count, time.Since(started).Seconds())
+	}
+	return err
 }
 
 func nodeExecCommand(name *string) *cobra.Command {
@@ -96,6 +125,13 @@ func printNodes(ctx context.Context, c *cluster.Cluster) error {
 			return err
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", m.Name, m.Role, m.Address, status)
+	}
+	for _, f := range c.Fleets {
+		status, err := c.FleetStatus(f)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(table, "%s\thollow\t%d nodes\t%s\n", f.Name, len(f.Nodes), status)
 	}
 	return table.Flush()
 }

@@ -17,9 +17,6 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// version is what the node reports, in step with the API that the cluster serves.
-const version = "v1.37.2"
-
 // Config is what an agent runs with: upstream's configuration file, and what upstream has as flags only.
 type Config struct {
 	Kubelet kubeletconfig.KubeletConfiguration

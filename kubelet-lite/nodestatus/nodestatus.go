@@ -3,6 +3,7 @@
 package nodestatus
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -35,6 +36,9 @@ const (
 	maxImages     = 50
 )
 
+// Version is what nodes report, in step with the API that the cluster serves.
+const Version = "v1.37.2"
+
 // Config of a Manager.
 type Config struct {
 	Client   kubernetes.Interface
@@ -52,6 +56,10 @@ type Config struct {
 	KubeletPort   int32
 	// LeaseSeconds is how long the node's heartbeat counts; it is renewed four times as often.
 	LeaseSeconds int32
+	// CheckPeriod is how often to look at what nothing tells about; 0 means every 10 s.
+	CheckPeriod time.Duration
+	// PodCIDR, if set, is what the node registers with; otherwise the cluster's controllers give it one.
+	PodCIDR string
 	// InUse lists the attachable volumes that pods use.
 	InUse func() []corev1.UniqueVolumeName
 	// Pressure reports whether a condition of the node, MemoryPressure for one, holds.
@@ -138,7 +146,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		} else if wrote {
 			reported = m.cfg.Clock.Now()
 		}
-		period := checkPeriod
+		period := cmp.Or(m.cfg.CheckPeriod, checkPeriod)
 		if !m.Ready() {
 			period = startPeriod
 		}
@@ -166,6 +174,9 @@ func (m *Manager) initial() *corev1.Node {
 			Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
 		},
 		Spec: corev1.NodeSpec{Taints: m.cfg.Taints, Unschedulable: m.cfg.Unschedulable},
+	}
+	if m.cfg.PodCIDR != "" {
+		node.Spec.PodCIDR, node.Spec.PodCIDRs = m.cfg.PodCIDR, []string{m.cfg.PodCIDR}
 	}
 	node.Status.Capacity, node.Status.Allocatable = m.resources()
 	return node

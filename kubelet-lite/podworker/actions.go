@@ -203,11 +203,22 @@ func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, a podplan.Acti
 	if err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
-		return "", fmt.Errorf("make log directory: %w", err)
+	if err := makeLogDir(config.LogDirectory, ""); err != nil {
+		return "", err
 	}
 	_, err = w.m.cfg.Runtime.Runtime.RunPodSandbox(ctx, config, handler)
 	return handler, err
+}
+
+// makeLogDir makes a folder for logs, unless there are none.
+func makeLogDir(podDir, below string) error {
+	if podDir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Join(podDir, below), 0o755); err != nil {
+		return fmt.Errorf("make log directory: %w", err)
+	}
+	return nil
 }
 
 func (w *worker) pull(ctx context.Context, pod *corev1.Pod, name string) (func(), error) {

@@ -72,8 +72,8 @@ func (w *worker) createAndStart(ctx context.Context, pod *corev1.Pod, seen *cri.
 	if err != nil {
 		return "", &failure{reasonConfigError, err}
 	}
-	if err := os.MkdirAll(filepath.Join(sandboxConfig.LogDirectory, filepath.Dir(config.LogPath)), 0o755); err != nil {
-		return "", &failure{reasonCreateError, fmt.Errorf("make log directory: %w", err)}
+	if err := makeLogDir(sandboxConfig.LogDirectory, filepath.Dir(config.LogPath)); err != nil {
+		return "", &failure{reasonCreateError, err}
 	}
 	if err := ctx.Err(); err != nil {
 		return "", err

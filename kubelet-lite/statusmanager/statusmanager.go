@@ -27,6 +27,10 @@ const writers = 8
 
 // Manager is safe for concurrent use.
 type Manager struct {
+	// As, if set before Run, gives the context in which to write a pod's status: where one manager serves many nodes, each writes with
+	// an identity of its own.
+	As func(context.Context, *corev1.Pod) context.Context
+
 	client kubernetes.Interface
 	queue  workqueue.TypedRateLimitingInterface[types.UID]
 
@@ -159,6 +163,9 @@ func (m *Manager) write(ctx context.Context, uid types.UID) error {
 	}
 	pod, known, want, remove, version := e.pod, e.known, e.want, e.remove, e.version
 	m.mu.Unlock()
+	if m.As != nil {
+		ctx = m.As(ctx, pod)
+	}
 	if want != nil && !equality.Semantic.DeepEqual(known, *want) {
 		after, err := m.patch(ctx, pod, known, *want)
 		if isGone(err) {

@@ -54,6 +54,7 @@ type State struct {
 	BootstrapToken string       `json:"bootstrapToken"`
 	ServerArgs     []string     `json:"serverArgs,omitempty"` // further flags of keelson server
 	Members        []Member     `json:"members"`
+	Fleets         []Fleet      `json:"fleets,omitempty"`
 }
 
 // Cluster is one cluster on this machine.
@@ -199,6 +200,9 @@ func (c *Cluster) Member(name string) (*Member, error) {
 	names := make([]string, len(c.Members))
 	for i, m := range c.Members {
 		names[i] = m.Name
+	}
+	for _, f := range c.Fleets {
+		names = append(names, f.Name)
 	}
 	return nil, fmt.Errorf("cluster %s has no node %q; it has %s", c.Name, name, strings.Join(names, ", "))
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -56,8 +57,11 @@ func (c *Cluster) AddNode(ctx context.Context) (Member, error) {
 	return m, api.waitNodes(ctx, []Member{m})
 }
 
-// RemoveNode drains nothing: it ends the node, deletes its Node object and forgets it.
+// RemoveNode drains nothing: it ends the node, deletes its Node object and forgets it. A fleet of hollow nodes goes as a whole.
 func (c *Cluster) RemoveNode(ctx context.Context, name string) error {
+	if f := c.fleet(name); f != nil {
+		return c.removeFleet(ctx, *f)
+	}
 	m, err := c.Member(name)
 	if err != nil {
 		return err
@@ -81,6 +85,10 @@ func (c *Cluster) RemoveNode(ctx context.Context, name string) error {
 
 // KillNode cuts the node's power. It stays off until StartNode.
 func (c *Cluster) KillNode(ctx context.Context, name string) error {
+	if f := c.fleet(name); f != nil {
+		f.Off = true
+		return errors.Join(c.save(), c.fleetDaemon(*f).stop(ctx))
+	}
 	m, err := c.Member(name)
 	if err != nil {
 		return err
@@ -94,6 +102,10 @@ func (c *Cluster) KillNode(ctx context.Context, name string) error {
 
 // StartNode switches a node on again.
 func (c *Cluster) StartNode(ctx context.Context, name string) error {
+	if f := c.fleet(name); f != nil {
+		f.Off = false
+		return errors.Join(c.save(), c.fleetDaemon(*f).start(ctx))
+	}
 	m, err := c.Member(name)
 	if err != nil {
 		return err

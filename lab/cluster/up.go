@@ -84,7 +84,7 @@ func (c *Cluster) start(ctx context.Context, options Options) error {
 		return err
 	}
 	options.Step("registry on %s", c.registryAddress())
-	if err := c.startRegistry(); err != nil {
+	if err := c.startRegistry(ctx); err != nil {
 		return err
 	}
 	options.Step("nodes %s", c.memberNames())
@@ -144,6 +144,14 @@ func (c *Cluster) settle(ctx context.Context, options Options) error {
 	if err := api.waitNodes(ctx, c.Members); err != nil {
 		return err
 	}
+	for _, f := range c.Fleets {
+		if !f.Off {
+			options.Step("hollow nodes %s", f.Name)
+			if err := c.fleetDaemon(f).start(ctx); err != nil {
+				return err
+			}
+		}
+	}
 	options.Step("DNS to answer")
 	if err := c.waitDNS(ctx); err != nil {
 		return err
@@ -180,8 +188,10 @@ func (c *Cluster) Down(ctx context.Context, keep bool, kubeconfigPath string) er
 	if err != nil {
 		return err
 	}
-	if err := c.stopRegistry(ctx); err != nil {
-		return err
+	for _, d := range append(c.fleetDaemons(), c.registryDaemon()) {
+		if err := d.stop(ctx); err != nil {
+			return err
+		}
 	}
 	if err := c.network().Down(ctx); err != nil {
 		return err

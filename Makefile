@@ -102,6 +102,11 @@ ifeq ($(KUBECONFIG),)
 endif
 	@go run ./apiserver/bench $(BENCH_FLAGS)
 
+.PHONY: bench-scheduler
+bench-scheduler: build ## Our scheduler beside upstream's, with scheduler_perf's workloads: CASES=basic,spread NODES=100,1000 ROUNDS=3
+	@conformance/upstream.sh etcd kube-apiserver kube-scheduler
+	@go run ./scheduler/bench $(if $(CASES),-cases $(CASES)) $(if $(NODES),-nodes $(NODES)) $(if $(ROUNDS),-rounds $(ROUNDS))
+
 .PHONY: fuzz
 fuzz: ## Fuzz decoders, defaults and validation of every kind, for a bounded time
 	@go test ./apis -run '^$$' -fuzz FuzzHooks -fuzztime 60s -fuzzminimizetime 2s

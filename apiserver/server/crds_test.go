@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -327,6 +328,22 @@ func TestStorageVersions(t *testing.T) {
 	eventually(t, "the old version is gone", func() bool {
 		_, err := v1.Get(t.Context(), "g", metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
+	})
+}
+
+// TestCustomResourceQuota counts the objects of a kind that no part of the server knows.
+func TestCustomResourceQuota(t *testing.T) {
+	ns := namespace(t)
+	_, group := shared.define(t, gadgets, nil)
+	_, objects := shared.extensions(t)
+	quotas, name := shared.client.CoreV1().ResourceQuotas(ns), "count/gadgets."+group
+	quota := must(quotas.Create(t.Context(), &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: quantities(name, "0")}}, metav1.CreateOptions{}))(t)
+	quota.Status = corev1.ResourceQuotaStatus{Hard: quantities(name, "0"), Used: quantities(name, "0")}
+	must(quotas.UpdateStatus(t.Context(), quota, metav1.UpdateOptions{}))(t)
+	client := objects.Resource(schema.GroupVersionResource{Group: group, Version: "v1", Resource: "gadgets"}).Namespace(ns)
+	eventually(t, "the quota counts", func() bool {
+		_, err := client.Create(t.Context(), gadget(group, "v1", "g", map[string]any{}), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "exceeded quota: q, requested: "+name+"=1")
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	quotav1 "k8s.io/apiserver/pkg/quota/v1"
 )
@@ -80,6 +81,10 @@ func newClaims(list Lister) quotav1.Evaluator {
 			return slices.Contains(names, name) || strings.HasSuffix(s, ofStorageClass+string(corev1.ResourceRequestsStorage)) ||
 				strings.HasSuffix(s, ofStorageClass+string(corev1.ResourcePersistentVolumeClaims))
 		},
+		moves: func(subresource string, claim, old *corev1.PersistentVolumeClaim) bool {
+			return subresource == "status" && (claim.Status.AllocatedResources.Storage().Cmp(*old.Status.AllocatedResources.Storage()) != 0 ||
+				!sets.New(attributeClasses(claim)...).Equal(sets.New(attributeClasses(old)...)))
+		},
 		usage:   claimUsage,
 		inScope: claimInScope,
 	}
@@ -118,6 +123,11 @@ func claimInScope(scope corev1.ScopedResourceSelectorRequirement, claim *corev1.
 	if scope.ScopeName != corev1.ResourceQuotaScopeVolumeAttributesClass {
 		return false, nil
 	}
+	return selects(scope, attributeClasses(claim)...)
+}
+
+// attributeClasses are the classes that a claim has, is to have or is on the way to.
+func attributeClasses(claim *corev1.PersistentVolumeClaim) []string {
 	var classes []string
 	for _, name := range []*string{claim.Spec.VolumeAttributesClassName, claim.Status.CurrentVolumeAttributesClassName} {
 		if name != nil {
@@ -127,7 +137,7 @@ func claimInScope(scope corev1.ScopedResourceSelectorRequirement, claim *corev1.
 	if modify := claim.Status.ModifyVolumeStatus; modify != nil {
 		classes = append(classes, modify.TargetVolumeAttributesClassName)
 	}
-	return selects(scope, classes...)
+	return classes
 }
 
 func newResourceClaims(list Lister) quotav1.Evaluator {

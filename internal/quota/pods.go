@@ -42,6 +42,9 @@ func newPods(list Lister, now clock.PassiveClock) quotav1.Evaluator {
 		handles: func(operation admission.Operation, subresource string) bool {
 			return (operation == admission.Create && subresource == "") || (operation == admission.Update && subresource == "resize")
 		},
+		moves: func(subresource string, pod, old *corev1.Pod) bool {
+			return subresource == "" && terminating(pod) != terminating(old)
+		},
 		counts:   countsPods,
 		usage:    func(pod *corev1.Pod) corev1.ResourceList { return podUsage(pod, now) },
 		required: podStates,

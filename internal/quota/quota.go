@@ -80,6 +80,9 @@ type evaluator[T runtime.Object] struct {
 	list     Lister
 	// handles tells whether a write of the object can change its usage; only creates and updates are asked about.
 	handles func(operation admission.Operation, subresource string) bool
+	// moves tells of an update that handles leaves out whether it moves the object from one scope to another, or else concerns a
+	// quota; nil means that none does.
+	moves func(subresource string, obj, old T) bool
 	// counts tells whether the usage has something to say about a resource name.
 	counts func(name corev1.ResourceName) bool
 	usage  func(obj T) corev1.ResourceList
@@ -92,7 +95,12 @@ type evaluator[T runtime.Object] struct {
 func (e *evaluator[T]) GroupResource() schema.GroupResource { return e.resource.GroupResource() }
 
 func (e *evaluator[T]) Handles(a admission.Attributes) bool {
-	return e.handles(a.GetOperation(), a.GetSubresource())
+	if e.handles(a.GetOperation(), a.GetSubresource()) {
+		return true
+	}
+	obj, ok := a.GetObject().(T)
+	old, was := a.GetOldObject().(T)
+	return ok && was && e.moves != nil && a.GetOperation() == admission.Update && e.moves(a.GetSubresource(), obj, old)
 }
 
 func (e *evaluator[T]) Constraints(limited []corev1.ResourceName, item runtime.Object) error {

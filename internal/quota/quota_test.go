@@ -192,6 +192,37 @@ func TestHandles(t *testing.T) {
 	}
 }
 
+func TestHandlesMoves(t *testing.T) {
+	registry := generic.NewRegistry(ForAdmission().Evaluators())
+	claim := func(change func(*corev1.PersistentVolumeClaim)) *corev1.PersistentVolumeClaim {
+		c := &corev1.PersistentVolumeClaim{}
+		change(c)
+		return c
+	}
+	plain := claim(func(*corev1.PersistentVolumeClaim) {})
+	deadline := pod(func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = new(int64) })
+	for name, c := range map[string]struct {
+		resource, subresource string
+		obj, old              runtime.Object
+		want                  bool
+	}{
+		"pod gets a deadline":  {"pods", "", deadline, pod(nil), true},
+		"pod keeps a deadline": {"pods", "", deadline, deadline, false},
+		"claim's allocation": {"persistentvolumeclaims", "status", claim(func(c *corev1.PersistentVolumeClaim) {
+			c.Status.AllocatedResources = list("storage", "1Gi")
+		}), plain, true},
+		"claim's class": {"persistentvolumeclaims", "status", claim(func(c *corev1.PersistentVolumeClaim) {
+			c.Status.CurrentVolumeAttributesClassName = new(string)
+		}), plain, true},
+		"claim's phase": {"persistentvolumeclaims", "status", claim(func(c *corev1.PersistentVolumeClaim) { c.Status.Phase = corev1.ClaimBound }), plain, false},
+	} {
+		a := admission.NewAttributesRecord(c.obj, c.old, schema.GroupVersionKind{}, "ns", "x", corev1.SchemeGroupVersion.WithResource(c.resource), c.subresource, admission.Update, nil, false, nil)
+		if got := registry.Get(corev1.Resource(c.resource)).Handles(a); got != c.want {
+			t.Errorf("%s: got %v", name, got)
+		}
+	}
+}
+
 func TestCountForController(t *testing.T) {
 	objects := []runtime.Object{asking(list("cpu", "1"), nil), asking(list("cpu", "500m"), nil), pod(nil)}
 	configuration := ForController(func(r schema.GroupVersionResource, namespace string) ([]runtime.Object, error) {

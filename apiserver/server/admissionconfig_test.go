@@ -160,13 +160,13 @@ func (s *testServer) testOwners(t *testing.T) {
 		{APIVersion: "v1", Kind: "ConfigMap", Name: "owner", UID: owner.UID, BlockOwnerDeletion: new(true)},
 	}}}
 	editor := s.impersonate(t, "editor").CoreV1().ConfigMaps("owned")
-	_, err := editor.Create(t.Context(), dependent, metav1.CreateOptions{})
-	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on") {
-		t.Errorf("blocking without the right: %v", err)
-	}
+	eventually(t, "blocking without the right is refused", func() bool {
+		_, err := editor.Create(t.Context(), dependent, metav1.CreateOptions{})
+		return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on")
+	})
 	s.grant(t, "owned", "editor", "update", "configmaps/finalizers")
 	eventually(t, "the right counts", func() bool {
-		_, err = editor.Create(t.Context(), dependent, metav1.CreateOptions{})
+		_, err := editor.Create(t.Context(), dependent, metav1.CreateOptions{})
 		return err == nil
 	})
 }

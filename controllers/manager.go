@@ -16,11 +16,12 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	"k8s.io/component-base/config"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -58,12 +59,14 @@ import (
 	"keelson.dev/controllers/volumeexpansion"
 	"keelson.dev/controllers/volumeprotection"
 	"keelson.dev/internal/apiclient"
+	"keelson.dev/internal/leadership"
 )
 
 // Config is what the controller manager needs to know of its cluster. Zero values mean upstream's defaults.
 type Config struct {
-	RESTConfig  *rest.Config
-	LeaderElect bool
+	RESTConfig *rest.Config
+	// Leader says whether, and by which Lease, one of several processes is chosen.
+	Leader config.LeaderElectionConfiguration
 
 	ServiceAccountKeyFile  string // private key that signs the tokens of token secrets; empty: no token secrets
 	RootCAFile             string // published in each namespace as ConfigMap kube-root-ca.crt; empty: the CA of RESTConfig
@@ -167,15 +170,36 @@ var partial = map[client.Object]cache.ByObject{
 	&coordinationv1.Lease{}: {Field: fields.OneTermEqualSelector("metadata.namespace", corev1.NamespaceNodeLease)},
 }
 
-// Run runs all controllers until ctx is done, and returns nil then. An error means that they cannot go on; after the loss of the
-// lease nothing is written any more.
+// LeaseName is the name of the Lease in kube-system that the one of several processes holds which works.
+const LeaseName = "kube-controller-manager"
+
+// Run runs all controllers until ctx is done, and returns nil then. An error means that they cannot go on. With leader election it
+// waits for the lease first, and answers with leadership.ErrLost when that is gone; it may then be called again.
 func Run(ctx context.Context, cfg Config) error {
 	applyDefaults(&cfg)
-	logger := klog.FromContext(ctx)
-	ctrllog.SetLogger(logger)
+	ctrllog.SetLogger(klog.FromContext(ctx))
 	restConfig := apiclient.Config(cfg.RESTConfig, "controller-manager")
 	restConfig.WarningHandler = rest.NoWarnings{} // they are for people who choose API versions
-	mgr, err := ctrl.NewManager(restConfig, options(ctx, &cfg))
+	if !cfg.Leader.LeaderElect {
+		return run(ctx, cfg, restConfig)
+	}
+	elections := rest.CopyConfig(restConfig) // of connections of its own: a renewal never waits behind other requests
+	elections.UserAgent += "/leader-election"
+	elections.Timeout = cfg.Leader.RenewDeadline.Duration / 2
+	client, err := apiclient.Clientset(elections)
+	if err != nil {
+		return err
+	}
+	// Caches start with the lease, not before: one that was filled earlier may lag behind what the last leader wrote.
+	return leadership.Run(ctx, client, cfg.Leader, "", func(ctx context.Context, gate *leadership.Gate) error {
+		gated := rest.CopyConfig(restConfig)
+		gated.Wrap(gate.Wrap)
+		return run(ctx, cfg, gated)
+	})
+}
+
+func run(ctx context.Context, cfg Config, restConfig *rest.Config) error {
+	mgr, err := ctrl.NewManager(restConfig, options(ctx))
 	if err != nil {
 		return fmt.Errorf("build manager: %w", err)
 	}
@@ -243,18 +267,14 @@ func applyDefaults(cfg *Config) {
 	orInt(&cfg.TerminatedPodGCThreshold, 12500)
 }
 
-func options(ctx context.Context, cfg *Config) ctrl.Options {
+func options(ctx context.Context) ctrl.Options {
 	return ctrl.Options{
-		Scheme:                        scheme.Scheme,
-		Logger:                        klog.FromContext(ctx),
-		BaseContext:                   func() context.Context { return ctx },
-		LeaderElection:                cfg.LeaderElect,
-		LeaderElectionID:              "kube-controller-manager",
-		LeaderElectionNamespace:       "kube-system",
-		LeaderElectionReleaseOnCancel: true,
-		Metrics:                       server.Options{BindAddress: "0"},
-		GracefulShutdownTimeout:       new(shutdown),
-		Controller:                    config.Controller{SkipNameValidation: new(true)},
+		Scheme:                  scheme.Scheme,
+		Logger:                  klog.FromContext(ctx),
+		BaseContext:             func() context.Context { return ctx },
+		Metrics:                 server.Options{BindAddress: "0"},
+		GracefulShutdownTimeout: new(shutdown),
+		Controller:              ctrlconfig.Controller{SkipNameValidation: new(true)},
 		Cache: cache.Options{
 			DefaultTransform:             cache.TransformStripManagedFields(),
 			DefaultUnsafeDisableDeepCopy: new(true), // internal/lister says so too: copy before you change

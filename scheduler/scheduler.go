@@ -7,7 +7,6 @@ package scheduler
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -33,6 +32,7 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"keelson.dev/internal/apiclient"
+	"keelson.dev/internal/leadership"
 	"keelson.dev/scheduler/cache"
 	"keelson.dev/scheduler/plugins/dynamicresources"
 	"keelson.dev/scheduler/profile"
@@ -121,7 +121,7 @@ func lead(ctx context.Context, client kubernetes.Interface, identity string, wor
 		return nil //nolint:nilerr // the end is no error
 	}
 	<-done
-	return errors.New("the lease kube-system/kube-scheduler is lost")
+	return fmt.Errorf("kube-system/%s: %w", leaseName, leadership.ErrLost)
 }
 
 // Scheduler is a running scheduler.

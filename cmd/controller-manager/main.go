@@ -12,12 +12,14 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/component-base/cli/flag"
+	"k8s.io/component-base/config/options"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/component-base/version/verflag"
 
 	"keelson.dev/controllers"
 	"keelson.dev/internal/apiclient"
+	"keelson.dev/internal/leadership"
 )
 
 func main() {
@@ -62,7 +64,8 @@ func run(ctx context.Context, args []string) error {
 
 func addFlags(flags *pflag.FlagSet, cfg *controllers.Config, kubeconfig *string) {
 	flags.StringVar(kubeconfig, "kubeconfig", "", "file with the API server's address and our credentials")
-	flags.BoolVar(&cfg.LeaderElect, "leader-elect", true, "run only while holding the Lease kube-controller-manager in kube-system")
+	cfg.Leader = leadership.Defaults(controllers.LeaseName)
+	options.BindLeaderElectionFlags(&cfg.Leader, flags)
 	flags.StringVar(&cfg.ServiceAccountKeyFile, "service-account-private-key-file", "", "key that signs the tokens of service account token secrets")
 	flags.StringVar(&cfg.RootCAFile, "root-ca-file", "", "certificates that pods trust the API server by; default: those of the kubeconfig")
 	flags.StringVar(&cfg.ClusterSigningCertFile, "cluster-signing-cert-file", "", "CA that signs certificate signing requests")

@@ -19,12 +19,14 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"keelson.dev/apiserver/server"
 	"keelson.dev/controllers"
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/internal/bootstraptoken"
 	"keelson.dev/internal/kubeconfig"
+	"keelson.dev/internal/leadership"
 	"keelson.dev/internal/pki"
 	"keelson.dev/scheduler"
 )
@@ -41,6 +43,7 @@ type serverOptions struct {
 	bootstrapTokenFile string
 	nodeMonitorGrace   time.Duration
 	controllers        []string // that run
+	leaderElect        bool     // there are other servers
 	extra              []string // further flags of the API server
 }
 
@@ -64,6 +67,7 @@ func serverCommand() *cobra.Command {
 	flags.StringVar(&o.bootstrapTokenFile, "bootstrap-token-file", "", "kubeconfig whose token lets nodes join")
 	flags.DurationVar(&o.nodeMonitorGrace, "node-monitor-grace-period", 0, "silence of a node until it counts as unreachable (default 50s)")
 	flags.StringSliceVar(&o.controllers, "controllers", []string{"*"}, "controllers to run: * for all, -name for all but that one")
+	flags.BoolVar(&o.leaderElect, "leader-elect", false, "let the controllers of one server work at a time: for several servers")
 	flags.StringArrayVar(&o.extra, "apiserver-arg", nil, "further flag of the API server, as --flag=value; may be repeated")
 	if err := command.MarkFlagRequired("advertise-address"); err != nil {
 		panic(err) // the flag stands above
@@ -249,13 +253,29 @@ func (o *serverOptions) runControllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return controllers.Run(ctx, controllers.Config{
-		Controllers: o.controllers,
-		RESTConfig:  config, ServiceAccountKeyFile: o.pki("sa.key"), RootCAFile: o.pki("ca.crt"),
-		ClusterSigningCertFile: o.pki("ca.crt"), ClusterSigningKeyFile: o.pki("ca.key"),
-		ClusterCIDRs: []string{o.clusterCIDR}, ServiceCIDRs: []string{o.serviceCIDR},
-		NodeMonitorGracePeriod: o.nodeMonitorGrace,
+	leader := leadership.Defaults(controllers.LeaseName)
+	leader.LeaderElect = o.leaderElect
+	return again(ctx, func() error {
+		return controllers.Run(ctx, controllers.Config{
+			Controllers: o.controllers, Leader: leader,
+			RESTConfig: config, ServiceAccountKeyFile: o.pki("sa.key"), RootCAFile: o.pki("ca.crt"),
+			ClusterSigningCertFile: o.pki("ca.crt"), ClusterSigningKeyFile: o.pki("ca.key"),
+			ClusterCIDRs: []string{o.clusterCIDR}, ServiceCIDRs: []string{o.serviceCIDR},
+			NodeMonitorGracePeriod: o.nodeMonitorGrace,
+		})
 	})
+}
+
+// again runs a component that takes turns with those of other servers: API server and database of this process go on when it loses
+// its lease, and it waits for its next turn.
+func again(ctx context.Context, run func() error) error {
+	for {
+		err := run()
+		if !errors.Is(err, leadership.ErrLost) || ctx.Err() != nil {
+			return err
+		}
+		klog.FromContext(ctx).Info("Waiting for the next turn", "err", err)
+	}
 }
 
 func (o *serverOptions) runScheduler(ctx context.Context) error {
@@ -263,5 +283,7 @@ func (o *serverOptions) runScheduler(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return scheduler.Run(ctx, scheduler.Config{RESTConfig: config})
+	return again(ctx, func() error {
+		return scheduler.Run(ctx, scheduler.Config{RESTConfig: config, LeaderElect: o.leaderElect})
+	})
 }

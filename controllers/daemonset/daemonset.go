@@ -45,8 +45,7 @@ type Reconciler struct {
 	History revision.History
 	Clock   clock.Clock
 
-	pending *expectation.Tracker
-	failed  *flowcontrol.Backoff
+	failed *flowcontrol.Backoff
 }
 
 // Add wires the controller.
@@ -70,9 +69,9 @@ func Add(e *env.Env, workers int) error {
 	fresh := func() client.Object { return &appsv1.DaemonSet{} }
 	r := &Reconciler{
 		Sets: sets, Pods: pods, Nodes: nodes, Clock: e.Clock,
-		Control: podcontrol.Control{Client: e.Client, Recorder: e.Recorder("daemonset-controller")},
+		Control: podcontrol.Control{Client: e.Client, Recorder: e.Recorder("daemonset-controller"), Pending: expectation.New(pods)},
 		History: revision.History{Client: e.Client, Revisions: revisions, Owner: kind, Fresh: fresh},
-		pending: expectation.New(pods), failed: flowcontrol.NewBackOff(failedBackoff, failedBackoffMost),
+		failed:  flowcontrol.NewBackOff(failedBackoff, failedBackoffMost),
 	}
 	all := func(_ *corev1.Node, q env.Queue) {
 		for _, set := range sets.All() {
@@ -113,7 +112,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if set.DeletionTimestamp != nil {
 		return ctrl.Result{}, nil
 	}
-	settled := r.pending.Satisfied(set.UID)
+	settled, err := r.Control.Settled(ctx, set, selector)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
 	claimer := ownership.Claimer{Client: r.Control.Client, Owner: kind, Fresh: r.History.Fresh}
 	candidates := append(r.Pods.Controlled(set.Namespace, set.UID), r.Pods.Orphans(set.Namespace)...)
 	pods, err := ownership.Claim(ctx, claimer, set, ownership.Matches[*corev1.Pod](selector), candidates)
@@ -160,7 +162,7 @@ func (r *Reconciler) act(ctx context.Context, v *view, result *ctrl.Result) erro
 	if err := r.apply(ctx, v, p.create, p.remove); err != nil {
 		return err
 	}
-	if !r.pending.Satisfied(v.set.UID) {
+	if !r.Control.Pending.Satisfied(v.set.UID) {
 		return nil // what was just written counts first
 	}
 	if v.set.Spec.UpdateStrategy.Type != appsv1.RollingUpdateDaemonSetStrategyType {
@@ -194,9 +196,6 @@ func (r *Reconciler) apply(ctx context.Context, v *view, nodes []string, remove 
 		pod := podcontrol.New(template, v.set, kind)
 		pod.Spec.Affinity = pinTo(pod.Spec.Affinity, nodes[i])
 		err := r.Control.Create(ctx, v.set, pod)
-		if err == nil {
-			r.pending.Wrote(v.set.UID, pod)
-		}
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil
 		}
@@ -206,13 +205,7 @@ func (r *Reconciler) apply(ctx context.Context, v *view, nodes []string, remove 
 		return err
 	}
 	remove = remove[:min(len(remove), podcontrol.Burst)]
-	return podcontrol.Parallel(len(remove), func(i int) error {
-		if err := r.Control.Delete(ctx, v.set, remove[i]); err != nil {
-			return err
-		}
-		r.pending.Deleted(v.set.UID, remove[i])
-		return nil
-	})
+	return podcontrol.Parallel(len(remove), func(i int) error { return r.Control.Delete(ctx, v.set, remove[i]) })
 }
 
 func (r *Reconciler) report(ctx context.Context, v *view, collisions *int32) error {

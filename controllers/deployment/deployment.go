@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -21,8 +22,11 @@ import (
 
 	"keelson.dev/controllers/env"
 	"keelson.dev/controllers/ownership"
+	"keelson.dev/internal/expectation"
 	"keelson.dev/internal/lister"
 )
+
+const staleRetry = time.Second // as in package replicaset
 
 var (
 	kind    = appsv1.SchemeGroupVersion.WithKind("Deployment")
@@ -37,6 +41,7 @@ type Reconciler struct {
 	Pods        lister.Of[*corev1.Pod]
 	Recorder    record.EventRecorder
 	Clock       clock.PassiveClock
+	pending     *expectation.Tracker // of writes to ReplicaSets: the sum of sizes must not be taken from an old look at one of them
 }
 
 // Add wires the controller.
@@ -55,7 +60,7 @@ func Add(e *env.Env, workers int) error {
 	}
 	r := &Reconciler{
 		Client: e.Client, Deployments: deployments, Sets: sets, Pods: pods,
-		Recorder: e.Recorder("deployment-controller"), Clock: e.Clock,
+		Recorder: e.Recorder("deployment-controller"), Clock: e.Clock, pending: expectation.New(sets),
 	}
 	adopters := func(set *appsv1.ReplicaSet) []types.NamespacedName {
 		selector := func(d *appsv1.Deployment) *metav1.LabelSelector { return d.Spec.Selector }
@@ -123,6 +128,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 		return ctrl.Result{}, nil
 	}
+	if settled, err := r.settled(ctx, d); err != nil || !settled {
+		return ctrl.Result{RequeueAfter: staleRetry}, err
+	}
 	sets, err := r.claim(ctx, d)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -132,6 +140,34 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: stuckIn(o.d, r.Clock.Now())}, nil
+}
+
+// settled reports whether the cache shows what was written to the ReplicaSets of a Deployment.
+func (r *Reconciler) settled(ctx context.Context, d *appsv1.Deployment) (bool, error) {
+	if r.pending.Unsure(d.UID) {
+		sets := &appsv1.ReplicaSetList{}
+		if err := r.Client.List(ctx, sets, client.InNamespace(d.Namespace)); err != nil {
+			return false, fmt.Errorf("look up replica sets: %w", err)
+		}
+		var owned []metav1.Object
+		for i := range sets.Items {
+			if metav1.IsControlledBy(&sets.Items[i], d) {
+				owned = append(owned, &sets.Items[i])
+			}
+		}
+		r.pending.Found(d.UID, owned)
+	}
+	return r.pending.Satisfied(d.UID), nil
+}
+
+// wrote keeps in mind what the cache has to show of a written ReplicaSet.
+func (r *Reconciler) wrote(d *appsv1.Deployment, set *appsv1.ReplicaSet, err error) error {
+	if err != nil {
+		r.pending.Failed(d.UID, err)
+		return err
+	}
+	r.pending.Wrote(d.UID, set)
+	return nil
 }
 
 func newRollout(d *appsv1.Deployment, sets []*appsv1.ReplicaSet) *rollout {
@@ -271,7 +307,7 @@ func (r *Reconciler) scale(ctx context.Context, o *rollout, set *appsv1.ReplicaS
 		return nil
 	}
 	next.Spec.Replicas = new(replicas)
-	if err := r.Client.Update(ctx, next); err != nil {
+	if err := r.wrote(o.d, next, r.Client.Update(ctx, next)); err != nil {
 		return fmt.Errorf("scale %s: %w", set.Name, err)
 	}
 	if before != replicas {

@@ -32,7 +32,7 @@ func (r *Reconciler) ensureNew(ctx context.Context, o *rollout) error {
 		return r.adjustNew(ctx, o)
 	}
 	set := newSet(o.d, o.sets)
-	err := r.Client.Create(ctx, set)
+	err := r.wrote(o.d, set, r.Client.Create(ctx, set))
 	switch {
 	case apierrors.IsAlreadyExists(err):
 		if set, err = r.existing(ctx, o.d, set); err != nil {
@@ -113,7 +113,7 @@ func (r *Reconciler) adjustNew(ctx context.Context, o *rollout) error {
 	annotate(o.d, next, maxRevision(o.old)+1, true)
 	next.Spec.MinReadySeconds = o.d.Spec.MinReadySeconds
 	if !equality.Semantic.DeepEqual(next, o.new) {
-		if err := r.Client.Update(ctx, next); err != nil {
+		if err := r.wrote(o.d, next, r.Client.Update(ctx, next)); err != nil {
 			return fmt.Errorf("update replica set %s: %w", next.Name, err)
 		}
 		o.replace(next)

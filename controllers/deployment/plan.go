@@ -74,13 +74,21 @@ func statusReplicas(set *appsv1.ReplicaSet) int32    { return set.Status.Replica
 func readyReplicas(set *appsv1.ReplicaSet) int32     { return set.Status.ReadyReplicas }
 func availableReplicas(set *appsv1.ReplicaSet) int32 { return set.Status.AvailableReplicas }
 
+// pods is how many pods a set may have: its status is behind while it grows, and its spec is ahead while it shrinks.
+func pods(set *appsv1.ReplicaSet) int32 { return max(*set.Spec.Replicas, set.Status.Replicas) }
+
+// serving is how many available pods a set keeps: those beyond its size are on their way out.
+func serving(set *appsv1.ReplicaSet) int32 {
+	return min(*set.Spec.Replicas, set.Status.AvailableReplicas)
+}
+
 // newSetReplicas returns the size that the new set may have now: never more than replicas + maxSurge pods in all sets.
 func newSetReplicas(d *appsv1.Deployment, all []*appsv1.ReplicaSet, set *appsv1.ReplicaSet) int32 {
 	want, have := *d.Spec.Replicas, *set.Spec.Replicas
 	if have >= want || d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		return want
 	}
-	room := want + maxSurge(d) - sum(all, specReplicas)
+	room := want + maxSurge(d) - sum(all, pods)
 	return have + max(0, min(room, want-have))
 }
 
@@ -101,7 +109,7 @@ func planOld(d *appsv1.Deployment, all, old []*appsv1.ReplicaSet, newest *appsv1
 		size[set] -= drop
 		room -= drop
 	}
-	spare := sum(all, availableReplicas) - minAvailable
+	spare := sum(all, serving) - minAvailable
 	for _, set := range oldest {
 		drop := max(0, min(spare, size[set]))
 		size[set] -= drop

@@ -53,44 +53,61 @@ func TestFenceposts(t *testing.T) {
 	}
 }
 
-// TestRolloutInvariants plays rollouts with pods that become available at random, and checks after each step that there are never
-// more than replicas + maxSurge pods and that the plan never takes availability below replicas - maxUnavailable.
+// played is a ReplicaSet and what there is of it: its status follows late.
+type played struct {
+	*appsv1.ReplicaSet
+	pods, available int32
+}
+
+// follow is a step of the ReplicaSet's controller: it makes and removes pods, those first that are not available. It reports whether
+// it removed one that was.
+func (p *played) follow() bool {
+	surplus := p.pods - *p.Spec.Replicas
+	p.pods = *p.Spec.Replicas
+	if surplus <= 0 || p.available <= p.pods {
+		return false
+	}
+	p.available = p.pods
+	return true
+}
+
+// TestRolloutInvariants plays rollouts with sets that follow late and pods that become available at random, and checks after each step
+// that there are never more than replicas + maxSurge pods and that no removal takes availability below replicas - maxUnavailable.
 func TestRolloutInvariants(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	for round := range 300 {
+	for round := range 1000 {
 		replicas := int32(random.IntN(12))
 		d := newDeployment(replicas, intstr.FromInt32(int32(random.IntN(4))), intstr.FromInt32(int32(random.IntN(4))))
 		surge, unavailable := fenceposts(d)
-		newest := set("new", 0, 0, 0)
-		old := []*appsv1.ReplicaSet{set("a", 20, replicas, replicas)}
-		all := append([]*appsv1.ReplicaSet{newest}, old...)
+		sets := []*played{{ReplicaSet: set("new", 0, 0, 0)}, {set("a", 20, replicas, replicas), replicas, replicas}}
+		all := []*appsv1.ReplicaSet{sets[0].ReplicaSet, sets[1].ReplicaSet}
 		done := false
-		for step := range 200 {
-			if want := newSetReplicas(d, all, newest); want != *newest.Spec.Replicas {
-				newest.Spec.Replicas = new(want)
-			} else {
-				before := sum(all, availableReplicas)
-				lost := int32(0)
-				for _, target := range planOld(d, all, old, newest) {
-					drop := *target.set.Spec.Replicas - target.replicas
-					broken := *target.set.Spec.Replicas - target.set.Status.AvailableReplicas
-					lost += max(0, drop-broken)
+		for step := 0; step < 2000 && !done; step++ {
+			p := sets[random.IntN(2)]
+			removed := false
+			switch random.IntN(4) {
+			case 0:
+				if want := newSetReplicas(d, all, all[0]); want != *all[0].Spec.Replicas {
+					all[0].Spec.Replicas = new(want)
+					break
+				}
+				for _, target := range planOld(d, all, all[1:], all[0]) {
 					target.set.Spec.Replicas = new(target.replicas)
-					target.set.Status.AvailableReplicas = min(target.set.Status.AvailableReplicas, target.replicas)
 				}
-				if least := replicas - unavailable; lost > 0 && before-lost < least {
-					t.Fatalf("round %d step %d: took availability from %d to %d, least is %d", round, step, before, before-lost, least)
-				}
+			case 1:
+				removed = p.follow()
+			case 2:
+				p.available = min(p.pods, p.available+1)
+			case 3:
+				p.Status.Replicas, p.Status.AvailableReplicas = p.pods, p.available
 			}
-			if total := sum(all, specReplicas); total > replicas+surge {
+			if total := sets[0].pods + sets[1].pods; total > replicas+surge {
 				t.Fatalf("round %d step %d: %d pods, most is %d", round, step, total, replicas+surge)
 			}
-			if newest.Status.AvailableReplicas < *newest.Spec.Replicas && random.IntN(2) == 0 {
-				newest.Status.AvailableReplicas++
+			if total := sets[0].available + sets[1].available; removed && total < replicas-unavailable {
+				t.Fatalf("round %d step %d: %d pods are available, least is %d", round, step, total, replicas-unavailable)
 			}
-			if done = *newest.Spec.Replicas == replicas && *old[0].Spec.Replicas == 0; done {
-				break
-			}
+			done = sets[0].available == replicas && sets[1].pods == 0
 		}
 		if !done {
 			t.Fatalf("round %d: %d replicas, surge %d, unavailable %d: the rollout did not end", round, replicas, surge, unavailable)

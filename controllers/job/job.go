@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
@@ -40,7 +41,6 @@ type Reconciler struct {
 	Control  podcontrol.Control
 	Recorder record.EventRecorder
 	Clock    clock.PassiveClock
-	pending  *expectation.Tracker
 	own      *expectation.Tracker // of writes to Jobs themselves: counting on an old status would count twice
 }
 
@@ -57,8 +57,8 @@ func Add(e *env.Env, workers int) error {
 	recorder := e.Recorder("job-controller")
 	r := &Reconciler{
 		Client: e.Client, Jobs: jobs, Pods: pods, Recorder: recorder, Clock: e.Clock,
-		Control: podcontrol.Control{Client: e.Client, Recorder: recorder},
-		pending: expectation.New(pods), own: expectation.New(jobs),
+		Control: podcontrol.Control{Client: e.Client, Recorder: recorder, Pending: expectation.New(pods)},
+		own:     expectation.New(jobs),
 	}
 	if err := r.addOrphans(e); err != nil {
 		return err
@@ -83,8 +83,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{RequeueAfter: staleRetry}, nil
 	}
 	job := cached.DeepCopy()
-	settled := r.pending.Satisfied(job.UID)
-	pods, err := r.claim(ctx, job)
+	selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("selector: %w", err)
+	}
+	settled, err := r.Control.Settled(ctx, job, selector)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	pods, err := r.claim(ctx, job, selector)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -104,11 +111,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return result, nil
 }
 
-func (r *Reconciler) claim(ctx context.Context, job *batchv1.Job) ([]*corev1.Pod, error) {
-	selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
-	if err != nil {
-		return nil, fmt.Errorf("selector: %w", err)
-	}
+func (r *Reconciler) claim(ctx context.Context, job *batchv1.Job, selector labels.Selector) ([]*corev1.Pod, error) {
 	claimer := ownership.Claimer{
 		Client: r.Client, Owner: kind, Fresh: func() client.Object { return &batchv1.Job{} }, Finalizers: []string{batchv1.JobTrackingFinalizer},
 	}
@@ -133,11 +136,7 @@ func (r *Reconciler) act(ctx context.Context, v *view, settled bool) (ctrl.Resul
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	created, err := podcontrol.SlowStart(len(p.create), func(i int) error {
-		pod := podFor(v, p.create[i])
-		err := r.Control.Create(ctx, v.job, pod)
-		if err == nil {
-			r.pending.Wrote(v.job.UID, pod)
-		}
+		err := r.Control.Create(ctx, v.job, podFor(v, p.create[i]))
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil
 		}
@@ -151,13 +150,7 @@ func (r *Reconciler) act(ctx context.Context, v *view, settled bool) (ctrl.Resul
 }
 
 func (r *Reconciler) removePods(ctx context.Context, v *view, pods []*corev1.Pod) error {
-	err := podcontrol.Parallel(len(pods), func(i int) error {
-		if err := r.Control.Delete(ctx, v.job, pods[i]); err != nil {
-			return err
-		}
-		r.pending.Deleted(v.job.UID, pods[i])
-		return nil
-	})
+	err := podcontrol.Parallel(len(pods), func(i int) error { return r.Control.Delete(ctx, v.job, pods[i]) })
 	if err != nil {
 		return fmt.Errorf("delete pods: %w", err)
 	}

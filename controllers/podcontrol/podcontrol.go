@@ -12,18 +12,41 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/internal/expectation"
 )
 
 // Burst is the most pods that one reconcile creates or deletes: it bounds the goroutines and how long one owner keeps a worker.
 const Burst = 500
 
-// Control creates and deletes pods. The zero Recorder is not allowed; tests pass record.NewFakeRecorder.
+// Control creates and deletes pods, and keeps in mind what the cache has to show of that.
 type Control struct {
 	Client   client.Client
 	Recorder record.EventRecorder
+	Pending  *expectation.Tracker
+}
+
+// Settled reports whether the cache shows all that was done for owner. Where a call left open whether it was carried out, it asks the
+// API server.
+func (c Control) Settled(ctx context.Context, owner metav1.Object, selector labels.Selector) (bool, error) {
+	if c.Pending.Unsure(owner.GetUID()) {
+		pods := &corev1.PodList{}
+		if err := c.Client.List(ctx, pods, client.InNamespace(owner.GetNamespace()), client.MatchingLabelsSelector{Selector: selector}); err != nil {
+			return false, fmt.Errorf("look up pods: %w", err)
+		}
+		var owned []metav1.Object
+		for i := range pods.Items {
+			if metav1.IsControlledBy(&pods.Items[i], owner) {
+				owned = append(owned, &pods.Items[i])
+			}
+		}
+		c.Pending.Found(owner.GetUID(), owned)
+	}
+	return c.Pending.Satisfied(owner.GetUID()), nil
 }
 
 // New returns the pod that a template asks for. Its name is generated from the owner's.
@@ -48,12 +71,14 @@ func New(template *corev1.PodTemplateSpec, owner client.Object, kind schema.Grou
 // Create creates the pod and fills it with the answer.
 func (c Control) Create(ctx context.Context, owner client.Object, pod *corev1.Pod) error {
 	if err := c.Client.Create(ctx, pod); err != nil {
+		c.Pending.Failed(owner.GetUID(), err)
 		// While the namespace goes away, nobody reads the event, and it could not be written.
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			c.Recorder.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		}
 		return err
 	}
+	c.Pending.Wrote(owner.GetUID(), pod)
 	c.Recorder.Eventf(owner, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
 	return nil
 }
@@ -61,10 +86,15 @@ func (c Control) Create(ctx context.Context, owner client.Object, pod *corev1.Po
 // Delete deletes the pod of that uid. A pod that is gone already is no error.
 func (c Control) Delete(ctx context.Context, owner client.Object, pod *corev1.Pod) error {
 	err := c.Client.Delete(ctx, pod, client.Preconditions{UID: new(pod.UID)})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
+	gone := err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err)
+	if gone || c.Pending.Failed(owner.GetUID(), err) {
+		c.Pending.Deleted(owner.GetUID(), pod)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case gone:
+		return nil
+	default:
 		c.Recorder.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 		return fmt.Errorf("delete pod %s: %w", pod.Name, err)
 	}

@@ -53,7 +53,6 @@ type Reconciler struct {
 	Pods    lister.Of[*corev1.Pod]
 	Control podcontrol.Control
 	Clock   clock.PassiveClock
-	pending *expectation.Tracker
 }
 
 // Add wires the controller of ReplicaSets.
@@ -91,13 +90,13 @@ func Wire(e *env.Env, name string, workers int, k Kind, own env.Watch, adopters 
 	if err != nil {
 		return err
 	}
-	r := NewReconciler(k, pods, podcontrol.Control{Client: e.Client, Recorder: e.Recorder(name + "-controller")}, e.Clock)
+	r := NewReconciler(k, pods, podcontrol.Control{Client: e.Client, Recorder: e.Recorder(name + "-controller"), Pending: expectation.New(pods)}, e.Clock)
 	return e.Controller(name, workers, r.Reconcile, own, env.Claimed(&corev1.Pod{}, k.GVK, adopters))
 }
 
 // NewReconciler returns the reconciler of a kind.
 func NewReconciler(k Kind, pods lister.Of[*corev1.Pod], control podcontrol.Control, clk clock.PassiveClock) *Reconciler {
-	return &Reconciler{Kind: k, Pods: pods, Control: control, Clock: clk, pending: expectation.New(pods)}
+	return &Reconciler{Kind: k, Pods: pods, Control: control, Clock: clk}
 }
 
 // Reconcile brings one owner to its number of replicas and reports its status.
@@ -110,7 +109,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil || selector.Empty() {
 		return ctrl.Result{}, nil //nolint:nilerr // validation lets neither through
 	}
-	settled := r.pending.Satisfied(set.UID)
+	settled, err := r.Control.Settled(ctx, set, selector)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
 	candidates := append(r.Pods.Controlled(set.Namespace, set.UID), podstate.Select(r.Pods.Orphans(set.Namespace), podstate.Active)...)
 	claimer := ownership.Claimer{Client: r.Control.Client, Owner: r.Kind.GVK, Fresh: r.Kind.Fresh}
 	owned, err := ownership.Claim(ctx, claimer, set, ownership.Matches[*corev1.Pod](selector), candidates)
@@ -152,11 +154,7 @@ func (r *Reconciler) related(set *appsv1.ReplicaSet) []*corev1.Pod {
 func (r *Reconciler) apply(ctx context.Context, set *appsv1.ReplicaSet, p plan) error {
 	if p.create > 0 {
 		_, err := podcontrol.SlowStart(p.create, func(int) error {
-			pod := podcontrol.New(&set.Spec.Template, set, r.Kind.GVK)
-			err := r.Control.Create(ctx, r.eventObject(set), pod)
-			if err == nil {
-				r.pending.Wrote(set.UID, pod)
-			}
+			err := r.Control.Create(ctx, r.eventObject(set), podcontrol.New(&set.Spec.Template, set, r.Kind.GVK))
 			if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 				return nil // the namespace takes the owner with it
 			}
@@ -166,13 +164,7 @@ func (r *Reconciler) apply(ctx context.Context, set *appsv1.ReplicaSet, p plan) 
 			return err
 		}
 	}
-	return podcontrol.Parallel(len(p.remove), func(i int) error {
-		if err := r.Control.Delete(ctx, r.eventObject(set), p.remove[i]); err != nil {
-			return err
-		}
-		r.pending.Deleted(set.UID, p.remove[i])
-		return nil
-	})
+	return podcontrol.Parallel(len(p.remove), func(i int) error { return r.Control.Delete(ctx, r.eventObject(set), p.remove[i]) })
 }
 
 // eventObject is the owner under its own kind: a ReplicationController is a ReplicaSet only in here.

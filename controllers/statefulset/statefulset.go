@@ -42,7 +42,7 @@ type Reconciler struct {
 	History  revision.History
 	Recorder record.EventRecorder
 	Clock    clock.PassiveClock
-	pending  *expectation.Tracker
+	Control  podcontrol.Control // of what was done to pods
 }
 
 // Add wires the controller.
@@ -66,7 +66,7 @@ func Add(e *env.Env, workers int) error {
 	r := &Reconciler{
 		Client: e.Client, Sets: sets, Pods: pods, Claims: claims, Clock: e.Clock, Recorder: e.Recorder("statefulset-controller"),
 		History: revision.History{Client: e.Client, Revisions: revisions, Owner: kind, Fresh: func() client.Object { return &appsv1.StatefulSet{} }},
-		pending: expectation.New(pods),
+		Control: podcontrol.Control{Client: e.Client, Pending: expectation.New(pods)},
 	}
 	return e.Controller("statefulset", workers, r.Reconcile,
 		env.For(&appsv1.StatefulSet{}),
@@ -86,8 +86,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, nil //nolint:nilerr // validation does not let it through
 	}
-	if !r.pending.Satisfied(set.UID) {
-		return ctrl.Result{RequeueAfter: staleRetry}, nil
+	if settled, err := r.Control.Settled(ctx, set, selector); err != nil || !settled {
+		return ctrl.Result{RequeueAfter: staleRetry}, err
 	}
 	revisions, err := r.History.Owned(ctx, set, selector)
 	if err != nil {
@@ -174,9 +174,10 @@ func (r *Reconciler) create(ctx context.Context, v *view, pod *corev1.Pod) error
 	}
 	r.tell(v.set, "create", pod, err)
 	if err != nil {
+		r.Control.Pending.Failed(v.set.UID, err)
 		return fmt.Errorf("create pod %s: %w", pod.Name, err)
 	}
-	r.pending.Wrote(v.set.UID, pod)
+	r.Control.Pending.Wrote(v.set.UID, pod)
 	v.created(pod)
 	return nil
 }
@@ -192,9 +193,12 @@ func (r *Reconciler) remove(ctx context.Context, v *view, s step) error {
 	}
 	r.tell(v.set, "delete", s.pod, err)
 	if err != nil {
+		if r.Control.Pending.Failed(v.set.UID, err) {
+			r.Control.Pending.Deleted(v.set.UID, s.pod)
+		}
 		return fmt.Errorf("delete pod %s: %w", s.pod.Name, err)
 	}
-	r.pending.Deleted(v.set.UID, s.pod)
+	r.Control.Pending.Deleted(v.set.UID, s.pod)
 	v.removed(s.pod)
 	return nil
 }

@@ -2,12 +2,16 @@
 // that counts pods would otherwise create them twice.
 //
 // It compares resource versions instead of counting events: a write answers with the version that it made, and the store of an
-// informer knows how far it has come. A deletion answers with none, so the deleted object itself is looked up.
+// informer knows how far it has come. A deletion answers with none, so the deleted object itself is looked up. A call that fails may
+// have been carried out all the same: then only a look at the API server tells.
 package expectation
 
 import (
+	"errors"
+	"net/http"
 	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -29,6 +33,7 @@ type Tracker struct {
 type pending struct {
 	version string
 	deleted map[types.UID]string // uid → key in the view
+	unsure  bool                 // a write failed in a way that leaves open whether it was carried out
 }
 
 // New returns a tracker of writes to the kind that view shows.
@@ -50,11 +55,53 @@ func (t *Tracker) Wrote(owner types.UID, obj metav1.Object) {
 func (t *Tracker) Deleted(owner types.UID, obj metav1.Object) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	key := obj.GetName()
-	if obj.GetNamespace() != "" {
-		key = obj.GetNamespace() + "/" + key
+	t.pendingOf(owner).deleted[obj.GetUID()] = keyOf(obj)
+}
+
+func keyOf(obj metav1.Object) string {
+	if obj.GetNamespace() == "" {
+		return obj.GetName()
 	}
-	t.pendingOf(owner).deleted[obj.GetUID()] = key
+	return obj.GetNamespace() + "/" + obj.GetName()
+}
+
+// Failed records that a write for owner failed. If it may have been carried out, the owner is unsure from now on, and the answer true.
+func (t *Tracker) Failed(owner types.UID, err error) bool {
+	var status apierrors.APIStatus
+	if err == nil || errors.As(err, &status) && status.Status().Code < http.StatusInternalServerError {
+		return false // the API server has refused it
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pendingOf(owner).unsure = true
+	return true
+}
+
+// Unsure reports whether owner has to be looked up with the API server before anything is decided: see Found.
+func (t *Tracker) Unsure(owner types.UID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.owner[owner] != nil && t.owner[owner].unsure
+}
+
+// Found tells what the API server has of owner's objects, all of them. Writes that are among them and that the view does not show are
+// pending; deletions that are not are forgotten.
+func (t *Tracker) Found(owner types.UID, live []metav1.Object) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.pendingOf(owner)
+	p.unsure = false
+	for _, obj := range live {
+		if obj.GetDeletionTimestamp() == nil {
+			delete(p.deleted, obj.GetUID())
+		}
+		item, exists, err := t.view.GetByKey(keyOf(obj))
+		shown, ok := item.(metav1.Object)
+		current := err == nil && exists && ok && shown.GetUID() == obj.GetUID() && !newer(obj.GetResourceVersion(), shown.GetResourceVersion())
+		if !current && newer(obj.GetResourceVersion(), p.version) {
+			p.version = obj.GetResourceVersion()
+		}
+	}
 }
 
 // Satisfied reports whether the view shows all recorded writes of owner, and forgets those that it shows.
@@ -64,6 +111,9 @@ func (t *Tracker) Satisfied(owner types.UID) bool {
 	p := t.owner[owner]
 	if p == nil {
 		return true
+	}
+	if p.unsure {
+		return false
 	}
 	if p.version != "" && newer(p.version, t.view.LastStoreSyncResourceVersion()) {
 		return false

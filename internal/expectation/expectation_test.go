@@ -1,10 +1,13 @@
 package expectation
 
 import (
+	"io"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -55,6 +58,32 @@ func TestSatisfied(t *testing.T) {
 			func(t *Tracker) { t.Deleted(owner, pod("a", "3", false)) },
 			view{version: "9", pods: map[string]*corev1.Pod{"ns/p": pod("b", "8", false)}},
 			true,
+		},
+		"a refused write leaves nothing open": {
+			func(t *Tracker) { t.Failed(owner, apierrors.NewForbidden(schema.GroupResource{}, "p", nil)) }, view{version: "9"}, true,
+		},
+		"a write whose answer is lost": {func(t *Tracker) { t.Failed(owner, io.ErrUnexpectedEOF) }, view{version: "9"}, false},
+		"it was carried out": {
+			func(t *Tracker) {
+				t.Failed(owner, io.ErrUnexpectedEOF)
+				t.Found(owner, []metav1.Object{pod("a", "7", false)})
+			},
+			view{version: "6"}, false,
+		},
+		"it was carried out and is shown": {
+			func(t *Tracker) {
+				t.Failed(owner, io.ErrUnexpectedEOF)
+				t.Found(owner, []metav1.Object{pod("a", "7", false)})
+			},
+			view{version: "6", pods: map[string]*corev1.Pod{"ns/p": pod("a", "7", false)}}, true,
+		},
+		"a deletion that was not carried out": {
+			func(t *Tracker) {
+				t.Deleted(owner, pod("a", "7", false))
+				t.Failed(owner, apierrors.NewInternalError(io.ErrUnexpectedEOF))
+				t.Found(owner, []metav1.Object{pod("a", "7", false)})
+			},
+			view{version: "9", pods: map[string]*corev1.Pod{"ns/p": pod("a", "7", false)}}, true,
 		},
 		"the deleted pod is gone": {func(t *Tracker) { t.Deleted(owner, pod("a", "3", false)) }, view{version: "9"}, true},
 	}

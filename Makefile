@@ -107,6 +107,12 @@ bench-scheduler: build ## Our scheduler beside upstream's, with scheduler_perf's
 	@conformance/upstream.sh etcd kube-apiserver kube-scheduler
 	@go run ./scheduler/bench $(if $(CASES),-cases $(CASES)) $(if $(NODES),-nodes $(NODES)) $(if $(ROUNDS),-rounds $(ROUNDS))
 
+KILL_FOR ?= 10m
+.PHONY: kill-leader
+kill-leader: ## Kill the leading controller manager every 10 s for KILL_FOR under churn, and check every promise at every revision
+	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/controller-manager
+	@go test -count=1 -v -timeout 0 ./controllers/faults -run TestKillLeader -args -stderrthreshold=FATAL -logtostderr=false -faults.kill=$(KILL_FOR) -faults.manager=$(CURDIR)/bin/controller-manager
+
 .PHONY: fuzz
 fuzz: ## Fuzz decoders, defaults and validation of every kind, for a bounded time
 	@go test ./apis -run '^$$' -fuzz FuzzHooks -fuzztime 60s -fuzzminimizetime 2s

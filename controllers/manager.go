@@ -81,7 +81,7 @@ type Config struct {
 
 	NodeMonitorGracePeriod time.Duration // silence of a node until it counts as unreachable; 0: 50 s
 
-	LoadBalancerNodeIPs bool // Services of type LoadBalancer get the addresses of nodes
+	LoadBalancerCIDR string // range of the nodes' network out of which Services of type LoadBalancer get addresses; empty: they get none
 
 	TerminatedPodGCThreshold int // finished pods kept in the cluster; 0: 12500
 

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 
 	"k8s.io/client-go/rest"
@@ -69,10 +70,14 @@ func addTrustBundle(e *env.Env, cfg *Config) error {
 }
 
 func addLoadBalancer(e *env.Env, cfg *Config) error {
-	if !cfg.LoadBalancerNodeIPs {
+	if cfg.LoadBalancerCIDR == "" {
 		return nil
 	}
-	return loadbalancer.Add(e, 2)
+	addresses, err := netip.ParsePrefix(cfg.LoadBalancerCIDR)
+	if err != nil || !addresses.Addr().Is4() {
+		return fmt.Errorf("load balancer addresses %q: an IPv4 range is needed: %w", cfg.LoadBalancerCIDR, err)
+	}
+	return loadbalancer.Add(e, addresses)
 }
 
 func addNodeIPAM(e *env.Env, cfg *Config) error {

@@ -77,6 +77,6 @@ func addFlags(flags *pflag.FlagSet, cfg *controllers.Config, kubeconfig *string)
 	flags.IntVar(&cfg.NodeCIDRMaskSizeIPv6, "node-cidr-mask-size-ipv6", 0, "bits of a node's IPv6 range (default 64)")
 	flags.DurationVar(&cfg.NodeMonitorGracePeriod, "node-monitor-grace-period", 0, "silence of a node until it is marked unknown (default 50s)")
 	flags.StringSliceVar(&cfg.Controllers, "controllers", []string{"*"}, "controllers to run: * for all, -name for all but that one")
-	flags.BoolVar(&cfg.LoadBalancerNodeIPs, "load-balancer-node-ips", false, "give Services of type LoadBalancer the addresses of nodes")
+	flags.StringVar(&cfg.LoadBalancerCIDR, "load-balancer-cidr", "", "free range of the nodes' network for Services of type LoadBalancer")
 	flags.IntVar(&cfg.TerminatedPodGCThreshold, "terminated-pod-gc-threshold", 0, "finished pods that may stay (default 12500)")
 }

@@ -44,7 +44,7 @@ func runAgent(ctx context.Context, config agent.Config, clusterCIDR string) erro
 		})
 		group.Go(func() error {
 			return proxier.Run(ctx, proxier.Config{
-				RESTConfig: identity, NodeName: config.NodeName, ClusterCIDR: clusterCIDR, MasqueradeEgress: true, NetworkPolicy: true,
+				RESTConfig: identity, NodeName: config.NodeName, ClusterCIDR: clusterCIDR, MasqueradeEgress: true, NetworkPolicy: true, LoadBalancers: true,
 			})
 		})
 	}

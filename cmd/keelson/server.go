@@ -44,6 +44,7 @@ type serverOptions struct {
 	nodeMonitorGrace   time.Duration
 	controllers        []string // that run
 	leaderElect        bool     // there are other servers
+	loadBalancerCIDR   string
 	extra              []string // further flags of the API server
 }
 
@@ -66,6 +67,7 @@ func serverCommand() *cobra.Command {
 	flags.StringVar(&o.domain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	flags.StringVar(&o.bootstrapTokenFile, "bootstrap-token-file", "", "kubeconfig whose token lets nodes join")
 	flags.DurationVar(&o.nodeMonitorGrace, "node-monitor-grace-period", 0, "silence of a node until it counts as unreachable (default 50s)")
+	flags.StringVar(&o.loadBalancerCIDR, "load-balancer-cidr", "", "free range of the nodes' network for Services of type LoadBalancer")
 	flags.StringSliceVar(&o.controllers, "controllers", []string{"*"}, "controllers to run: * for all, -name for all but that one")
 	flags.BoolVar(&o.leaderElect, "leader-elect", false, "let the controllers of one server work at a time: for several servers")
 	flags.StringArrayVar(&o.extra, "apiserver-arg", nil, "further flag of the API server, as --flag=value; may be repeated")
@@ -261,7 +263,7 @@ func (o *serverOptions) runControllers(ctx context.Context) error {
 			RESTConfig: config, ServiceAccountKeyFile: o.pki("sa.key"), RootCAFile: o.pki("ca.crt"),
 			ClusterSigningCertFile: o.pki("ca.crt"), ClusterSigningKeyFile: o.pki("ca.key"),
 			ClusterCIDRs: []string{o.clusterCIDR}, ServiceCIDRs: []string{o.serviceCIDR},
-			NodeMonitorGracePeriod: o.nodeMonitorGrace,
+			NodeMonitorGracePeriod: o.nodeMonitorGrace, LoadBalancerCIDR: o.loadBalancerCIDR,
 		})
 	})
 }

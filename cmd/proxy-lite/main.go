@@ -55,6 +55,7 @@ func command() *cobra.Command {
 	flags.BoolVar(&cfg.MasqueradeAll, "masquerade-all", false, "rewrite the source of all service traffic")
 	flags.BoolVar(&cfg.MasqueradeEgress, "masquerade-egress", true, "rewrite the source of pod traffic that leaves the cluster")
 	flags.BoolVar(&cfg.NetworkPolicy, "network-policy", false, "enforce NetworkPolicies; needs to watch pods, namespaces and networkpolicies")
+	flags.BoolVar(&cfg.LoadBalancers, "load-balancers", false, "answer for the load-balancer addresses that Keelson's controller gives to this node")
 	flags.StringVar(&cfg.HealthzBindAddress, "healthz-bind-address", "0.0.0.0:10256", `address of /healthz and /livez; "-" for none`)
 	flags.StringSliceVar(&cfg.NodePortCIDRs, "nodeport-addresses", nil, "CIDRs of node addresses that answer on node ports; empty means the internal ones")
 	logging := flag.NewFlagSet("logging", flag.ContinueOnError)

@@ -1,28 +1,46 @@
-// Package loadbalancer gives Services of type LoadBalancer the addresses of nodes, where no other load balancer is: every node's proxy
-// answers for them.
+// Package loadbalancer gives Services of type LoadBalancer addresses out of a range that belongs to the nodes' own network: one for each
+// Service, so that many can have the same port, and one node that answers for it. That node's service proxy (proxy-lite) takes the
+// address; when the node is lost, or has no endpoint of a Service that wants local ones, another takes over.
 package loadbalancer
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/controllers/env"
+	"keelson.dev/internal/expectation"
 	"keelson.dev/internal/lister"
+	"keelson.dev/internal/vip"
 )
 
-// most is how many nodes a Service names. More would not make it more reachable, only its status longer.
-const most = 3
+// cleanup holds a Service until its address is free again; the name is upstream's.
+const cleanup = "service.kubernetes.io/load-balancer-cleanup"
 
-// Add wires the controller.
-func Add(e *env.Env, workers int) error {
+// pool stands for the owner of all addresses: they are given out by looking at what all Services have.
+const pool = types.UID("pool")
+
+type reconciler struct {
+	client    client.Client
+	services  lister.Of[*corev1.Service]
+	nodes     lister.Of[*corev1.Node]
+	slices    lister.Of[*discoveryv1.EndpointSlice]
+	recorder  record.EventRecorder
+	pending   *expectation.Tracker
+	addresses netip.Prefix
+}
+
+// Add wires the controller. One worker gives out the addresses, so that none is given twice.
+func Add(e *env.Env, addresses netip.Prefix) error {
 	services, err := env.Lister(e, &corev1.Service{})
 	if err != nil {
 		return err
@@ -31,87 +49,130 @@ func Add(e *env.Env, workers int) error {
 	if err != nil {
 		return err
 	}
-	reconcile := func(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-		service, ok := services.Find(req.Namespace, req.Name)
-		if !ok || service.DeletionTimestamp != nil {
-			return ctrl.Result{}, nil
-		}
-		want, ours := ingress(service, nodes.All())
-		if !ours || equality.Semantic.DeepEqual(want, service.Status.LoadBalancer.Ingress) {
-			return ctrl.Result{}, nil
-		}
-		changed := service.DeepCopy()
-		changed.Status.LoadBalancer.Ingress = want
-		return ctrl.Result{}, client.IgnoreNotFound(e.Client.Status().Update(ctx, changed))
+	endpoints, err := env.Lister(e, &discoveryv1.EndpointSlice{})
+	if err != nil {
+		return err
 	}
-	balanced := func() []types.NamespacedName { return balancedServices(services) }
-	return e.Controller("service-lb", workers, reconcile, env.For(&corev1.Service{}),
-		env.On(&corev1.Node{}, env.Changes[*corev1.Node]{
-			Created: func(_ *corev1.Node, q env.Queue) { env.Add(q, balanced()...) },
-			Updated: func(before, after *corev1.Node, q env.Queue) {
-				if usable(before) != usable(after) || !slices.Equal(addresses(before), addresses(after)) {
-					env.Add(q, balanced()...)
-				}
-			},
-			Deleted: func(_ *corev1.Node, q env.Queue) { env.Add(q, balanced()...) },
-		}))
-}
-
-func balancedServices(services lister.Of[*corev1.Service]) []types.NamespacedName {
-	var keys []types.NamespacedName
-	for _, service := range services.All() {
-		if service.Spec.Type == corev1.ServiceTypeLoadBalancer {
-			keys = append(keys, client.ObjectKeyFromObject(service))
-		}
+	r := &reconciler{
+		client: e.Client, services: services, nodes: nodes, slices: endpoints, addresses: addresses,
+		recorder: e.Recorder("service-controller"), pending: expectation.New(services),
 	}
-	return keys
-}
-
-// ingress returns the addresses that a Service should have; false if that is another controller's to say. A Service that is of the type
-// no longer has none.
-func ingress(service *corev1.Service, nodes []*corev1.Node) ([]corev1.LoadBalancerIngress, bool) {
-	switch {
-	case service.Spec.Type != corev1.ServiceTypeLoadBalancer:
-		return nil, true
-	case service.Spec.LoadBalancerClass != nil:
-		return nil, false
-	}
-	ready := slices.Clone(nodes)
-	ready = slices.DeleteFunc(ready, func(n *corev1.Node) bool { return !usable(n) })
-	slices.SortFunc(ready, func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
-	var out []corev1.LoadBalancerIngress
-	for _, node := range ready[:min(len(ready), most)] {
-		for _, ip := range addresses(node) {
-			if slices.Contains(service.Spec.IPFamilies, familyOf(ip)) {
-				out = append(out, corev1.LoadBalancerIngress{IP: ip, IPMode: new(corev1.LoadBalancerIPModeVIP)})
+	all := func(q env.Queue) {
+		for _, service := range services.All() {
+			if ours(service) {
+				env.Add(q, client.ObjectKeyFromObject(service))
 			}
 		}
 	}
-	return out, true
+	return e.Controller("service-lb", 1, r.reconcile, env.For(&corev1.Service{}),
+		env.On(&corev1.Service{}, env.Changes[*corev1.Service]{Deleted: func(_ *corev1.Service, q env.Queue) { all(q) }}),
+		env.Mapped(&discoveryv1.EndpointSlice{}, func(slice *discoveryv1.EndpointSlice) []types.NamespacedName {
+			service, ok := services.Find(slice.Namespace, slice.Labels[discoveryv1.LabelServiceName])
+			if !ok || !ours(service) || service.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+				return nil
+			}
+			return []types.NamespacedName{client.ObjectKeyFromObject(service)}
+		}),
+		env.On(&corev1.Node{}, env.Changes[*corev1.Node]{
+			Created: func(_ *corev1.Node, q env.Queue) { all(q) },
+			Updated: func(before, after *corev1.Node, q env.Queue) {
+				if usable(before) != usable(after) {
+					all(q)
+				}
+			},
+			Deleted: func(_ *corev1.Node, q env.Queue) { all(q) },
+		}))
 }
 
-func usable(node *corev1.Node) bool {
-	if _, excluded := node.Labels[corev1.LabelNodeExcludeBalancers]; excluded || node.DeletionTimestamp != nil {
-		return false
+func (r *reconciler) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	cached, ok := r.services.Find(req.Namespace, req.Name)
+	if !ok {
+		return ctrl.Result{}, nil
 	}
-	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
+	if !r.pending.Satisfied(pool) {
+		return ctrl.Result{RequeueAfter: staleRetry}, nil
+	}
+	service := cached.DeepCopy()
+	if !ours(service) {
+		return ctrl.Result{}, r.release(ctx, service)
+	}
+	address, err := choose(service, r.services.All(), r.addresses)
+	if err != nil {
+		r.recorder.Eventf(service, corev1.EventTypeWarning, "SyncLoadBalancerFailed", "Error syncing load balancer: %v", err)
+		return ctrl.Result{}, nil // a Service that goes wakes us
+	}
+	if err := r.hold(ctx, service, place(service, r.nodes.All(), r.servingNodes(service))); err != nil {
+		return ctrl.Result{}, err
+	}
+	want := []corev1.LoadBalancerIngress{{IP: address.String(), IPMode: new(corev1.LoadBalancerIPModeVIP)}}
+	if equality.Semantic.DeepEqual(want, service.Status.LoadBalancer.Ingress) {
+		return ctrl.Result{}, nil
+	}
+	service.Status.LoadBalancer.Ingress = want
+	if err := r.wrote(service, r.client.Status().Update(ctx, service)); err != nil {
+		return ctrl.Result{}, fmt.Errorf("write address: %w", err)
+	}
+	r.recorder.Event(service, corev1.EventTypeNormal, "EnsuredLoadBalancer", "Ensured load balancer")
+	return ctrl.Result{}, nil
 }
 
-func addresses(node *corev1.Node) []string {
-	var ips []string
-	for _, a := range node.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP {
-			ips = append(ips, a.Address)
+// hold writes the finalizer, and the node that answers.
+func (r *reconciler) hold(ctx context.Context, service *corev1.Service, node string) error {
+	if slices.Contains(service.Finalizers, cleanup) && service.Annotations[vip.NodeAnnotation] == node {
+		return nil
+	}
+	if !slices.Contains(service.Finalizers, cleanup) {
+		service.Finalizers = append(service.Finalizers, cleanup)
+	}
+	if service.Annotations == nil {
+		service.Annotations = map[string]string{}
+	}
+	service.Annotations[vip.NodeAnnotation] = node
+	if err := r.wrote(service, r.client.Update(ctx, service)); err != nil {
+		return fmt.Errorf("write node: %w", err)
+	}
+	return nil
+}
+
+// release takes the address back: first out of the status, and then the Service may go.
+func (r *reconciler) release(ctx context.Context, service *corev1.Service) error {
+	if !slices.Contains(service.Finalizers, cleanup) || service.Annotations[vip.NodeAnnotation] == "" && service.Spec.LoadBalancerClass != nil {
+		return nil // another controller's, or nobody's
+	}
+	if len(service.Status.LoadBalancer.Ingress) > 0 {
+		service.Status.LoadBalancer.Ingress = nil
+		if err := r.wrote(service, r.client.Status().Update(ctx, service)); err != nil {
+			return client.IgnoreNotFound(fmt.Errorf("remove address: %w", err))
 		}
 	}
-	return ips
+	service.Finalizers = slices.DeleteFunc(service.Finalizers, func(f string) bool { return f == cleanup })
+	delete(service.Annotations, vip.NodeAnnotation)
+	if err := r.wrote(service, r.client.Update(ctx, service)); err != nil {
+		return client.IgnoreNotFound(fmt.Errorf("remove finalizer: %w", err))
+	}
+	r.recorder.Event(service, corev1.EventTypeNormal, "DeletedLoadBalancer", "Deleted load balancer")
+	return nil
 }
 
-func familyOf(ip string) corev1.IPFamily {
-	if addr, err := netip.ParseAddr(ip); err == nil && addr.Is4() {
-		return corev1.IPv4Protocol
+func (r *reconciler) wrote(service *corev1.Service, err error) error {
+	if err == nil {
+		r.pending.Wrote(pool, service)
 	}
-	return corev1.IPv6Protocol
+	return err
+}
+
+// servingNodes are the nodes with a ready endpoint of a Service.
+func (r *reconciler) servingNodes(service *corev1.Service) map[string]bool {
+	nodes := map[string]bool{}
+	for _, slice := range r.slices.In(service.Namespace) {
+		if slice.Labels[discoveryv1.LabelServiceName] != service.Name {
+			continue
+		}
+		for _, endpoint := range slice.Endpoints {
+			if endpoint.NodeName != nil && (endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready) {
+				nodes[*endpoint.NodeName] = true
+			}
+		}
+	}
+	return nodes
 }

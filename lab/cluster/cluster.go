@@ -230,7 +230,7 @@ func (c *Cluster) addMember(role Role) (Member, error) {
 }
 
 func (c *Cluster) freeAddress() (netip.Addr, error) {
-	for candidate := c.network().Gateway().Next(); c.Subnet.Contains(candidate.Next()); candidate = candidate.Next() {
+	for candidate := c.network().Gateway().Next(); !c.network().LoadBalancers().Contains(candidate); candidate = candidate.Next() {
 		if !slices.ContainsFunc(c.Members, func(m Member) bool { return m.Address == candidate }) {
 			return candidate, nil
 		}

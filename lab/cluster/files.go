@@ -133,6 +133,7 @@ func (c *Cluster) services(m Member) []supervisor.Service {
 				node.ProgramDir + "/keelson", "server", "--node-name", m.Name, "--advertise-address", m.Address.String(),
 				"--cluster-cidr", c.PodCIDR, "--service-cidr", c.ServiceCIDR, "--cluster-domain", c.DNSDomain,
 				"--bootstrap-token-file", bootstrapConfig, "--node-monitor-grace-period", nodeMonitorGrace,
+				"--load-balancer-cidr", c.network().LoadBalancers().String(),
 			}, c.ServerArgs...),
 		})
 		if len(c.Members) > len(c.servers()) {

@@ -26,6 +26,13 @@ type Network struct {
 // Gateway is the machine's address on the link.
 func (n Network) Gateway() netip.Addr { return n.Subnet.Masked().Addr().Next() }
 
+// LoadBalancers is the last quarter of the link's addresses: those of Services of type LoadBalancer.
+func (n Network) LoadBalancers() netip.Prefix {
+	base := n.Subnet.Masked().Addr().As4()
+	base[3] |= 192
+	return netip.PrefixFrom(netip.AddrFrom4(base), 26)
+}
+
 // Bridge is the name of the link on the machine: interface names hold 15 bytes.
 func (n Network) Bridge() string { return "kl" + n.hash() }
 

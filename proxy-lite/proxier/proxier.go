@@ -50,6 +50,8 @@ type Config struct {
 	HealthzBindAddress string
 	// NodePortCIDRs limits the node addresses that answer on node ports. Empty means the node's own InternalIPs.
 	NodePortCIDRs []string
+	// LoadBalancers makes the node answer for the load-balancer addresses that our controller gives to it.
+	LoadBalancers bool
 	// NetworkPolicy enforces NetworkPolicies on this node. It needs to list and watch networkpolicies, pods and namespaces, which
 	// system:node-proxier may not.
 	NetworkPolicy bool
@@ -74,6 +76,7 @@ type Proxier struct {
 	health       *health
 	healthChecks *healthChecks
 	policies     *policer
+	announcer    *announcer // nil: none
 
 	// current is what the kernel has. Only the loop uses it.
 	current map[types.NamespacedName]rules.Service
@@ -104,6 +107,9 @@ func run(ctx context.Context, client kubernetes.Interface, cfg Config, rulesConf
 		current: map[types.NamespacedName]rules.Service{},
 		dirty:   map[types.NamespacedName]bool{}, wake: make(chan struct{}, 1),
 		policies: newPolicer(cfg.NodeName),
+	}
+	if cfg.LoadBalancers {
+		p.announcer = &announcer{node: cfg.NodeName, addresses: map[types.NamespacedName]netip.Addr{}}
 	}
 	if err := p.openWriters(); err != nil {
 		return err
@@ -259,6 +265,12 @@ func (p *Proxier) sync(ctx context.Context) error {
 			return err
 		}
 	}
+	if p.announcer != nil { // once the rules are there
+		if err := p.announcer.update(names, p.find); err != nil {
+			p.restore(names)
+			return err
+		}
+	}
 	p.health.synced()
 	p.healthChecks.update(ctx, changed)
 	return p.cleanFlows(ctx, changed)
@@ -297,6 +309,15 @@ func (p *Proxier) compute(name types.NamespacedName, node rules.Node) (rules.Ser
 		endpointSlices = append(endpointSlices, obj.(*discoveryv1.EndpointSlice))
 	}
 	return rules.ForService(svc, endpointSlices, node, p.rulesConfig), nil
+}
+
+// find returns a Service out of the cache, nil if it is not there.
+func (p *Proxier) find(name types.NamespacedName) *corev1.Service {
+	svc, err := p.services.Services(name.Namespace).Get(name.Name)
+	if err != nil {
+		return nil
+	}
+	return svc
 }
 
 // cleanFlows forgets the UDP flows that the change has made wrong.

@@ -25,7 +25,6 @@ import (
 	"k8s.io/utils/clock"
 
 	"keelson.dev/apiserver/tokens"
-	"keelson.dev/internal/satoken"
 )
 
 // tokenCacheTTL is how long an accepted token is accepted without looking again, as upstream: the most that a revocation waits.
@@ -42,7 +41,7 @@ type Config struct {
 	APIAudiences authenticator.Audiences
 	// ServiceAccountIssuers are accepted, the first is used for new tokens.
 	ServiceAccountIssuers []string
-	ServiceAccountKeys    *satoken.KeySet
+	ServiceAccountKeys    tokens.Keys
 	Objects               tokens.Objects // what service account tokens are bound to
 
 	// BootstrapTokens reads the secrets of bootstrap tokens.

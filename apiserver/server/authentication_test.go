@@ -123,6 +123,7 @@ func (s *testServer) bearer(t *testing.T, token string) kubernetes.Interface {
 }
 
 func TestOIDC(t *testing.T) {
+	t.Parallel()
 	one, two := newIssuer(t), newIssuer(t)
 	config := file(t, "authentication.yaml", authenticationHead+
 		"anonymous: {enabled: true, conditions: [{path: /version}]}\njwt:\n"+one.describe(celMappings)+two.describe(fmt.Sprintf(plainMappings, "two:")))

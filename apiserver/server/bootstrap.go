@@ -42,6 +42,7 @@ func (c *config) bootHooks() []hook {
 		{"priority-and-fairness-config-producer", c.ensureFlowControl},
 		{"start-cluster-authentication-info-controller", c.publishAuthentication},
 		{"start-kube-apiserver-identity-lease-controller", c.keepIdentityLease},
+		{"start-legacy-token-tracking-controller", c.keepTokenTracking},
 	}
 }
 
@@ -259,6 +260,43 @@ func (c *config) collectIdentityLeases(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+const (
+	// tokenTracking tells cleaners since when the use of tokens from secrets is noted.
+	tokenTracking = "kube-apiserver-legacy-service-account-token-tracking"
+	// trackingInterval is upstream's limit to how often it is made again, for servers that disagree about it.
+	trackingInterval = 30 * time.Minute
+)
+
+func (c *config) keepTokenTracking(ctx context.Context) error {
+	if err := c.ensureTokenTracking(ctx); err != nil {
+		return err
+	}
+	go wait.JitterUntilWithContext(ctx, func(ctx context.Context) {
+		if err := c.ensureTokenTracking(ctx); err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Could not keep the start of token tracking")
+		}
+	}, trackingInterval, 0.1, true)
+	return nil
+}
+
+func (c *config) ensureTokenTracking(ctx context.Context) error {
+	maps, since := c.client.CoreV1().ConfigMaps(metav1.NamespaceSystem), map[string]string{"since": time.Now().UTC().Format(time.DateOnly)}
+	found, err := maps.Get(ctx, tokenTracking, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: tokenTracking}, Data: since}, metav1.CreateOptions{})
+	case err == nil:
+		if _, bad := time.Parse(time.DateOnly, found.Data["since"]); bad != nil {
+			found.Data = since
+			_, err = maps.Update(ctx, found, metav1.UpdateOptions{})
+		}
+	}
+	if err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("keep config map %s: %w", tokenTracking, err)
 	}
 	return nil
 }

@@ -105,6 +105,7 @@ func (s *ServiceAccountOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&s.Issuers, "service-account-issuer", s.Issuers, "Issuer of service account tokens; further ones are only accepted.")
 	fs.StringArrayVar(&s.KeyFiles, "service-account-key-file", s.KeyFiles, "Public or private keys that verify service account tokens.")
 	fs.StringVar(&s.SigningKeyFile, "service-account-signing-key-file", s.SigningKeyFile, "Private key that signs service account tokens.")
+	fs.StringVar(&s.SigningEndpoint, "service-account-signing-endpoint", s.SigningEndpoint, "Socket of a process that signs service account tokens.")
 	fs.StringVar(&s.JWKSURI, "service-account-jwks-uri", s.JWKSURI, "URI of the key set in the discovery document.")
 	fs.DurationVar(&s.MaxExpiration, "service-account-max-token-expiration", s.MaxExpiration, "Longest validity of a token.")
 	fs.BoolVar(&s.ExtendExpiration, "service-account-extend-token-expiration", s.ExtendExpiration, "Let projected tokens outlive their stated expiry, for old clients.")

@@ -137,7 +137,7 @@ func (c *config) newTokens(kinds kinds) rest.Storage {
 	o := c.options.ServiceAccount
 	return tokens.NewREST(tokens.RESTConfig{
 		Issuer: o.Issuers[0], Signer: c.security.signer, Audiences: c.security.audiences,
-		MaxLifetime: o.MaxExpiration, ExtendExpiration: o.ExtendExpiration,
+		MaxLifetime: c.security.maxTokenLifetime, ExtendExpiration: o.ExtendExpiration,
 		ServiceAccounts: kinds[corev1.Resource("serviceaccounts")].Store, Pods: kinds[corev1.Resource("pods")].Store,
 		Secrets: kinds[corev1.Resource("secrets")].Store, Nodes: kinds[corev1.Resource("nodes")].Store,
 	})

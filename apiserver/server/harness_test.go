@@ -159,11 +159,11 @@ func options(dir string) (*server.Options, error) {
 // eventually waits until what is asked for holds; it fails the test when it does not within a while.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
 		return holds(), nil
 	})
 	if err != nil {
-		t.Fatalf("%s: not within 30 s", what)
+		t.Fatalf("%s: not within a minute", what)
 	}
 }
 

@@ -106,7 +106,8 @@ type ServiceAccountOptions struct {
 	MaxExpiration    time.Duration
 	ExtendExpiration bool
 	Lookup           bool
-	SigningEndpoint  string
+	// SigningEndpoint is the socket of a process that signs in place of SigningKeyFile and KeyFiles.
+	SigningEndpoint string
 }
 
 // KubeletOptions is how the server reaches kubelets.
@@ -180,9 +181,7 @@ func (o *Options) Validate() error {
 	if _, err := o.serviceCIDRs(); err != nil {
 		errs = append(errs, err)
 	}
-	if len(o.ServiceAccount.Issuers) == 0 || o.ServiceAccount.SigningKeyFile == "" {
-		errs = append(errs, errors.New("--service-account-issuer and --service-account-signing-key-file are required"))
-	}
+	errs = append(errs, o.ServiceAccount.validate()...)
 	if (o.Proxy.ClientCertFile == "") != (o.Proxy.ClientKeyFile == "") {
 		errs = append(errs, errors.New("--proxy-client-cert-file and --proxy-client-key-file go together"))
 	}
@@ -192,4 +191,20 @@ func (o *Options) Validate() error {
 		errs = append(errs, fmt.Errorf("--endpoint-reconciler-type %q: only lease and none are known", o.EndpointReconcilerType))
 	}
 	return errors.Join(errs...)
+}
+
+func (s *ServiceAccountOptions) validate() []error {
+	var errs []error
+	switch {
+	case len(s.Issuers) == 0:
+		errs = append(errs, errors.New("--service-account-issuer is required"))
+	case s.SigningEndpoint == "" && s.SigningKeyFile == "":
+		errs = append(errs, errors.New("--service-account-signing-key-file or --service-account-signing-endpoint is required"))
+	case s.SigningEndpoint != "" && (s.SigningKeyFile != "" || len(s.KeyFiles) > 0):
+		errs = append(errs, errors.New("--service-account-signing-endpoint excludes --service-account-signing-key-file and --service-account-key-file"))
+	}
+	if m := s.MaxExpiration; m != 0 && (m < time.Hour || m > (1<<32)*time.Second) {
+		errs = append(errs, errors.New("the service-account-max-token-expiration must be between 1 hour and 2^32 seconds"))
+	}
+	return errs
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -14,22 +15,24 @@ import (
 	"keelson.dev/apiserver/authentication"
 	"keelson.dev/apiserver/authorization"
 	"keelson.dev/apiserver/tokens"
-	"keelson.dev/internal/satoken"
+	"keelson.dev/apiserver/tokens/external"
 )
 
 // security is who may do what: the authenticator, the authorizer and the keys of service account tokens.
 type security struct {
-	audiences     authenticator.Audiences
-	keys          *satoken.KeySet
-	signer        *satoken.Signer
-	clientCA      dynamiccertificates.CAContentProvider
-	requestHeader *authenticatorfactory.RequestHeaderConfig
-	authorization *authorization.Authorization
+	audiences authenticator.Audiences
+	keys      tokens.Keys
+	signer    tokens.Signer
+	// maxTokenLifetime bounds what may be asked for, 0 does not.
+	maxTokenLifetime time.Duration
+	clientCA         dynamiccertificates.CAContentProvider
+	requestHeader    *authenticatorfactory.RequestHeaderConfig
+	authorization    *authorization.Authorization
 }
 
 func newSecurity(ctx context.Context, c *config) (*security, error) {
 	s := &security{}
-	if err := s.readKeys(c.options); err != nil {
+	if err := s.readKeys(ctx, c.options); err != nil {
 		return nil, err
 	}
 	if err := s.readAuthorities(c); err != nil {
@@ -41,24 +44,36 @@ func newSecurity(ctx context.Context, c *config) (*security, error) {
 	return s, s.authorize(ctx, c)
 }
 
-func (s *security) readKeys(o *Options) error {
-	var err error
-	if s.signer, err = satoken.ReadSigner(o.ServiceAccount.SigningKeyFile); err != nil {
-		return fmt.Errorf("--service-account-signing-key-file: %w", err)
-	}
-	files := o.ServiceAccount.KeyFiles
-	if len(files) == 0 {
-		s.keys, err = satoken.NewKeySet(s.signer.Public())
-	} else {
-		s.keys, err = satoken.ReadKeySet(files...)
-	}
-	if err != nil {
-		return fmt.Errorf("--service-account-key-file: %w", err)
-	}
+// readKeys finds who signs service account tokens: this server with a key of a file, or another process.
+func (s *security) readKeys(ctx context.Context, o *Options) error {
+	tokens.RegisterMetrics()
+	account := o.ServiceAccount
 	s.audiences = o.Authentication.APIAudiences
 	if len(s.audiences) == 0 {
-		s.audiences = o.ServiceAccount.Issuers
+		s.audiences = account.Issuers
 	}
+	s.maxTokenLifetime = account.MaxExpiration
+	if account.SigningEndpoint == "" {
+		files, err := tokens.ReadKeyFiles(account.SigningKeyFile, account.KeyFiles)
+		if err != nil {
+			return err
+		}
+		files.Follow(ctx)
+		s.keys, s.signer = files, files
+		return nil
+	}
+	signer, err := external.Connect(ctx, account.SigningEndpoint)
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.maxTokenLifetime == 0:
+		s.maxTokenLifetime = signer.MaxLifetime
+	case s.maxTokenLifetime > signer.MaxLifetime:
+		return fmt.Errorf("service-account-max-token-expiration cannot be set longer than the token expiration supported by "+
+			"service-account-signing-endpoint: %s > %s", s.maxTokenLifetime, signer.MaxLifetime)
+	}
+	s.keys, s.signer = signer, signer
 	return nil
 }
 

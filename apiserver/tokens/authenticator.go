@@ -15,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	tokenjwt "k8s.io/apiserver/pkg/authentication/token/jwt"
+	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
@@ -24,13 +25,17 @@ import (
 // deletionLeeway is how long after its end an object still carries its tokens: a pod shuts down with them.
 const deletionLeeway = jwt.DefaultLeeway
 
-// invalidSince marks secrets whose token has not been used for so long that the cleaner put it out of use.
-const invalidSince = "kubernetes.io/legacy-token-invalid-since"
+const (
+	// invalidSince marks secrets whose token has not been used for so long that the cleaner put it out of use.
+	invalidSince = "kubernetes.io/legacy-token-invalid-since"
+	// lastUsed holds the day of a secret's last use, which the cleaner looks at.
+	lastUsed = "kubernetes.io/legacy-token-last-used"
+)
 
 // Authenticator checks service account tokens.
 type Authenticator struct {
 	Issuers []string // issuers whose tokens are ours, the legacy one is always among them
-	Keys    *satoken.KeySet
+	Keys    Keys
 	// Audiences are this API server's own; a token without any audience is meant for them.
 	Audiences authenticator.Audiences
 	// Objects finds what tokens are bound to; nil accepts tokens whose objects are gone (--service-account-lookup=false).
@@ -47,7 +52,7 @@ func (a *Authenticator) AuthenticateToken(ctx context.Context, token string) (*a
 	if err != nil || !a.ours(claims.Issuer) {
 		return nil, false, nil //nolint:nilerr // another's token
 	}
-	claims, err = satoken.Verify(parsed, a.Keys)
+	claims, err = satoken.Verify(parsed, a.Keys.Keys(ctx, satoken.SignedWith(parsed)))
 	if err != nil {
 		return nil, false, err
 	}
@@ -73,6 +78,7 @@ func (a *Authenticator) AuthenticateToken(ctx context.Context, token string) (*a
 
 func (a *Authenticator) check(ctx context.Context, token string, claims satoken.Claims) (*serviceaccount.ServiceAccountInfo, error) {
 	if claims.Issuer == satoken.LegacyIssuer {
+		legacyTokens.Inc()
 		return a.checkLegacy(ctx, token, claims)
 	}
 	return a.checkBound(ctx, claims)
@@ -119,6 +125,8 @@ func (a *Authenticator) checkBound(ctx context.Context, claims satoken.Claims) (
 	}
 	if binding.WarnAfter != nil && now.After(binding.WarnAfter.Time()) {
 		a.noteStale(ctx, claims, now)
+	} else {
+		validTokens.Inc()
 	}
 	return info, nil
 }
@@ -191,11 +199,11 @@ func (a *Authenticator) checkLegacy(ctx context.Context, token string, claims sa
 		return info, nil
 	}
 	secret, err := a.Objects.Secret(ctx, namespace, claims.LegacySecretName)
-	if err != nil || secret.DeletionTimestamp != nil || secret.Labels[invalidSince] != "" {
-		return nil, errors.New("token has been invalidated")
+	if err != nil || secret.DeletionTimestamp != nil {
+		return nil, errors.New("Token has been invalidated") //nolint:staticcheck // upstream's words
 	}
 	if subtle.ConstantTimeCompare(secret.Data[corev1.ServiceAccountTokenKey], []byte(token)) != 1 {
-		return nil, errors.New("token does not match server's copy")
+		return nil, errors.New("Token does not match server's copy") //nolint:staticcheck // upstream's words
 	}
 	sa, err := a.Objects.ServiceAccount(ctx, namespace, name)
 	if err != nil {
@@ -208,13 +216,41 @@ func (a *Authenticator) checkLegacy(ctx context.Context, token string, claims sa
 		return nil, fmt.Errorf("ServiceAccount UID (%s) does not match claim (%s)", sa.UID, uid)
 	}
 	if !serviceaccount.IsServiceAccountToken(secret, sa) {
-		return nil, errors.New("token has been invalidated")
+		return nil, errors.New("Token has been invalidated") //nolint:staticcheck // upstream's words
 	}
-	return info, nil
+	return info, a.trackLegacy(ctx, secret, sa)
+}
+
+// trackLegacy notes that a token from a secret is used, on the secret itself too: unused ones are cleaned away. It refuses one
+// that was marked as invalid, whose further use is worth knowing.
+func (a *Authenticator) trackLegacy(ctx context.Context, secret *corev1.Secret, sa *corev1.ServiceAccount) error {
+	today, tomorrow := a.Clock.Now().UTC().Format(time.DateOnly), a.Clock.Now().UTC().AddDate(0, 0, 1).Format(time.DateOnly)
+	if last := secret.Labels[lastUsed]; last != today && last != tomorrow { // the clock of another server may be ahead
+		if err := a.Objects.LabelSecret(ctx, secret, lastUsed, today); err != nil {
+			klog.FromContext(ctx).Error(err, "Could not note the use of a token", "secret", klog.KObj(secret))
+		}
+	}
+	if secret.Labels[invalidSince] != "" {
+		audit.AddAuditAnnotation(ctx, "authentication.k8s.io/legacy-token-invalidated", secret.Name+"/"+secret.Namespace)
+		invalidatedTokens.Inc()
+		return fmt.Errorf("the token in secret %s/%s for service account %s/%s has been marked invalid. Use tokens from the TokenRequest API "+
+			"or manually created secret-based tokens, or remove the '%s' label from the secret to temporarily allow use of this token",
+			secret.Namespace, secret.Name, sa.Namespace, sa.Name, invalidSince)
+	}
+	if slices.ContainsFunc(sa.Secrets, func(ref corev1.ObjectReference) bool { return ref.Name == secret.Name }) {
+		warning.AddWarning(ctx, "", "Use tokens from the TokenRequest API or manually created secret-based tokens instead of auto-generated secret-based tokens.")
+		audit.AddAuditAnnotation(ctx, "authentication.k8s.io/legacy-token-autogenerated-secret", secret.Name)
+		generatedTokens.Inc()
+		return nil
+	}
+	audit.AddAuditAnnotation(ctx, "authentication.k8s.io/legacy-token-manual-secret", secret.Name)
+	manualTokens.Inc()
+	return nil
 }
 
 // noteStale leaves a trace of a client that has not reloaded its token for longer than it asked to keep it.
 func (a *Authenticator) noteStale(ctx context.Context, claims satoken.Claims, now time.Time) {
+	staleTokens.Inc()
 	after := now.Sub(claims.Kubernetes.WarnAfter.Time()).Round(time.Second)
 	text := fmt.Sprintf("subject: %s, seconds after warning threshold: %d", claims.Subject, int64(after.Seconds()))
 	audit.AddAuditAnnotation(ctx, "authentication.k8s.io/stale-token", text)

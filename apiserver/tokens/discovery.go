@@ -7,7 +7,7 @@ import (
 	"net/url"
 	"slices"
 
-	"keelson.dev/internal/satoken"
+	"github.com/go-jose/go-jose/v4"
 )
 
 // The paths of the OpenID discovery document and of the keys, fixed by OpenID Connect Discovery 1.0 and by convention.
@@ -21,9 +21,10 @@ type Mux interface {
 	Handle(path string, handler http.Handler)
 }
 
-// Discovery holds the two documents that let others verify our tokens.
+// Discovery serves the two documents that let others verify our tokens.
 type Discovery struct {
-	document, keys []byte
+	issuer, jwksURI string
+	keys            Keys
 }
 
 type providerMetadata struct {
@@ -34,9 +35,9 @@ type providerMetadata struct {
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
 }
 
-// NewDiscovery renders the documents. jwksURI may be empty: then it is the KeysPath below the server's external address. The
+// NewDiscovery describes an issuer. jwksURI may be empty: then it is the KeysPath below the server's external address. The
 // issuer must be an https URL without query or fragment, else relying parties could not fetch anything below it.
-func NewDiscovery(issuer, jwksURI, externalAddress string, keys *satoken.KeySet) (*Discovery, error) {
+func NewDiscovery(issuer, jwksURI, externalAddress string, keys Keys) (*Discovery, error) {
 	u, err := url.Parse(issuer)
 	if err != nil {
 		return nil, fmt.Errorf("parse issuer URL: %w", err)
@@ -47,9 +48,18 @@ func NewDiscovery(issuer, jwksURI, externalAddress string, keys *satoken.KeySet)
 	if jwksURI == "" {
 		jwksURI = (&url.URL{Scheme: "https", Host: externalAddress, Path: KeysPath}).String()
 	}
-	set := keys.JWKS()
+	return &Discovery{issuer: issuer, jwksURI: jwksURI, keys: keys}, nil
+}
+
+// Install serves both documents. Who may read them is decided by RBAC (system:service-account-issuer-discovery).
+func (d *Discovery) Install(mux Mux) {
+	mux.Handle(DiscoveryPath, d.serve("application/json", func(set jose.JSONWebKeySet) any { return d.metadata(set) }))
+	mux.Handle(KeysPath, d.serve("application/jwk-set+json", func(set jose.JSONWebKeySet) any { return set }))
+}
+
+func (d *Discovery) metadata(set jose.JSONWebKeySet) providerMetadata {
 	metadata := providerMetadata{
-		Issuer: issuer, JWKSURI: jwksURI, ResponseTypes: []string{"id_token"}, SubjectTypes: []string{"public"},
+		Issuer: d.issuer, JWKSURI: d.jwksURI, ResponseTypes: []string{"id_token"}, SubjectTypes: []string{"public"},
 	}
 	for _, key := range set.Keys {
 		if !slices.Contains(metadata.Algorithms, key.Algorithm) {
@@ -57,26 +67,18 @@ func NewDiscovery(issuer, jwksURI, externalAddress string, keys *satoken.KeySet)
 		}
 	}
 	slices.Sort(metadata.Algorithms)
-	d := &Discovery{}
-	if d.document, err = json.Marshal(metadata); err != nil {
-		return nil, fmt.Errorf("render discovery document: %w", err)
-	}
-	if d.keys, err = json.Marshal(set); err != nil {
-		return nil, fmt.Errorf("render key set: %w", err)
-	}
-	return d, nil
+	return metadata
 }
 
-// Install serves both documents. Who may read them is decided by RBAC (system:service-account-issuer-discovery).
-func (d *Discovery) Install(mux Mux) {
-	mux.Handle(DiscoveryPath, serve("application/json", d.document))
-	mux.Handle(KeysPath, serve("application/jwk-set+json", d.keys))
-}
-
-func serve(contentType string, body []byte) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+func (d *Discovery) serve(contentType string, document func(jose.JSONWebKeySet) any) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := json.Marshal(document(d.keys.Keys(r.Context(), "").JWKS()))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 		w.Header().Set("Content-Type", contentType)
-		w.Header().Set("Cache-Control", "public, max-age=3600")
+		w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(d.keys.MaxAge().Seconds())))
 		_, _ = w.Write(body) // a client that is gone needs no answer
 	})
 }

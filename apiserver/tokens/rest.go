@@ -37,7 +37,7 @@ const (
 // RESTConfig is what the token subresource needs.
 type RESTConfig struct {
 	Issuer    string
-	Signer    *satoken.Signer
+	Signer    Signer
 	Audiences authenticator.Audiences // the API server's own, given to requests that name none
 	// MaxLifetime bounds what may be asked for; 0 is no bound.
 	MaxLifetime time.Duration
@@ -101,7 +101,7 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 	want.Lifetime, want.WarnAfter = r.lifetime(asked, &want)
 	now := r.cfg.Clock.Now()
 	claims := satoken.BoundClaims(r.cfg.Issuer, now, want)
-	token, err := r.cfg.Signer.Sign(claims)
+	token, err := r.cfg.Signer.Sign(ctx, claims)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}

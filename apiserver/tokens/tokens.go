@@ -4,10 +4,13 @@ package tokens
 
 import (
 	"context"
+	"encoding/json"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -19,6 +22,8 @@ type Objects interface {
 	Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
 	Node(ctx context.Context, name string) (*corev1.Node, error)
+	// LabelSecret sets one label, unless the secret has been replaced by another of its name.
+	LabelSecret(ctx context.Context, secret *corev1.Secret, key, value string) error
 }
 
 // NewObjects reads service accounts and pods from the informers, and asks the API where they know nothing (yet). Secrets and
@@ -66,4 +71,13 @@ func (o *liveObjects) Node(ctx context.Context, name string) (*corev1.Node, erro
 		return o.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 	}
 	return node, err
+}
+
+func (o *liveObjects) LabelSecret(ctx context.Context, secret *corev1.Secret, key, value string) error {
+	patch, err := json.Marshal(applycorev1.Secret(secret.Name, secret.Namespace).WithUID(secret.UID).WithLabels(map[string]string{key: value}))
+	if err != nil {
+		return err
+	}
+	_, err = o.client.CoreV1().Secrets(secret.Namespace).Patch(ctx, secret.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return err
 }

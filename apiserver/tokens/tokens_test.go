@@ -74,6 +74,14 @@ func (w *world) Secret(_ context.Context, _, name string) (*corev1.Secret, error
 	return found(w.secret, w.secret == nil || w.secret.Name != name, "secrets", name)
 }
 
+func (w *world) LabelSecret(_ context.Context, secret *corev1.Secret, key, value string) error {
+	if secret.UID != w.secret.UID {
+		return apierrors.NewConflict(corev1.Resource("secrets"), secret.Name, nil)
+	}
+	metav1.SetMetaDataLabel(&w.secret.ObjectMeta, key, value)
+	return nil
+}
+
 func (w *world) Node(_ context.Context, name string) (*corev1.Node, error) {
 	return found(w.node, w.node == nil || w.node.Name != name, "nodes", name)
 }
@@ -110,9 +118,11 @@ func newBench(t *testing.T) *bench {
 	w := newWorld()
 	b := &bench{world: w, signer: signer, clock: clocktesting.NewFakePassiveClock(start)}
 	own := authenticator.Audiences{"api"}
-	b.auth = &Authenticator{Issuers: []string{issuer}, Keys: keys, Audiences: own, Objects: w, Clock: b.clock}
+	pair := &KeyFiles{}
+	pair.current.Store(&keyPair{signer: signer, keys: keys})
+	b.auth = &Authenticator{Issuers: []string{issuer}, Keys: pair, Audiences: own, Objects: w, Clock: b.clock}
 	b.rest = NewREST(RESTConfig{
-		Issuer: issuer, Signer: signer, Audiences: own, ExtendExpiration: true, Clock: b.clock,
+		Issuer: issuer, Signer: pair, Audiences: own, ExtendExpiration: true, Clock: b.clock,
 		ServiceAccounts: getter(func(ctx context.Context, n string) (runtime.Object, error) { return w.ServiceAccount(ctx, "", n) }),
 		Pods:            getter(func(ctx context.Context, n string) (runtime.Object, error) { return w.Pod(ctx, "", n) }),
 		Secrets:         getter(func(ctx context.Context, n string) (runtime.Object, error) { return w.Secret(ctx, "", n) }),
@@ -307,16 +317,22 @@ func TestTokenRequest(t *testing.T) {
 }
 
 func TestLegacyToken(t *testing.T) {
+	label := func(key, value string) func(*bench) {
+		return func(b *bench) { b.secret.Labels = map[string]string{key: value} }
+	}
 	cases := map[string]struct {
 		change func(*bench)
 		want   bool
+		used   string // the day of the last use as it stands on the secret
 	}{
-		"valid":              {func(*bench) {}, true},
-		"secret gone":        {func(b *bench) { b.secret = nil }, false},
-		"token replaced":     {func(b *bench) { b.secret.Data = map[string][]byte{"token": []byte("x")} }, false},
-		"marked as invalid":  {func(b *bench) { b.secret.Labels = map[string]string{invalidSince: "2026-01-01"} }, false},
-		"of another account": {func(b *bench) { b.secret.Annotations[corev1.ServiceAccountNameKey] = "other" }, false},
-		"account made again": {func(b *bench) { b.sa.UID = "uid-2" }, false},
+		"valid":                 {func(*bench) {}, true, "2026-01-01"},
+		"used before":           {label(lastUsed, "2025-12-24"), true, "2026-01-01"},
+		"a clock that is ahead": {label(lastUsed, "2026-01-02"), true, "2026-01-02"},
+		"secret gone":           {func(b *bench) { b.secret = nil }, false, ""},
+		"token replaced":        {func(b *bench) { b.secret.Data = map[string][]byte{"token": []byte("x")} }, false, ""},
+		"marked as invalid":     {label(invalidSince, "2026-01-01"), false, "2026-01-01"},
+		"of another account":    {func(b *bench) { b.secret.Annotations[corev1.ServiceAccountNameKey] = "other" }, false, ""},
+		"account made again":    {func(b *bench) { b.sa.UID = "uid-2" }, false, ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -329,6 +345,12 @@ func TestLegacyToken(t *testing.T) {
 			c.change(b)
 			if _, ok, err := b.auth.AuthenticateToken(context.Background(), token); ok != c.want {
 				t.Errorf("got %v %v", ok, err)
+			}
+			if b.secret == nil {
+				return
+			}
+			if used := b.secret.Labels[lastUsed]; used != c.used {
+				t.Errorf("last use is noted as %q, want %q", used, c.used)
 			}
 		})
 	}

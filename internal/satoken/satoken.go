@@ -123,6 +123,7 @@ func LegacyClaims(sa *corev1.ServiceAccount, secret *corev1.Secret) Claims {
 type Signer struct {
 	signer jose.Signer
 	public crypto.PublicKey
+	id     string
 }
 
 // NewSigner returns a signer for an RSA or ECDSA private key.
@@ -143,11 +144,14 @@ func NewSigner(key crypto.PrivateKey) (*Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make token signer: %w", err)
 	}
-	return &Signer{signer: signer, public: private.Public()}, nil
+	return &Signer{signer: signer, public: private.Public(), id: id}, nil
 }
 
 // Public returns the key that verifies what the signer signs.
 func (s *Signer) Public() crypto.PublicKey { return s.public }
+
+// KeyID names the signer's key.
+func (s *Signer) KeyID() string { return s.id }
 
 // Sign returns the compact serialization of the signed claims.
 func (s *Signer) Sign(claims Claims) (string, error) {
@@ -203,17 +207,20 @@ func Parse(token string) (*jwt.JSONWebToken, Claims, error) {
 	return parsed, claims, nil
 }
 
-// Verify checks the token's signature with the keys, those that its key ID names first, and returns its claims.
-func Verify(token *jwt.JSONWebToken, keys *KeySet) (Claims, error) {
-	var id string
+// SignedWith returns the ID of the key that a token says it is signed with; empty when it says nothing.
+func SignedWith(token *jwt.JSONWebToken) string {
 	for _, header := range token.Headers {
 		if header.KeyID != "" {
-			id = header.KeyID
-			break
+			return header.KeyID
 		}
 	}
+	return ""
+}
+
+// Verify checks the token's signature with the keys, those that its key ID names first, and returns its claims.
+func Verify(token *jwt.JSONWebToken, keys *KeySet) (Claims, error) {
 	var errs []error
-	for _, key := range keys.find(id) {
+	for _, key := range keys.find(SignedWith(token)) {
 		var claims Claims
 		if err := token.Claims(key.Key, &claims); err != nil {
 			errs = append(errs, err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/token/tokenfile"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/server/egressselector"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	"k8s.io/utils/clock"
@@ -59,6 +61,10 @@ type Config struct {
 	WebhookConfigFile string
 	WebhookVersion    string
 	WebhookCacheTTL   time.Duration
+
+	// Dial connects to the webhook, and Egress to issuers by what their configuration says; nil connects directly.
+	Dial   utilnet.DialFunc
+	Egress egressselector.Lookup
 
 	// Anonymous says where requests without credentials pass; nil means the health endpoints only (HealthOnly).
 	Anonymous *apiserver.AnonymousAuthConfig

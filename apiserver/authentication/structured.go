@@ -193,7 +193,7 @@ func (c *configured) build(ctx context.Context, configuration *apiserver.Authent
 	for _, one := range configuration.JWT {
 		options := oidc.Options{
 			JWTAuthenticator: one, Compiler: compiler, SupportedSigningAlgs: algorithms,
-			DisallowedIssuers: disallowed, APIServerID: c.cfg.APIServerID,
+			DisallowedIssuers: disallowed, APIServerID: c.cfg.APIServerID, EgressLookup: c.cfg.Egress,
 		}
 		if one.Issuer.CertificateAuthority != "" {
 			ca, err := dynamiccertificates.NewStaticCAContent("oidc-authenticator", []byte(one.Issuer.CertificateAuthority))

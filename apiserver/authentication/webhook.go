@@ -18,7 +18,7 @@ func newWebhook(cfg Config) (authenticator.Token, error) {
 	if cfg.WebhookConfigFile == "" {
 		return nil, nil
 	}
-	connection, err := utilwebhook.LoadKubeconfig(cfg.WebhookConfigFile, nil)
+	connection, err := utilwebhook.LoadKubeconfig(cfg.WebhookConfigFile, cfg.Dial)
 	if err != nil {
 		return nil, fmt.Errorf("read token webhook's kubeconfig: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
@@ -40,6 +41,8 @@ type Config struct {
 	// ConfigFile is an AuthorizationConfiguration, which takes the place of Modes and is reloaded when it changes.
 	ConfigFile string
 	Webhook    WebhookConfig
+	// Dial connects to webhooks; nil connects directly.
+	Dial utilnet.DialFunc
 
 	APIServerID string
 }
@@ -78,7 +81,7 @@ func New(ctx context.Context, cfg Config) (*Authorization, error) {
 			{AuthorizerName: "system-masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
 			{AuthorizerName: "open-paths", Authorizer: open},
 		},
-		builtin: built, compiler: sync.OnceValue(authorizationcel.NewDefaultCompiler),
+		builtin: built, dial: cfg.Dial, compiler: sync.OnceValue(authorizationcel.NewDefaultCompiler),
 	}).newReloadable(ctx, cfg)
 	if err != nil {
 		return nil, err

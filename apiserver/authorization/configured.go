@@ -11,6 +11,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/apis/apiserver/load"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	authorizationcel "k8s.io/apiserver/pkg/authorization/cel"
+	authorizationmetrics "k8s.io/apiserver/pkg/authorization/metrics"
 	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/apiserver/pkg/server/options/authorizationconfig/metrics"
 	"k8s.io/apiserver/pkg/util/filesystem"
@@ -78,6 +80,7 @@ func (r *reloadable) RulesFor(ctx context.Context, who user.Info, namespace stri
 type builder struct {
 	first   []union.NamedAuthorizer // in front of what is configured
 	builtin map[string]named        // by type
+	dial    utilnet.DialFunc        // to webhooks; nil connects directly
 	// compiler compiles the match conditions of webhooks. Building it takes memory, so it is built for the first such condition.
 	compiler func() authorizationcel.Compiler
 }
@@ -163,7 +166,8 @@ func (b *builder) build(configuration *apiserver.AuthorizationConfiguration) (*s
 			}
 			one = named{hook, hook}
 		}
-		chain = append(chain, union.NamedAuthorizer{AuthorizerName: c.Name, Authorizer: one.authorizer})
+		counted := authorizationmetrics.InstrumentedAuthorizer(string(c.Type), c.Name, one.authorizer)
+		chain = append(chain, union.NamedAuthorizer{AuthorizerName: c.Name, Authorizer: counted})
 		rules = append(rules, one.rules)
 	}
 	all, err := union.New(chain...)
@@ -178,7 +182,7 @@ func (b *builder) newWebhook(c apiserver.AuthorizerConfiguration) (*webhook.Webh
 	if w.ConnectionInfo.Type != apiserver.AuthorizationWebhookConnectionInfoTypeKubeConfigFile {
 		return nil, fmt.Errorf("connection type %q would ask this server itself", w.ConnectionInfo.Type)
 	}
-	connection, err := utilwebhook.LoadKubeconfig(*w.ConnectionInfo.KubeConfigFile, nil)
+	connection, err := utilwebhook.LoadKubeconfig(*w.ConnectionInfo.KubeConfigFile, b.dial)
 	if err != nil {
 		return nil, fmt.Errorf("read webhook's kubeconfig: %w", err)
 	}

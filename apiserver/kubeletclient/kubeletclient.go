@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/transport"
@@ -27,8 +28,10 @@ type Config struct {
 	AddressTypes []corev1.NodeAddressType
 	// DefaultPort is for nodes that report none.
 	DefaultPort uint
-	// Timeout limits the wait for a kubelet's response headers.
+	// Timeout limits how long connecting to a kubelet may take. What it answers may take longer: logs are followed, profiles taken.
 	Timeout time.Duration
+	// Dial connects to kubelets; nil connects directly.
+	Dial utilnet.DialFunc
 }
 
 // Client reaches kubelets.
@@ -49,6 +52,8 @@ func New(config Config) (*Client, error) {
 	}}
 	// Streams upgrade their connection, which HTTP/2 cannot.
 	verified.TLS.NextProtos, insecure.TLS.NextProtos = []string{"http/1.1"}, []string{"http/1.1"}
+	holder := &transport.DialHolder{Dial: config.dialer()}
+	verified.DialHolder, insecure.DialHolder = holder, holder
 	c := &Client{config: config}
 	var err error
 	if c.transport, err = transport.New(&verified); err != nil {
@@ -58,6 +63,18 @@ func New(config Config) (*Client, error) {
 		return nil, fmt.Errorf("build the transport to kubelets: %w", err)
 	}
 	return c, nil
+}
+
+func (c *Config) dialer() utilnet.DialFunc {
+	dial := c.Dial
+	if dial == nil {
+		dial = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
+	}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+		defer cancel()
+		return dial(ctx, network, address)
+	}
 }
 
 // Connection is a way to one kubelet.

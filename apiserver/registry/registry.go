@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -29,6 +30,8 @@ type Config struct {
 	Options generic.RESTOptionsGetter
 	// EventTTL replaces the time to live of kinds whose row sets one.
 	EventTTL time.Duration
+	// Restrict, if set, refuses what is valid but not allowed on this server.
+	Restrict func(obj runtime.Object) field.ErrorList
 }
 
 // Kind is the storage of one row. The embedded store may be given hooks until Storages is called.
@@ -47,6 +50,9 @@ func New(row *resource.Resource, config Config) (*Kind, error) {
 	main, err := newStrategy(row, config.Scheme)
 	if err != nil {
 		return nil, err
+	}
+	if main.restrict = config.Restrict; main.restrict == nil {
+		main.restrict = func(runtime.Object) field.ErrorList { return nil }
 	}
 	newList, err := listFunc(row, config.Scheme)
 	if err != nil {

@@ -33,6 +33,8 @@ type strategy struct {
 	shape  shape
 	// declared tells that validation was generated for the type.
 	declared bool
+	// restrict refuses what is valid but not allowed on this server.
+	restrict func(obj runtime.Object) field.ErrorList
 	// reset are the fields that a write of the main resource cannot set, by served version.
 	reset map[fieldpath.APIVersion]*fieldpath.Set
 }
@@ -123,7 +125,7 @@ func (s *strategy) Validate(ctx context.Context, obj runtime.Object) field.Error
 	if s.row.Validate != nil {
 		errs = append(errs, s.row.Validate(typed)...)
 	}
-	return errs
+	return append(errs, s.restrict(obj)...)
 }
 
 func (s *strategy) validateMetadata(obj resource.Object) field.ErrorList {
@@ -168,7 +170,7 @@ func (s *strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) 
 	case s.row.Validate != nil:
 		errs = append(errs, s.row.Validate(typed)...)
 	}
-	return errs
+	return append(errs, s.restrict(obj)...)
 }
 
 // DeclarativeValidationConfig implements rest.DeclarativeValidationStrategy.

@@ -35,7 +35,7 @@ func (c *config) newAggregator(core *genericapiserver.GenericAPIServer, extensio
 			ProxyClientCertFile:       c.options.Proxy.ClientCertFile,
 			ProxyClientKeyFile:        c.options.Proxy.ClientKeyFile,
 			ServiceResolver:           c.resolver,
-			RejectForwardingRedirects: true,
+			RejectForwardingRedirects: c.options.Proxy.RejectRedirects,
 		},
 	}
 	aggregator, err := cfg.Complete().NewWithDelegate(core)

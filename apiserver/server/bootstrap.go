@@ -12,12 +12,10 @@ import (
 	"github.com/google/uuid"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-	flowbootstrap "k8s.io/apiserver/pkg/apis/flowcontrol/bootstrap"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/component-helpers/apimachinery/lease"
@@ -39,9 +37,9 @@ func (c *config) bootHooks() []hook {
 		{"start-system-namespaces-controller", c.keepNamespaces},
 		{"rbac/bootstrap-roles", func(ctx context.Context) error { return bootstrap.EnsureRBAC(ctx, c.client) }},
 		{"scheduling/bootstrap-system-priority-classes", func(ctx context.Context) error { return bootstrap.EnsurePriorityClasses(ctx, c.client) }},
-		{"priority-and-fairness-config-producer", c.ensureFlowControl},
+		{"priority-and-fairness-config-producer", c.newFlowControl()},
 		{"start-cluster-authentication-info-controller", c.publishAuthentication},
-		{"start-kube-apiserver-identity-lease-controller", c.keepIdentityLease},
+		{"start-kube-apiserver-identity-lease-garbage-collector", c.collectFormerServers},
 		{"start-legacy-token-tracking-controller", c.keepTokenTracking},
 	}
 }
@@ -100,68 +98,6 @@ func (c *config) ensureNamespace(ctx context.Context, name string) error {
 	return nil
 }
 
-// ensureFlowControl keeps upstream's flow schemas and priority levels: the mandatory ones as they are, the suggested ones unless
-// their owner has switched that off or has changed them.
-func (c *config) ensureFlowControl(ctx context.Context) error {
-	levels, schemas := c.client.FlowcontrolV1().PriorityLevelConfigurations(), c.client.FlowcontrolV1().FlowSchemas()
-	haveLevels, err := levels.List(ctx, metav1.ListOptions{ResourceVersion: "0"})
-	if err != nil {
-		return fmt.Errorf("list priority levels: %w", err)
-	}
-	for i, want := range slices.Concat(flowbootstrap.MandatoryPriorityLevelConfigurations, flowbootstrap.SuggestedPriorityLevelConfigurations) {
-		mandatory := i < len(flowbootstrap.MandatoryPriorityLevelConfigurations)
-		at := slices.IndexFunc(haveLevels.Items, func(h flowcontrolv1.PriorityLevelConfiguration) bool { return h.Name == want.Name })
-		if at < 0 {
-			want = want.DeepCopy()
-			autoUpdate(&want.ObjectMeta)
-			_, err = levels.Create(ctx, want, metav1.CreateOptions{})
-		} else if have := &haveLevels.Items[at]; mayUpdate(have, mandatory) && !apiequality.Semantic.DeepEqual(have.Spec, want.Spec) {
-			have.Spec = want.Spec
-			_, err = levels.Update(ctx, have, metav1.UpdateOptions{})
-		}
-		if err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.IsConflict(err) {
-			return fmt.Errorf("keep priority level %s: %w", want.Name, err)
-		}
-	}
-	haveSchemas, err := schemas.List(ctx, metav1.ListOptions{ResourceVersion: "0"})
-	if err != nil {
-		return fmt.Errorf("list flow schemas: %w", err)
-	}
-	for i, want := range slices.Concat(flowbootstrap.MandatoryFlowSchemas, flowbootstrap.SuggestedFlowSchemas) {
-		mandatory := i < len(flowbootstrap.MandatoryFlowSchemas)
-		at := slices.IndexFunc(haveSchemas.Items, func(h flowcontrolv1.FlowSchema) bool { return h.Name == want.Name })
-		if at < 0 {
-			want = want.DeepCopy()
-			autoUpdate(&want.ObjectMeta)
-			_, err = schemas.Create(ctx, want, metav1.CreateOptions{})
-		} else if have := &haveSchemas.Items[at]; mayUpdate(have, mandatory) && !apiequality.Semantic.DeepEqual(have.Spec, want.Spec) {
-			have.Spec = want.Spec
-			_, err = schemas.Update(ctx, have, metav1.UpdateOptions{})
-		}
-		if err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.IsConflict(err) {
-			return fmt.Errorf("keep flow schema %s: %w", want.Name, err)
-		}
-	}
-	return nil
-}
-
-func autoUpdate(meta *metav1.ObjectMeta) {
-	meta.Annotations = map[string]string{flowcontrolv1.AutoUpdateAnnotationKey: "true"}
-}
-
-func mayUpdate(obj metav1.Object, mandatory bool) bool {
-	if mandatory {
-		return true
-	}
-	switch obj.GetAnnotations()[flowcontrolv1.AutoUpdateAnnotationKey] {
-	case "true":
-		return true
-	case "":
-		return obj.GetGeneration() == 1 // nobody has touched it
-	}
-	return false
-}
-
 // authenticationConfigMap tells aggregated API servers how this server authenticates its clients and itself.
 const authenticationConfigMap = "extension-apiserver-authentication"
 
@@ -215,17 +151,14 @@ func (c *config) publishAuthentication(ctx context.Context) error {
 
 const identityLabel = "apiserver.kubernetes.io/identity"
 
-// keepIdentityLease renews the lease by which other servers know of this one, and deletes those of servers that are long gone.
-func (c *config) keepIdentityLease(ctx context.Context) error {
+// newIdentityLease returns what renews the lease by which other servers know of this one. It waits for the namespace of the lease.
+func (c *config) newIdentityLease() (lease.Controller, error) {
 	hostname, err := os.Hostname()
 	if err != nil {
-		return fmt.Errorf("get the host's name: %w", err)
-	}
-	if err := c.ensureNamespace(ctx, metav1.NamespaceSystem); err != nil {
-		return err
+		return nil, fmt.Errorf("get the host's name: %w", err)
 	}
 	holder := c.generic.APIServerID + "_" + uuid.New().String()
-	controller := lease.NewController(clock.RealClock{}, c.client, holder, int32(c.options.IdentityLeaseSeconds), nil,
+	return lease.NewController(clock.RealClock{}, c.client, holder, int32(c.options.IdentityLeaseSeconds), nil,
 		time.Duration(c.options.IdentityLeaseRenewSeconds)*time.Second, c.generic.APIServerID, metav1.NamespaceSystem,
 		func(l *coordinationv1.Lease) error {
 			if l.Labels == nil {
@@ -233,8 +166,11 @@ func (c *config) keepIdentityLease(ctx context.Context) error {
 			}
 			l.Labels[identityLabel], l.Labels[corev1.LabelHostname] = "kube-apiserver", hostname
 			return nil
-		})
-	go controller.Run(ctx)
+		}), nil
+}
+
+// collectFormerServers deletes the leases of servers that are long gone, until ctx ends.
+func (c *config) collectFormerServers(ctx context.Context) error {
 	go wait.JitterUntilWithContext(ctx, func(ctx context.Context) {
 		if err := c.collectIdentityLeases(ctx); err != nil && ctx.Err() == nil {
 			klog.FromContext(ctx).Error(err, "Could not collect leases of former API servers")

@@ -9,9 +9,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/egressselector"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/apiserver/pkg/util/proxy"
@@ -20,6 +22,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
 	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
 
 	"keelson.dev/apis"
@@ -49,6 +52,7 @@ type config struct {
 	slices    proxy.EndpointSliceGetter
 	resolver  aggregatorapiserver.ServiceResolver
 	authInfo  webhook.AuthenticationInfoResolverWrapper
+	toCluster *transport.DialHolder // to nodes, pods and services; nil connects directly
 	security  *security
 }
 
@@ -56,6 +60,7 @@ type config struct {
 func newConfig(ctx context.Context, o *Options) (*config, error) {
 	c := &config{options: o, scheme: apis.NewScheme(), rows: apis.All(), openAPI: newOpenAPI()}
 	c.codecs = apis.NewCodecs(c.scheme)
+	o.Metrics.Apply()
 	err := subresources.Register(c.scheme)
 	if err != nil {
 		return nil, err
@@ -95,6 +100,9 @@ func (c *config) applyServing() error {
 		return fmt.Errorf("apply server options: %w", err)
 	}
 	c.generic.EffectiveVersion = effectiveVersion{c.generic.EffectiveVersion}
+	if o.ServerID != "" {
+		c.generic.APIServerID = o.ServerID
+	}
 	if err := c.ensureServingCertificate(); err != nil {
 		return err
 	}
@@ -104,10 +112,13 @@ func (c *config) applyServing() error {
 	if err := c.applyLoopback(); err != nil {
 		return err
 	}
+	if err := c.applyEgress(); err != nil {
+		return err
+	}
 	if err := o.Audit.ApplyTo(c.generic); err != nil {
 		return fmt.Errorf("apply audit options: %w", err)
 	}
-	if err := o.Tracing.ApplyTo(nil, c.generic); err != nil {
+	if err := o.Tracing.ApplyTo(c.generic.EgressSelector, c.generic); err != nil {
 		return fmt.Errorf("apply tracing options: %w", err)
 	}
 	c.openAPI.apply(c.generic)
@@ -116,6 +127,37 @@ func (c *config) applyServing() error {
 	c.generic.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 	return nil
+}
+
+// applyEgress has the server connect through proxies, where a file says so.
+func (c *config) applyEgress() error {
+	if c.options.Egress.ConfigFile == "" {
+		return nil
+	}
+	if err := c.options.Egress.ApplyTo(c.generic); err != nil {
+		return fmt.Errorf("apply egress options: %w", err)
+	}
+	etcd := &c.options.Etcd.StorageConfig.Transport
+	if !slices.Contains(etcd.ServerList, storage.Endpoint(c.options.Embedded)) { // that one is a socket in this process
+		etcd.EgressLookup = c.generic.EgressSelector.Lookup
+	}
+	dial, err := c.dialer(egressselector.Cluster)
+	if dial != nil {
+		c.toCluster = &transport.DialHolder{Dial: dial}
+	}
+	return err
+}
+
+// dialer connects to a network as the egress configuration says; nil connects directly.
+func (c *config) dialer(network egressselector.EgressType) (utilnet.DialFunc, error) {
+	if c.generic.EgressSelector == nil {
+		return nil, nil
+	}
+	dial, err := c.generic.EgressSelector.Lookup(network.AsNetworkContext())
+	if err != nil {
+		return nil, fmt.Errorf("look up egress: %w", err)
+	}
+	return dial, nil
 }
 
 // ensureServingCertificate makes a self-signed certificate in memory when none is given.
@@ -149,7 +191,7 @@ func (c *config) applyClients() error {
 	if c.resolver, err = c.newServiceResolver(); err != nil {
 		return err
 	}
-	c.authInfo = webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, loopback, c.generic.TracerProvider)
+	c.authInfo = webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, c.generic.EgressSelector, loopback, c.generic.TracerProvider)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"maps"
+	"net/http"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -48,6 +49,9 @@ func (c *config) newCore(delegate genericapiserver.DelegationTarget) (*genericap
 		return nil, fmt.Errorf("build the core server: %w", err)
 	}
 	server.Handler.GoRestfulContainer.Router(&router{})
+	if c.options.EnableLogsHandler {
+		server.Handler.NonGoRestfulMux.HandlePrefix("/logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir("/var/log"))))
+	}
 	if err := c.security.publishKeys(c, server.Handler.NonGoRestfulMux); err != nil {
 		return nil, err
 	}
@@ -76,9 +80,11 @@ func (c *config) newKinds() (kinds, error) {
 		if len(c.servedVersions(row)) == 0 {
 			continue
 		}
-		kind, err := registry.New(row, registry.Config{
-			Scheme: c.scheme, Options: c.backend.Getter(c.generic.RESTOptionsGetter), EventTTL: c.options.EventTTL,
-		})
+		cfg := registry.Config{Scheme: c.scheme, Options: c.backend.Getter(c.generic.RESTOptionsGetter), EventTTL: c.options.EventTTL}
+		if !c.options.AllowPrivileged {
+			cfg.Restrict = forbidPrivileged
+		}
+		kind, err := registry.New(row, cfg)
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/spf13/pflag"
 	cliflag "k8s.io/component-base/cli/flag"
@@ -17,6 +18,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	o.Audit.AddFlags(fs)
 	o.Features.AddFlags(fs)
 	o.Tracing.AddFlags(fs)
+	o.Egress.AddFlags(fs)
+	o.Metrics.AddFlags(fs)
 	o.APIs.AddFlags(fs)
 	o.Etcd.AddFlags(fs)
 	o.addEmbeddedFlags(fs)
@@ -38,10 +41,34 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.AllowPrivileged, "allow-privileged", o.AllowPrivileged, "Allow privileged containers.")
 	fs.Int64Var(&o.MaxConnectionBytesPerSec, "max-connection-bytes-per-sec", o.MaxConnectionBytesPerSec,
 		"Rate limit of each exec, attach and port-forward connection in bytes per second; 0 is no limit.")
+	fs.BoolVar(&o.EnableLogsHandler, "enable-logs-handler", o.EnableLogsHandler, "Serve the files of /var/log below /logs.")
+	fs.StringVar(&o.PeerCAFile, "peer-ca-file", o.PeerCAFile, "Not supported: requests are not passed on to API servers of another version.")
+	o.addUnusedFlags(fs)
 	fs.IntVar(&o.IdentityLeaseSeconds, "identity-lease-duration-seconds", o.IdentityLeaseSeconds,
 		"How long the identity lease of an API server is valid.")
 	fs.IntVar(&o.IdentityLeaseRenewSeconds, "identity-lease-renew-interval-seconds", o.IdentityLeaseRenewSeconds,
 		"How often the identity lease is renewed.")
+}
+
+// addUnusedFlags registers what manifests may carry and nothing depends on: features that are off unless their gate is opened, and
+// what upstream has given up.
+func (o *Options) addUnusedFlags(fs *pflag.FlagSet) {
+	for _, name := range []string{"peer-advertise-ip", "peer-advertise-port"} {
+		fs.String(name, "", "Without effect: requests are not passed on to API servers of another version.")
+	}
+	for name, value := range map[string]time.Duration{
+		"coordinated-leadership-lease-duration": 15 * time.Second, "coordinated-leadership-renew-deadline": 10 * time.Second,
+		"coordinated-leadership-retry-period": 2 * time.Second,
+	} {
+		fs.Duration(name, value, "Without effect: coordinated leader election is off.")
+	}
+	fs.Int("apiserver-count", 1, "The number of API servers.")
+	fs.Uint("kubelet-read-only-port", 10255, "Read-only port of kubelets.")
+	for _, name := range []string{"apiserver-count", "kubelet-read-only-port"} {
+		if err := fs.MarkDeprecated(name, name+" is deprecated and will be removed."); err != nil {
+			panic(err) // the name was registered above
+		}
+	}
 }
 
 func (o *Options) addEmbeddedFlags(fs *pflag.FlagSet) {
@@ -95,6 +122,7 @@ func (a *AuthenticationOptions) addFlags(fs *pflag.FlagSet) {
 func (a *AuthorizationOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&a.Modes, "authorization-mode", a.Modes, "Authorizers in order: AlwaysAllow, AlwaysDeny, Node, RBAC, Webhook.")
 	fs.StringVar(&a.ConfigFile, "authorization-config", a.ConfigFile, "AuthorizationConfiguration file.")
+	fs.StringVar(&a.PolicyFile, "authorization-policy-file", a.PolicyFile, "Not supported: the policy file of mode ABAC.")
 	fs.StringVar(&a.WebhookConfigFile, "authorization-webhook-config-file", a.WebhookConfigFile, "Kubeconfig of the authorization webhook.")
 	fs.StringVar(&a.WebhookVersion, "authorization-webhook-version", a.WebhookVersion, "Version of SubjectAccessReview sent to the webhook.")
 	fs.DurationVar(&a.WebhookCacheAuthorizedTTL, "authorization-webhook-cache-authorized-ttl", a.WebhookCacheAuthorizedTTL, "How long grants are kept.")
@@ -118,13 +146,13 @@ func (k *KubeletOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&k.KeyFile, "kubelet-client-key", k.KeyFile, "Key of the client certificate shown to kubelets.")
 	fs.StringSliceVar(&k.PreferredAddressTypes, "kubelet-preferred-address-types", k.PreferredAddressTypes, "Order of node address types.")
 	fs.UintVar(&k.Port, "kubelet-port", k.Port, "Port of kubelets that do not report one.")
-	fs.UintVar(&k.ReadOnlyPort, "kubelet-read-only-port", k.ReadOnlyPort, "Read-only port of kubelets.")
-	fs.DurationVar(&k.Timeout, "kubelet-timeout", k.Timeout, "Time limit of kubelet requests that do not stream.")
+	fs.DurationVar(&k.Timeout, "kubelet-timeout", k.Timeout, "Time limit of connecting to a kubelet.")
 }
 
 func (p *ProxyOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&p.ClientCertFile, "proxy-client-cert-file", p.ClientCertFile, "Client certificate shown to aggregated API servers.")
 	fs.StringVar(&p.ClientKeyFile, "proxy-client-key-file", p.ClientKeyFile, "Key of that certificate.")
+	fs.BoolVar(&p.RejectRedirects, "aggregator-reject-forwarding-redirect", p.RejectRedirects, "Do not pass on redirects of aggregated servers.")
 	fs.BoolVar(&p.EndpointRouting, "enable-aggregator-routing", p.EndpointRouting, "Reach aggregated servers by endpoint rather than cluster IP.")
 }
 

@@ -8,6 +8,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -36,8 +37,16 @@ func (c *config) hang(kinds kinds, served storages, server *genericapiserver.Gen
 	if err := c.newSubresources(kinds, served); err != nil {
 		return err
 	}
+	identity, err := c.newIdentityLease()
+	if err != nil {
+		return err
+	}
 	hooks := c.bootHooks()
 	hooks = append(hooks,
+		hook{"start-kube-apiserver-identity-lease-controller", func(ctx context.Context) error {
+			go identity.Run(ctx)
+			return c.ensureNamespace(ctx, metav1.NamespaceSystem)
+		}},
 		hook{"start-service-ip-repair-controllers", func(ctx context.Context) error {
 			if err := recording.StartRecordingToSinkWithContext(ctx); err != nil {
 				return err
@@ -49,8 +58,13 @@ func (c *config) hang(kinds kinds, served storages, server *genericapiserver.Gen
 	if err := addHooks(server, hooks); err != nil {
 		return err
 	}
-	return server.AddPreShutdownHook("stop-kube-apiserver-endpoints", func() error {
-		return kubernetes.Stop(context.Background())
+	err = server.AddPreShutdownHook("stop-kube-apiserver-endpoints", func() error { return kubernetes.Stop(context.Background()) })
+	if err != nil {
+		return err
+	}
+	return server.AddPreShutdownHook("stop-kube-apiserver-identity-lease-controller", func() error {
+		identity.Stop() // it deletes the lease
+		return nil
 	})
 }
 
@@ -117,12 +131,15 @@ func (c *config) newSubresources(kinds kinds, served storages) error {
 	for _, t := range o.PreferredAddressTypes {
 		cfg.AddressTypes = append(cfg.AddressTypes, corev1.NodeAddressType(t))
 	}
+	if c.toCluster != nil {
+		cfg.Dial = c.toCluster.Dial
+	}
 	kubelet, err := kubeletclient.New(cfg)
 	if err != nil {
 		return err
 	}
 	more := subresources.Storages(subresources.Config{
-		Kinds: kinds, Kubelet: kubelet, Slices: c.slices,
+		Kinds: kinds, Kubelet: kubelet, Slices: c.slices, Dial: cfg.Dial,
 		Authorizer: c.generic.Authorization.Authorizer, MaxBytesPerSecond: c.options.MaxConnectionBytesPerSec,
 	})
 	for gv, storages := range more {

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,16 +29,17 @@ func fakeKubelet(t *testing.T, node string) {
 	server := httptest.NewUnstartedServer(mux)
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	number := must(strconv.Atoi(port))(t)
-	must(shared.client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: node},
+	nodeAt(t, shared, node, server.Listener.Addr())
+}
+
+// nodeAt makes a node whose kubelet is at the address.
+func nodeAt(t *testing.T, s *testServer, name string, address net.Addr) {
+	t.Helper()
+	must(s.client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Status: corev1.NodeStatus{
 			Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}},
-			DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(number)}},
+			DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(address.(*net.TCPAddr).Port)}},
 		},
 	}, metav1.CreateOptions{}))(t)
 }

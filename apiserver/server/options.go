@@ -6,14 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/client-go/rest"
+	"k8s.io/component-base/metrics"
 
 	"keelson.dev/apiserver/admission"
+	"keelson.dev/apiserver/authorization"
 	"keelson.dev/apiserver/storage"
 )
 
@@ -25,6 +28,8 @@ type Options struct {
 	Audit    *genericoptions.AuditOptions
 	Features *genericoptions.FeatureOptions
 	Tracing  *genericoptions.TracingOptions
+	Egress   *genericoptions.EgressSelectorOptions
+	Metrics  *metrics.Options
 	APIs     *genericoptions.APIEnablementOptions
 	Etcd     *genericoptions.EtcdOptions
 	// Embedded is the etcd member that runs in this process while Etcd names no servers.
@@ -51,6 +56,13 @@ type Options struct {
 	MaxConnectionBytesPerSec int64
 	// IdentityLeaseSeconds and IdentityLeaseRenewSeconds time the lease by which API servers see each other.
 	IdentityLeaseSeconds, IdentityLeaseRenewSeconds int
+
+	// ServerID tells this server from others on the same etcd; empty is made of the host's name, as upstream does.
+	ServerID string
+	// PeerCAFile is refused: requests are not passed on to servers of another version.
+	PeerCAFile string
+	// EnableLogsHandler serves the files of /var/log.
+	EnableLogsHandler bool
 
 	// Listener, if set, is served instead of a socket of Serving's address: tests and the lab pass an open one.
 	Listener net.Listener
@@ -90,6 +102,7 @@ type AuthenticationOptions struct {
 // AuthorizationOptions names the authorizers.
 type AuthorizationOptions struct {
 	Modes                       []string
+	PolicyFile                  string // of mode ABAC, which is refused
 	ConfigFile                  string
 	WebhookConfigFile           string
 	WebhookVersion              string
@@ -115,7 +128,6 @@ type KubeletOptions struct {
 	CAFile, CertFile, KeyFile string
 	PreferredAddressTypes     []string
 	Port                      uint
-	ReadOnlyPort              uint
 	Timeout                   time.Duration
 }
 
@@ -123,6 +135,7 @@ type KubeletOptions struct {
 type ProxyOptions struct {
 	ClientCertFile, ClientKeyFile string
 	EndpointRouting               bool // --enable-aggregator-routing
+	RejectRedirects               bool // --aggregator-reject-forwarding-redirect
 }
 
 // NewOptions returns the defaults: those of kube-apiserver but for the embedded etcd and RBAC.
@@ -134,6 +147,8 @@ func NewOptions() *Options {
 		Audit:     genericoptions.NewAuditOptions(),
 		Features:  genericoptions.NewFeatureOptions(),
 		Tracing:   genericoptions.NewTracingOptions(),
+		Egress:    genericoptions.NewEgressSelectorOptions(),
+		Metrics:   metrics.NewOptions(),
 		APIs:      genericoptions.NewAPIEnablementOptions(),
 		Etcd:      genericoptions.NewEtcdOptions(storagebackend.NewDefaultConfig("/registry", nil)),
 		Embedded:  storage.NewMemberOptions(),
@@ -150,8 +165,10 @@ func NewOptions() *Options {
 		ServiceAccount: ServiceAccountOptions{Lookup: true, ExtendExpiration: true},
 		Kubelet: KubeletOptions{
 			PreferredAddressTypes: []string{"Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"},
-			Port:                  10250, ReadOnlyPort: 10255, Timeout: 5 * time.Second,
+			Port:                  10250, Timeout: 5 * time.Second,
 		},
+
+		Proxy: ProxyOptions{RejectRedirects: true},
 
 		ServiceClusterIPRange:     "10.96.0.0/12",
 		ServiceNodePortRange:      utilnet.PortRange{Base: 30000, Size: 2768},
@@ -175,6 +192,8 @@ func (o *Options) Validate() error {
 	errs = append(errs, o.Serving.Validate()...)
 	errs = append(errs, o.Audit.Validate()...)
 	errs = append(errs, o.Tracing.Validate()...)
+	errs = append(errs, o.Egress.Validate()...)
+	errs = append(errs, o.Metrics.Validate()...)
 	if len(o.Etcd.StorageConfig.Transport.ServerList) > 0 {
 		errs = append(errs, o.Etcd.Validate()...)
 	}
@@ -182,6 +201,10 @@ func (o *Options) Validate() error {
 		errs = append(errs, err)
 	}
 	errs = append(errs, o.ServiceAccount.validate()...)
+	errs = append(errs, o.Authorization.validate()...)
+	if o.PeerCAFile != "" {
+		errs = append(errs, errors.New("--peer-ca-file: requests are not passed on to API servers of another version"))
+	}
 	if (o.Proxy.ClientCertFile == "") != (o.Proxy.ClientKeyFile == "") {
 		errs = append(errs, errors.New("--proxy-client-cert-file and --proxy-client-key-file go together"))
 	}
@@ -205,6 +228,17 @@ func (s *ServiceAccountOptions) validate() []error {
 	}
 	if m := s.MaxExpiration; m != 0 && (m < time.Hour || m > (1<<32)*time.Second) {
 		errs = append(errs, errors.New("the service-account-max-token-expiration must be between 1 hour and 2^32 seconds"))
+	}
+	return errs
+}
+
+func (a *AuthorizationOptions) validate() []error {
+	var errs []error
+	if slices.Contains(a.Modes, "ABAC") || a.PolicyFile != "" {
+		errs = append(errs, errors.New("authorization mode ABAC is not supported: use RBAC"))
+	}
+	if a.WebhookConfigFile != "" && !slices.Contains(a.Modes, authorization.ModeWebhook) {
+		errs = append(errs, errors.New("cannot specify --authorization-webhook-config-file without mode Webhook"))
 	}
 	return errs
 }

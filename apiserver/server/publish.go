@@ -140,7 +140,7 @@ func (c *config) documentsOf(service *apiregistrationv1.APIService) http.Handler
 	if ref.Port != nil {
 		port = *ref.Port
 	}
-	config := &transport.Config{TLS: transport.TLSConfig{
+	config := &transport.Config{DialHolder: c.toCluster, TLS: transport.TLSConfig{
 		CAData: service.Spec.CABundle, Insecure: service.Spec.InsecureSkipTLSVerify, ServerName: ref.Name + "." + ref.Namespace + ".svc",
 		CertFile: c.options.Proxy.ClientCertFile, KeyFile: c.options.Proxy.ClientKeyFile, ReloadTLSFiles: true,
 	}}

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
 	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/server/egressselector"
 
 	"keelson.dev/apiserver/authentication"
 	"keelson.dev/apiserver/authorization"
@@ -136,6 +137,13 @@ func (s *security) authenticate(ctx context.Context, c *config) error {
 	if a.BootstrapTokens {
 		cfg.BootstrapTokens = c.client
 	}
+	var err error
+	if cfg.Dial, err = c.dialer(egressselector.ControlPlane); err != nil {
+		return err
+	}
+	if selector := c.generic.EgressSelector; selector != nil {
+		cfg.Egress = selector.Lookup
+	}
 	issuer, err := authentication.OIDCFlags{
 		IssuerURL: a.OIDCIssuerURL, ClientID: a.OIDCClientID, CAFile: a.OIDCCAFile,
 		UsernameClaim: a.OIDCUsernameClaim, UsernamePrefix: a.OIDCUsernamePrefix,
@@ -160,8 +168,12 @@ func (s *security) authenticate(ctx context.Context, c *config) error {
 
 func (s *security) authorize(ctx context.Context, c *config) error {
 	a := c.options.Authorization
+	dial, err := c.dialer(egressselector.ControlPlane)
+	if err != nil {
+		return err
+	}
 	auth, err := authorization.New(ctx, authorization.Config{
-		Modes: a.Modes, Informers: c.informers, ConfigFile: a.ConfigFile, APIServerID: c.generic.APIServerID,
+		Modes: a.Modes, Informers: c.informers, ConfigFile: a.ConfigFile, Dial: dial, APIServerID: c.generic.APIServerID,
 		AlwaysAllowPaths: []string{"/healthz", "/livez", "/readyz"},
 		Webhook: authorization.WebhookConfig{
 			KubeconfigFile: a.WebhookConfigFile, Version: a.WebhookVersion,

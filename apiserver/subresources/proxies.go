@@ -75,10 +75,12 @@ func (p *httpProxy) Connect(ctx context.Context, id string, options runtime.Obje
 
 // newBackendTransport reaches pods, services and foreign ports of nodes. Their certificates, if any, are their own: nothing that
 // this server knows signs them.
-func newBackendTransport() http.RoundTripper {
-	dialer := &net.Dialer{}
+func newBackendTransport(dial utilnet.DialFunc) http.RoundTripper {
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
 	return utilnet.SetTransportDefaults(&http.Transport{
-		DialContext:     dialer.DialContext,
+		DialContext:     dial,
 		Proxy:           func(*http.Request) (*url.URL, error) { return nil, nil },
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as said above
 	})
@@ -106,7 +108,7 @@ func checkAddress(address string) error {
 }
 
 func newPodProxy(c Config, pods *registry.Kind) *httpProxy {
-	transport := newBackendTransport()
+	transport := newBackendTransport(c.Dial)
 	return &httpProxy{
 		options: func() runtime.Object { return &corev1.PodProxyOptions{} },
 		path: func(o runtime.Object) (string, bool) {
@@ -163,7 +165,7 @@ func hostOnly(address string) string {
 }
 
 func newNodeProxy(c Config) *httpProxy {
-	transport := newBackendTransport()
+	transport := newBackendTransport(c.Dial)
 	return &httpProxy{
 		options: func() runtime.Object { return &corev1.NodeProxyOptions{} },
 		path: func(o runtime.Object) (string, bool) {
@@ -195,7 +197,7 @@ func newNodeProxy(c Config) *httpProxy {
 }
 
 func newServiceProxy(c Config, services *registry.Kind) *httpProxy {
-	transport := newBackendTransport()
+	transport := newBackendTransport(c.Dial)
 	return &httpProxy{
 		options: func() runtime.Object { return &corev1.ServiceProxyOptions{} },
 		path: func(o runtime.Object) (string, bool) {

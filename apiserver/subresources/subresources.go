@@ -4,6 +4,7 @@ package subresources
 
 import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/proxy"
@@ -24,6 +25,8 @@ type Config struct {
 	Slices proxy.EndpointSliceGetter
 	// Authorizer decides which verb of a proxied node path a user may use.
 	Authorizer authorizer.UnconditionalAuthorizer
+	// Dial connects to pods, services and nodes; nil connects directly.
+	Dial utilnet.DialFunc
 	// MaxBytesPerSecond limits each stream; 0 is no limit.
 	MaxBytesPerSecond int64
 }

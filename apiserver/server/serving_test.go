@@ -158,7 +158,7 @@ egressSelections:
 `)
 	})
 	ctx, core := t.Context(), s.client.CoreV1()
-	s.account(t, "default")
+	s.serviceAccount(t, "default")
 	yes := true
 	p := pod("privileged")
 	p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: &yes}

@@ -46,7 +46,7 @@ func (s *testServer) review(t *testing.T, token string, audiences ...string) aut
 	return must(s.client.AuthenticationV1().TokenReviews().Create(t.Context(), review, metav1.CreateOptions{}))(t).Status
 }
 
-func (s *testServer) account(t *testing.T, name string) *corev1.ServiceAccount {
+func (s *testServer) serviceAccount(t *testing.T, name string) *corev1.ServiceAccount {
 	t.Helper()
 	return must(s.client.CoreV1().ServiceAccounts("default").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
 }
@@ -57,7 +57,7 @@ func TestBoundTokensEndWithTheirObject(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, t.TempDir(), nil)
 	ctx, core := t.Context(), s.client.CoreV1()
-	s.account(t, "bound")
+	s.serviceAccount(t, "bound")
 	must(core.Secrets("default").Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "bound"}}, metav1.CreateOptions{}))(t)
 	must(core.Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "bound"}}, metav1.CreateOptions{}))(t)
 	p := pod("bound")
@@ -106,13 +106,13 @@ func TestBoundTokensEndWithTheirObject(t *testing.T) {
 	if err := core.ServiceAccounts("default").Delete(ctx, "bound", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	s.account(t, "bound") // another one of that name
+	s.serviceAccount(t, "bound") // another one of that name
 	refused("ServiceAccount")
 }
 
 func TestTokenReviewKeepsAudiencesApart(t *testing.T) {
 	s := shared
-	s.account(t, "audiences")
+	s.serviceAccount(t, "audiences")
 	token := s.token(t, "audiences", authenticationv1.TokenRequestSpec{Audiences: []string{"vault", "bank"}})
 	if status := s.review(t, token, "bank", "church"); !status.Authenticated || len(status.Audiences) != 1 || status.Audiences[0] != "bank" {
 		t.Errorf("for one of its audiences: %+v", status)
@@ -148,7 +148,7 @@ func TestSigningKeyIsRotatedWithoutARestart(t *testing.T) {
 		write(t, public, read("sa.pub"))
 		o.ServiceAccount.KeyFiles = []string{public}
 	})
-	s.account(t, "rotated")
+	s.serviceAccount(t, "rotated")
 	former := s.token(t, "rotated", authenticationv1.TokenRequestSpec{})
 
 	other := t.TempDir()
@@ -186,7 +186,7 @@ func TestSigningKeyIsRotatedWithoutARestart(t *testing.T) {
 
 func TestUseOfLegacyTokensIsTracked(t *testing.T) {
 	s, ctx, secrets := shared, t.Context(), shared.client.CoreV1().Secrets("default")
-	account := s.account(t, "legacy")
+	account := s.serviceAccount(t, "legacy")
 	secret := must(secrets.Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: "legacy", Annotations: map[string]string{corev1.ServiceAccountNameKey: "legacy", corev1.ServiceAccountUIDKey: string(account.UID)}},
 		Type:       corev1.SecretTypeServiceAccountToken,
@@ -291,7 +291,7 @@ func TestExternalSigner(t *testing.T) {
 	s := newServer(t, t.TempDir(), func(o *server.Options) {
 		o.ServiceAccount.SigningKeyFile, o.ServiceAccount.SigningEndpoint = "", socket
 	})
-	s.account(t, "external")
+	s.serviceAccount(t, "external")
 	long := int64(86400)
 	issued := must(s.client.CoreV1().ServiceAccounts("default").CreateToken(t.Context(), "external",
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &long}}, metav1.CreateOptions{}))(t)

@@ -15,6 +15,7 @@ import (
 	"k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
+	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/component-base/version/verflag"
 
 	"keelson.dev/apiserver/server"
@@ -35,7 +36,8 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+// parse reads the command line, and the file that it may name.
+func parse(args []string) (*server.Options, *logsapi.LoggingConfiguration, error) {
 	flags := pflag.NewFlagSet("apiserver", pflag.ContinueOnError)
 	flags.SetNormalizeFunc(flag.WordSepNormalizeFunc)
 	options := server.NewOptions()
@@ -43,7 +45,24 @@ func run(ctx context.Context, args []string) error {
 	logging := logsapi.NewLoggingConfiguration()
 	logsapi.AddFlags(logging, flags)
 	verflag.AddFlags(flags)
-	switch err := flags.Parse(args); {
+	config := flags.String("config", "", "File with values of these flags ("+configKind+"); the command line wins over it.")
+	if err := flags.Parse(args); err != nil {
+		return nil, nil, err
+	}
+	if rest := flags.Args(); len(rest) > 0 {
+		return nil, nil, fmt.Errorf("apiserver does not take any arguments, got %q", rest)
+	}
+	if *config != "" {
+		if err := readConfig(*config, flags); err != nil {
+			return nil, nil, err
+		}
+	}
+	return options, logging, nil
+}
+
+func run(ctx context.Context, args []string) error {
+	options, logging, err := parse(args)
+	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		return nil
 	case err != nil:

@@ -60,7 +60,6 @@ type config struct {
 func newConfig(ctx context.Context, o *Options) (*config, error) {
 	c := &config{options: o, scheme: apis.NewScheme(), rows: apis.All(), openAPI: newOpenAPI()}
 	c.codecs = apis.NewCodecs(c.scheme)
-	o.Metrics.Apply()
 	err := subresources.Register(c.scheme)
 	if err != nil {
 		return nil, err
@@ -99,6 +98,7 @@ func (c *config) applyServing() error {
 	if err := o.Run.ApplyTo(c.generic); err != nil {
 		return fmt.Errorf("apply server options: %w", err)
 	}
+	c.applyMetrics()
 	c.generic.EffectiveVersion = effectiveVersion{c.generic.EffectiveVersion}
 	if o.ServerID != "" {
 		c.generic.APIServerID = o.ServerID

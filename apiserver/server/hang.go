@@ -58,6 +58,9 @@ func (c *config) hang(kinds kinds, served storages, server *genericapiserver.Gen
 	if err := addHooks(server, hooks); err != nil {
 		return err
 	}
+	if err := server.AddPostStartHook("storage-readiness", server.StorageReadinessHook.Hook); err != nil {
+		return err
+	}
 	err = server.AddPreShutdownHook("stop-kube-apiserver-endpoints", func() error { return kubernetes.Stop(context.Background()) })
 	if err != nil {
 		return err

@@ -49,11 +49,11 @@ func TestServersShareAnEtcd(t *testing.T) {
 
 	// What one writes the other tells to its watchers.
 	w := must(two.client.CoreV1().ConfigMaps("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=seen"}))(t)
-	defer w.Stop()
 	must(one.client.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "seen"}}, metav1.CreateOptions{}))(t)
 	if e := <-w.ResultChan(); e.Type != watch.Added {
 		t.Errorf("the other server's watch says %v", e.Type)
 	}
+	w.Stop() // else the server that ends waits for it
 	checkAllocation(t, one, two)
 
 	if err := two.stop(); err != nil {
@@ -111,7 +111,7 @@ func TestReadyzTellsWhatIsChecked(t *testing.T) {
 		"poststarthook/start-kube-apiserver-identity-lease-controller", "poststarthook/start-kube-apiserver-identity-lease-garbage-collector",
 		"poststarthook/start-legacy-token-tracking-controller", "poststarthook/start-service-ip-repair-controllers",
 		"poststarthook/rbac/bootstrap-roles", "poststarthook/scheduling/bootstrap-system-priority-classes",
-		"poststarthook/priority-and-fairness-config-producer", "poststarthook/bootstrap-controller",
+		"poststarthook/priority-and-fairness-config-producer", "poststarthook/bootstrap-controller", "poststarthook/storage-readiness",
 		"poststarthook/start-kube-aggregator-informers",
 		"poststarthook/apiservice-status-local-available-controller", "poststarthook/apiservice-status-remote-available-controller",
 		"poststarthook/apiservice-registration-controller", "poststarthook/apiservice-discovery-controller",
@@ -123,6 +123,15 @@ func TestReadyzTellsWhatIsChecked(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(body)
+	}
+	_, metrics := shared.raw(t, http.MethodGet, "/metrics", "", "", "")
+	for _, name := range []string{
+		"rest_client_requests_total", "kubernetes_build_info", "kubernetes_feature_enabled", "version_info", "workqueue_depth",
+		"apiserver_request_total", "apiserver_flowcontrol_dispatched_requests_total", "apiserver_audit_event_total", "etcd_request_duration_seconds",
+	} {
+		if !contains(metrics, "# TYPE "+name+" ") {
+			t.Errorf("no metric %s", name)
+		}
 	}
 	for path, want := range map[string]struct {
 		code int

@@ -74,7 +74,7 @@ func (c compiler) chains() []chainSpec {
 	guard := fmt.Sprintf("%[1]s @%[2]s %[1]s . %[3]s saddr != @%[4]s drop", frontend, guarded, c.ip(), allowed)
 	refuse := fmt.Sprintf("ct state new %s vmap @%s", frontend, refused)
 	unserved := fmt.Sprintf("ct state new %s daddr @%s goto %s", c.ip(), clusterIPs, rejectChain)
-	post := []string{masked, fmt.Sprintf("%[1]s saddr . %[1]s daddr @%[2]s masquerade fully-random", c.ip(), hairpin)}
+	post := []string{masked, fmt.Sprintf("ct status dnat %[1]s saddr . %[1]s daddr @%[2]s masquerade fully-random", c.ip(), hairpin)}
 	if pods := c.pods(); pods != "" && c.cfg.MasqueradeEgress {
 		post = append(post, fmt.Sprintf("%[1]s saddr %[2]s %[1]s daddr != %[3]s masquerade fully-random", c.ip(), pods, c.pods(c.multicast())))
 	}

@@ -3,6 +3,8 @@ package nftables
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -88,7 +90,7 @@ func (b *bench) service(name string, endpoints []string, change func(*corev1.Ser
 	here, there := "here", "there"
 	for _, addr := range endpoints {
 		e := discoveryv1.Endpoint{Addresses: []string{addr}, NodeName: &there}
-		if netip.MustParsePrefix("10.244.7.0/24").Contains(netip.MustParseAddr(addr)) {
+		if ip := netip.MustParseAddr(addr); ip == b.node.Addrs[0] || netip.MustParsePrefix("10.244.7.0/24").Contains(ip) {
 			e.NodeName = &here
 		}
 		slice.Endpoints = append(slice.Endpoints, e)
@@ -192,6 +194,38 @@ func TestAffinity(t *testing.T) {
 		}
 	}
 	t.Errorf("20 times after the timeout the client reached %v", seen)
+}
+
+// TestConnectionsFromBefore: the kernel starts to follow connections when the first rules come. One that a node has with itself, such
+// as a component's with the API server beside it, must go on, though it looks new then and both its ends are an endpoint's.
+func TestConnectionsFromBefore(t *testing.T) {
+	b := newBench(t)
+	self := b.node.Addrs[0].String()
+	b.net.Node.Run("nft", "flush", "ruleset")
+	client, server := b.net.Node.Connect(self)
+	var err error
+	if b.writer, err = New(false, b.rules.Config); err != nil {
+		t.Fatal(err)
+	}
+	b.set(b.service("kubernetes", []string{self}, clusterIP("10.96.0.1")))
+	for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
+		deadline := time.Now().Add(2 * time.Second)
+		must(t, way[0].SetDeadline(deadline))
+		must(t, way[1].SetDeadline(deadline))
+		if _, err := way[0].Write([]byte("still here")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(way[1], make([]byte, len("still here"))); err != nil {
+			t.Fatalf("a connection from before the rules is broken: %v", err)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestUDPWithoutEndpoints(t *testing.T) {

@@ -163,6 +163,34 @@ func (h *Host) ServeTCP(port int, name string) {
 	}()
 }
 
+// Connect returns both ends of a TCP connection that the host has with its own address.
+func (h *Host) Connect(addr string) (client, server net.Conn) {
+	h.t.Helper()
+	h.Do(func() {
+		l, err := net.Listen("tcp4", net.JoinHostPort(addr, "0"))
+		if err != nil {
+			h.t.Error(err)
+			return
+		}
+		defer l.Close()
+		if client, err = net.Dial("tcp4", l.Addr().String()); err != nil {
+			h.t.Error(err)
+			return
+		}
+		if server, err = l.Accept(); err != nil {
+			h.t.Error(err)
+		}
+	})
+	if server == nil {
+		h.t.FailNow()
+	}
+	h.t.Cleanup(func() {
+		client.Close()
+		server.Close()
+	})
+	return client, server
+}
+
 // ServeUDP answers every packet likewise.
 func (h *Host) ServeUDP(port int, name string) {
 	var l net.PacketConn

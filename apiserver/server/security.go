@@ -189,7 +189,8 @@ func (s *security) authorize(ctx context.Context, c *config) error {
 	return nil
 }
 
-// publishKeys serves the documents that let others verify our service account tokens. An issuer that is no https URL has none.
+// publishKeys serves the documents that let others verify our service account tokens. An issuer that is no https URL has nothing that
+// others could fetch; upstream serves such clusters without the documents, too.
 func (s *security) publishKeys(c *config, mux tokens.Mux) error {
 	o := c.options.ServiceAccount
 	if len(o.Issuers) == 0 || !strings.HasPrefix(o.Issuers[0], "https://") {

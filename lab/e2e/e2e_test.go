@@ -11,9 +11,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"keelson.dev/lab/e2e/script"
 )
 
 var (
@@ -120,39 +121,13 @@ func runScripts(t *testing.T, client, dir string) {
 	runFiles(t, client, testscript.Params{Dir: filepath.Join("testdata/script", dir)})
 }
 
+// runFiles runs scripts with a client, a shell command; kubectl and keelson mean this cluster.
 func runFiles(t *testing.T, client string, params testscript.Params) {
-	params.Setup = func(env *testscript.Env) error { return setup(env, client) }
-	params.Cmds = commands
-	testscript.Run(t, params)
-}
-
-// setup gives a script a namespace, $NS, and makes kubectl and keelson mean this cluster, also in the shells that it starts.
-func setup(env *testscript.Env, client string) error {
-	script := strings.TrimPrefix(strings.ToLower(filepath.Base(env.WorkDir)), "script-")
-	namespace := fmt.Sprintf("e2e-%s-%d", strings.NewReplacer("_", "-", ".", "-").Replace(script), time.Now().UnixNano()%100000)
-	bin := filepath.Join(env.WorkDir, ".bin")
-	programs := map[string]string{
-		"kubectl": fmt.Sprintf("#!/bin/sh\nexec %s --namespace %s \"$@\"\n", client, namespace),
-		"keelson": fmt.Sprintf("#!/bin/sh\ncase \"$1\" in --name) exec %[1]s \"$@\" ;; esac\nexec %[1]s --name %[2]s \"$@\"\n", keelson, *clusterName),
-	}
-	if err := os.Mkdir(bin, 0o755); err != nil {
-		return err
-	}
-	for name, text := range programs {
-		if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o755); err != nil { //nolint:gosec // a program
-			return err
-		}
-	}
-	env.Setenv("NS", namespace)
-	env.Setenv("CLUSTER", *clusterName)
-	env.Setenv("KEELSON", keelson)
-	env.Setenv("KEELSON_HOME", home())
-	env.Setenv("KUBECONFIG", kubeconfig())
-	env.Setenv("HOME", env.WorkDir)
-	env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	if err := kubectl("create", "namespace", namespace); err != nil {
-		return err
-	}
-	env.Defer(func() { _ = kubectl("delete", "namespace", namespace, "--wait=false") })
-	return nil
+	script.Cluster{
+		Kubeconfig: kubeconfig(), Kubectl: client, Commands: commands,
+		Programs: map[string]string{
+			"keelson": fmt.Sprintf("case \"$1\" in --name) exec %[1]s \"$@\" ;; esac\nexec %[1]s --name %[2]s \"$@\"", keelson, *clusterName),
+		},
+		Env: map[string]string{"CLUSTER": *clusterName, "KEELSON": keelson, "KEELSON_HOME": home()},
+	}.Run(t, params)
 }

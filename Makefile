@@ -93,6 +93,11 @@ conformance-why: conformance-build ## One test (TEST=part of its name) with the 
 differential: build ## Send our API server and upstream's the same requests: fails at any difference that is not accepted
 	@conformance/upstream.sh etcd kube-apiserver && cd conformance && go run ./differential -kinds '$(KINDS)' -stages '$(STAGES)'
 
+.PHONY: interop
+interop: images ## Our parts with upstream's and the other way round, on real clusters
+	@conformance/upstream.sh
+	@go test -count=1 -v -timeout 60m -tags interop $(if $(FOCUS),-run 'TestInterop/$(FOCUS)') ./lab/interop
+
 # BENCH_FLAGS are those of apiserver/bench; --pid with the server's and etcd's processes if KUBECONFIG names the cluster to measure.
 .PHONY: bench-apiserver
 bench-apiserver: ## Our API server beside upstream's, or that of KUBECONFIG alone: throughput, CPU per operation, memory

@@ -1,0 +1,122 @@
+//go:build interop
+
+package interop
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"keelson.dev/lab/e2e/script"
+)
+
+// mixes are the clusters. The first one holds the expectations against upstream itself.
+var mixes = []struct {
+	name string
+	Mix
+}{
+	{"AllUpstream", Mix{Upstream, Upstream, Upstream, Upstream, Upstream}},
+	{"OurAPIServer", Mix{Ours, Upstream, Upstream, Upstream, Upstream}},
+	{"OurControllers", Mix{Upstream, Ours, Upstream, Upstream, Upstream}},
+	{"OurScheduler", Mix{Upstream, Upstream, Ours, Upstream, Upstream}},
+	{"OurKubelet", Mix{Upstream, Upstream, Upstream, Ours, Upstream}},
+	{"OurProxy", Mix{Upstream, Upstream, Upstream, Upstream, Ours}},
+	{"AllOurs", Mix{Ours, Ours, Ours, Ours, Ours}},
+	{"UpstreamAPIServer", Mix{Upstream, Ours, Ours, Ours, Ours}},
+	{"UpstreamControllers", Mix{Ours, Upstream, Ours, Ours, Ours}},
+	{"UpstreamScheduler", Mix{Ours, Ours, Upstream, Ours, Ours}},
+	{"UpstreamKubelet", Mix{Ours, Ours, Ours, Upstream, Ours}},
+	{"UpstreamProxy", Mix{Ours, Ours, Ours, Ours, Upstream}},
+}
+
+func TestInterop(t *testing.T) {
+	for _, mix := range mixes {
+		t.Run(mix.name, func(t *testing.T) {
+			c := start(t, mix.Mix)
+			before := c.leftovers(t)
+			t.Run("Scripts", func(t *testing.T) { // returns when all scripts have ended
+				script.Cluster{
+					Kubeconfig: c.kubeconfig(), Kubectl: c.node.Bundle + "/keelson kubectl",
+					Programs: map[string]string{"inside": "exec " + strings.Join(c.inside(), " ") + ` "$@"`},
+					Env:      map[string]string{"DEMO": filepath.Join(c.node.Bundle, "demo")},
+				}.Run(t, testscript.Params{Dir: "testdata/script"})
+			})
+			c.mustBeEmpty(t, before)
+		})
+	}
+}
+
+// mustBeEmpty waits until the namespaces of the scripts are gone, and with them all that their pods had on the node.
+func (c *cluster) mustBeEmpty(t *testing.T, before string) {
+	t.Helper()
+	within(t, 2*time.Minute, func() error {
+		out, err := c.kubectlCommand("get", "namespaces", "-o", "name").Output()
+		if err != nil || strings.Contains(string(out), "e2e-") {
+			return fmt.Errorf("namespaces that should be gone: %s (%w)", out, err)
+		}
+		return nil
+	})
+	within(t, 3*time.Minute, func() error {
+		if after := c.leftovers(t); after != before {
+			return fmt.Errorf("pods have left something on the node; before:\n%s\nafter:\n%s", before, after)
+		}
+		return nil
+	})
+}
+
+// leftovers lists what pods have on the node: containers, control groups, volumes, mounts, network devices and addresses.
+func (c *cluster) leftovers(t *testing.T) string {
+	t.Helper()
+	const list = `/opt/keelson/ctr --address ` + containerdSocket + ` --namespace k8s.io containers list -q
+		find /sys/fs/cgroup/*/kubepods /sys/fs/cgroup/kubepods -type d -name '*pod?*-*' 2>/dev/null
+		ls /var/lib/kubelet/pods /var/log/pods
+		grep -o '/var/lib/kubelet/pods/[^ ]*' /proc/self/mounts
+		ip -o link | grep -o 'veth[^@]*'
+		find /var/lib/cni -name '10.244.*'
+		exit 0`
+	out, err := exec.Command(c.inside()[0], append(c.inside()[1:], "/bin/sh", "-c", list)...).Output()
+	must(t, err)
+	return string(out)
+}
+
+// inside is the beginning of a command that runs in the node.
+func (c *cluster) inside() []string {
+	return []string{filepath.Join(c.node.Bundle, "runc"), "--root", filepath.Join(c.home, "runc"), "exec", "interop-" + nodeName}
+}
+
+func (c *cluster) kubectlCommand(args ...string) *exec.Cmd {
+	return exec.Command(filepath.Join(c.node.Bundle, "keelson"), append([]string{"kubectl", "--kubeconfig", c.kubeconfig()}, args...)...)
+}
+
+func (c *cluster) kubectl(args ...string) error {
+	if out, err := c.kubectlCommand(args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// within repeats what fails until it succeeds or the time is over.
+func within(t *testing.T, long time.Duration, try func() error) {
+	t.Helper()
+	for deadline := time.Now().Add(long); ; time.Sleep(200 * time.Millisecond) {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %v", long, err)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

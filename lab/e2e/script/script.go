@@ -49,10 +49,12 @@ func (c Cluster) setup(env *testscript.Env) error {
 	name := strings.TrimPrefix(strings.ToLower(filepath.Base(env.WorkDir)), "script-")
 	namespace := fmt.Sprintf("e2e-%s-%d", strings.NewReplacer("_", "-", ".", "-").Replace(name), time.Now().UnixNano()%100000)
 	bin := filepath.Join(env.WorkDir, ".bin")
-	if err := os.Mkdir(bin, 0o755); err != nil {
+	if err := os.MkdirAll(bin, 0o755); err != nil { // a script may have put something there
 		return err
 	}
-	programs := map[string]string{"kubectl": fmt.Sprintf("exec %s --namespace %s \"$@\"", c.Kubectl, namespace)}
+	programs := map[string]string{ // completion has to be the first word
+		"kubectl": fmt.Sprintf("case \"$1\" in __*) exec %[1]s \"$@\" ;; esac\nexec %[1]s --namespace %[2]s \"$@\"", c.Kubectl, namespace),
+	}
 	maps.Copy(programs, c.Programs)
 	for name, text := range programs {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil { //nolint:gosec // a program

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -228,7 +229,7 @@ func (a *agent) measureNode(ctx context.Context) error {
 		Client: a.client, Runtime: a.runtime, Clock: a.clock, NodeName: a.cfg.NodeName, Labels: a.labels(), Taints: k.RegisterWithTaints,
 		Unschedulable: a.cfg.Cordoned, Addresses: a.addresses(), Capacity: capacity, Allocatable: a.allocation, KubeletPort: k.Port,
 		LeaseSeconds: k.NodeLeaseDurationSeconds,
-		Info:         nodestatus.Info(nodestatus.Version, runtime.RuntimeName+"://"+runtime.RuntimeVersion),
+		Info:         nodestatus.Info(nodestatus.Version, runtime.RuntimeName+"://"+strings.TrimPrefix(runtime.RuntimeVersion, "v")),
 		InUse:        func() []corev1.UniqueVolumeName { return a.volumes.InUse() },
 		Pressure:     func(c corev1.NodeConditionType) bool { return a.eviction.Pressure(c) },
 		Extra:        func() (corev1.ResourceList, corev1.ResourceList) { return nil, nil },

@@ -155,7 +155,7 @@ func TestInvalidUpdates(t *testing.T) {
 		if got := len(errs) == 0; got != allowed {
 			t.Errorf("%s: allowed %v, want %v: %v", patch, got, allowed, errs)
 		}
-		if !allowed && (len(errs) != 1 || !strings.HasPrefix(errs[0].Error(), "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template'")) {
+		if !allowed && (len(errs) != 1 || !strings.HasSuffix(errs[0].Error(), immutable)) {
 			t.Errorf("%s: %v", patch, errs)
 		}
 	}

@@ -19,7 +19,7 @@ import (
 
 // statefulSet keeps pods with names and storage of their own.
 var statefulSet = resource.Definition[*appsv1.StatefulSet]{
-	GroupVersion: groupVersion, Kind: "StatefulSet", Plural: "statefulsets",
+	GroupVersion: groupVersion, Kind: "StatefulSet", NameOnce: true, Plural: "statefulsets",
 	ShortNames: []string{"sts"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true,
 	// A DNS label: pods are called after the set, and pods' names become host names.
@@ -99,7 +99,7 @@ func validateStatefulSetSpec(spec, old *appsv1.StatefulSetSpec) field.ErrorList 
 		}
 	}
 	errs = append(errs, core.ValidateReplicaTemplate(withClaimVolumes(spec), oldTemplate, path.Child("template"), "StatefulSet")...)
-	if spec.ServiceName != "" && (old == nil || old.ServiceName != spec.ServiceName) {
+	if spec.ServiceName != "" && old == nil {
 		errs = append(errs, validate.Messages(path.Child("serviceName"), spec.ServiceName, validation.IsDNS1123Label(spec.ServiceName))...)
 	}
 	return errs
@@ -165,19 +165,11 @@ func retention(policy appsv1.PersistentVolumeClaimRetentionPolicyType, path *fie
 
 // validateStatefulSetChange keeps what the identity of existing pods rests on.
 func validateStatefulSetChange(spec, old *appsv1.StatefulSetSpec) field.ErrorList {
-	masked := spec.DeepCopy()
-	masked.Replicas = old.Replicas
-	masked.Ordinals = old.Ordinals
-	masked.Template = old.Template
-	masked.UpdateStrategy = old.UpdateStrategy
-	masked.RevisionHistoryLimit = old.RevisionHistoryLimit
-	masked.PersistentVolumeClaimRetentionPolicy = old.PersistentVolumeClaimRetentionPolicy
-	masked.MinReadySeconds = old.MinReadySeconds
-	if validate.Equal(masked, old) {
-		return nil
-	}
-	return field.ErrorList{field.Forbidden(field.NewPath("spec"), "updates to statefulset spec for fields other than 'replicas', 'ordinals', "+
-		"'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden")}
+	path := field.NewPath("spec")
+	errs := validate.Immutable(spec.Selector, old.Selector, path.Child("selector"))
+	errs = append(errs, validate.Immutable(spec.VolumeClaimTemplates, old.VolumeClaimTemplates, path.Child("volumeClaimTemplates"))...)
+	errs = append(errs, validate.Immutable(spec.ServiceName, old.ServiceName, path.Child("serviceName"))...)
+	return append(errs, validate.Immutable(spec.PodManagementPolicy, old.PodManagementPolicy, path.Child("podManagementPolicy"))...)
 }
 
 func validateStatefulSetStatus(sts, old *appsv1.StatefulSet) field.ErrorList {

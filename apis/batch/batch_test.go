@@ -158,7 +158,7 @@ func TestValidateJobUpdate(t *testing.T) {
 		"node selector":                 {`{}`, nil, nodeSelector, []string{"spec.template"}},
 		"node selector while suspended": {`{suspend: true}`, nil, nodeSelector, nil},
 		"resources while suspended":     {`{suspend: true}`, nil, requests, nil},
-		"image while suspended":         {`{suspend: true}`, nil, func(j *batchv1.Job) { j.Spec.Template.Spec.Containers[0].Image = "x:2" }, []string{"spec.template"}},
+		"image while suspended":         {`{suspend: true}`, nil, func(j *batchv1.Job) { j.Spec.Template.Spec.Containers[0].Image = "x:2" }, []string{"spec.template.spec"}},
 		"node selector after a start":   {`{suspend: true}`, started, nodeSelector, []string{"spec.template"}},
 		"managed by":                    {`{}`, nil, func(j *batchv1.Job) { j.Spec.ManagedBy = new("a.io/b") }, []string{"spec.managedBy"}},
 		"ttl":                           {`{}`, nil, func(j *batchv1.Job) { j.Spec.TTLSecondsAfterFinished = ptr.To[int32](1) }, nil},
@@ -197,14 +197,14 @@ func TestValidateJobStatus(t *testing.T) {
 		"running":  {batchv1.JobStatus{StartTime: &start, Active: 1, Ready: ptr.To[int32](1)}, nil},
 		"complete": {batchv1.JobStatus{StartTime: &start, CompletionTime: &start, Succeeded: 1, Conditions: condition(batchv1.JobSuccessCriteriaMet, batchv1.JobComplete)}, nil},
 		"bare complete": {batchv1.JobStatus{Active: 1, Conditions: condition(batchv1.JobComplete)}, []string{
+			"status.active: Invalid value: 1: active>0 is invalid for finished job",
 			"status.startTime: Required value: startTime is required for finished job",
 			"status.completionTime: Required value: completionTime is required for Complete jobs",
-			"status.active: Invalid value: 1: active>0 is invalid for finished job",
 			"status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
 		}},
 		"too ready": {batchv1.JobStatus{Ready: ptr.To[int32](1)}, []string{"status.ready: Invalid value: 1: cannot set more ready pods than active"}},
 		"negative":  {batchv1.JobStatus{Active: -1}, []string{"status.active: Invalid value: -1: must be greater than or equal to 0"}},
-		"indexes":   {batchv1.JobStatus{CompletedIndexes: "1"}, []string{`status.completedIndexes: Invalid value: "1": cannot set non-empty completedIndexes when non-indexed completion mode`}},
+		"indexes":   {batchv1.JobStatus{CompletedIndexes: "1"}, []string{`status.completedIndexes: Invalid value: "1": error parsing completedIndexes: too large index: "1"`, `status.completedIndexes: Invalid value: "1": cannot set non-empty completedIndexes when non-indexed completion mode`}},
 		"uncounted": {batchv1.JobStatus{UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{Succeeded: []types.UID{"a"}, Failed: []types.UID{"a", ""}}}, []string{`status.uncountedTerminatedPods.failed[0]: Duplicate value: "a"`, `status.uncountedTerminatedPods.failed[1]: Invalid value: "": must not be empty`}},
 	}
 	for name, tc := range cases {

@@ -143,7 +143,7 @@ func validateContainerCommon(c *podContext, container *corev1.Container, path *f
 		errs = append(errs, field.Invalid(path.Child("image"), container.Image, "must not have leading or trailing whitespace"))
 	}
 	errs = append(errs, validate.RequiredOneOf(container.TerminationMessagePolicy, path.Child("terminationMessagePolicy"),
-		corev1.TerminationMessageFallbackToLogsOnError, corev1.TerminationMessageReadFile)...)
+		corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)...)
 	errs = append(errs, validateContainerPorts(container.Ports, path.Child("ports"))...)
 	errs = append(errs, validateEnv(c, container.Env, path.Child("env"))...)
 	errs = append(errs, validateEnvFrom(container.EnvFrom, path.Child("envFrom"))...)
@@ -191,9 +191,6 @@ func validateContainerPorts(ports []corev1.ContainerPort, path *field.Path) fiel
 			errs = append(errs, validate.Port(port.HostPort, at.Child("hostPort"))...)
 		}
 		errs = append(errs, validate.Protocol(port.Protocol, at.Child("protocol"))...)
-		if port.HostIP != "" {
-			errs = append(errs, validate.IP(port.HostIP, at.Child("hostIP"))...)
-		}
 	}
 	return errs
 }
@@ -240,7 +237,7 @@ func validateResizePolicy(policies []corev1.ContainerResizePolicy, path *field.P
 				[]corev1.ResourceResizeRestartPolicy{corev1.NotRequired, corev1.RestartContainer}))
 		}
 		if restart == corev1.RestartPolicyNever && policy.RestartPolicy != corev1.NotRequired {
-			errs = append(errs, field.Invalid(path, policy.RestartPolicy, "must be 'NotRequired' when `restartPolicy` is 'Never'"))
+			errs = append(errs, field.Invalid(path, policy.RestartPolicy, "must be 'NotRequired' when pod `restartPolicy` is 'Never'"))
 		}
 	}
 	return errs
@@ -260,7 +257,7 @@ func validateRestartRules(container *corev1.Container, path *field.Path) field.E
 		errs = append(errs, field.Required(path.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
 	}
 	if len(container.RestartPolicyRules) > maxRestartRules {
-		errs = append(errs, field.TooLong(rules, container.RestartPolicyRules, maxRestartRules))
+		errs = append(errs, field.TooMany(rules, len(container.RestartPolicyRules), maxRestartRules))
 	}
 	for i, rule := range container.RestartPolicyRules {
 		at := rules.Index(i)
@@ -274,7 +271,7 @@ func validateRestartRules(container *corev1.Container, path *field.Path) field.E
 			corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)...)
 		values := at.Child("exitCodes", "values")
 		if len(rule.ExitCodes.Values) > maxRestartRuleValues {
-			errs = append(errs, field.TooLong(values, rule.ExitCodes.Values, maxRestartRuleValues))
+			errs = append(errs, field.TooMany(values, len(rule.ExitCodes.Values), maxRestartRuleValues))
 		}
 	}
 	return errs

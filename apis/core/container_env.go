@@ -198,12 +198,12 @@ func validateResourceFieldRef(ref *corev1.ResourceFieldSelector, path *field.Pat
 var byteDivisors = []string{"1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"}
 
 func validateDivisor(name string, divisor resource.Quantity, path *field.Path) field.ErrorList {
-	allowed, measured := byteDivisors, "memory"
+	allowed, measured, join := byteDivisors, "memory", ", "
 	switch {
 	case divisor.IsZero():
 		return nil
 	case strings.HasSuffix(name, ".cpu"):
-		allowed, measured = []string{"1m", "1"}, "cpu"
+		allowed, measured, join = []string{"1m", "1"}, "cpu", " and "
 	case strings.HasSuffix(name, ".ephemeral-storage"):
 		measured = "local ephemeral storage"
 	case strings.Contains(name, ".hugepages-"):
@@ -213,5 +213,5 @@ func validateDivisor(name string, divisor resource.Quantity, path *field.Path) f
 		return nil
 	}
 	return field.ErrorList{field.Invalid(path, name, fmt.Sprintf("only divisor's values %s are supported with the %s resource",
-		strings.Join(allowed, ", "), measured))}
+		strings.Join(allowed, join), measured))}
 }

@@ -288,12 +288,10 @@ func validateGlusterfs(source *corev1.GlusterfsPersistentVolumeSource, path *fie
 }
 
 func validatePersistentISCSI(source *corev1.ISCSIPersistentVolumeSource, volume string, path *field.Path) field.ErrorList {
-	const longestTarget = 64 // characters of volume and portal where an initiator is named: they make the name of an interface
 	errs := validateISCSI(source.TargetPortal, source.IQN, source.InitiatorName, source.Lun,
 		(source.DiscoveryCHAPAuth || source.SessionCHAPAuth) && source.SecretRef == nil, iscsiFormat, path)
 	if source.InitiatorName != nil && len(volume+":"+source.TargetPortal) > longestTarget {
-		errs = append(errs, field.Invalid(path.Child("targetportal"), source.TargetPortal,
-			"Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."))
+		errs = append(errs, field.Invalid(path.Child("targetportal"), source.TargetPortal, longTarget))
 	}
 	if source.SecretRef != nil {
 		errs = append(errs, requireStrings(path.Child("secretRef"), pair{"name", source.SecretRef.Name})...)

@@ -122,7 +122,8 @@ func TestPodLevelDefaults(t *testing.T) {
 func TestDefaultPullPolicy(t *testing.T) {
 	for image, want := range map[string]corev1.PullPolicy{
 		"nginx": corev1.PullAlways, "nginx:latest": corev1.PullAlways, "nginx:1": corev1.PullIfNotPresent, "r:5000/nginx": corev1.PullAlways,
-		"r:5000/nginx:1": corev1.PullIfNotPresent, "nginx@sha256:0": corev1.PullIfNotPresent, "nginx:latest@sha256:0": corev1.PullAlways,
+		"r:5000/nginx:1": corev1.PullIfNotPresent, "nginx@sha256:0000000000000000000000000000000000000000000000000000000000000000": corev1.PullIfNotPresent, "nginx:latest@sha256:0000000000000000000000000000000000000000000000000000000000000000": corev1.PullAlways,
+		"Not_An_Image!": corev1.PullIfNotPresent,
 		"": corev1.PullIfNotPresent,
 	} {
 		if got := defaultPullPolicy(image); got != want {
@@ -205,6 +206,11 @@ status:
   qosClass: BestEffort
   conditions: [{type: PodScheduled, status: "False", reason: SchedulingGated, message: Scheduling is blocked due to non-empty scheduling gates}]
 `)
+	if at := &pod.Status.Conditions[0].LastTransitionTime; at.IsZero() {
+		t.Error("the condition has no time")
+	} else {
+		*at = metav1.Time{}
+	}
 	if diff := cmp.Diff(want, pod); diff != "" {
 		t.Errorf("prepared pod (-want +got):\n%s", diff)
 	}

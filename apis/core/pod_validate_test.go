@@ -142,7 +142,7 @@ func TestValidatePod(t *testing.T) {
 			"spec.containers[0].env[5].valueFrom.secretKeyRef.name: Required value",
 			`spec.containers[0].env[5].valueFrom.secretKeyRef.key: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' ` +
 				`(e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')`,
-			`spec.containers[0].env[6].valueFrom.resourceFieldRef.divisor: Invalid value: "limits.cpu": only divisor's values 1m, 1 are supported with the cpu resource`,
+			`spec.containers[0].env[6].valueFrom.resourceFieldRef.divisor: Invalid value: "limits.cpu": only divisor's values 1m and 1 are supported with the cpu resource`,
 		}},
 		"labels in env by key": {func(p *corev1.Pod) {
 			first(p).Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['app']"}}}}
@@ -162,8 +162,8 @@ func TestValidatePod(t *testing.T) {
 			`spec.containers[0].volumeMounts[0].name: Not found: "gone"`,
 			`spec.containers[0].volumeMounts[1].mountPath: Invalid value: "/a": must be unique`,
 			`spec.containers[0].volumeMounts[1].subPath: Invalid value: "../x": must not contain '..'`,
-			"spec.containers[0].volumeMounts[2].mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers",
-			"spec.containers[0].volumeMounts[3].recursiveReadOnly: Forbidden: may only be specified when readOnly is true",
+			"spec.containers[0].volumeMounts.mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers",
+			"spec.containers[0].volumeMounts.recursiveReadOnly: Forbidden: may only be specified when readOnly is true",
 		}},
 		"devices": {func(p *corev1.Pod) {
 			volume1("v", corev1.VolumeSource{})(p)
@@ -295,7 +295,7 @@ func TestValidatePod(t *testing.T) {
 			p.Spec.HostNetwork = true
 			security(p).Sysctls = []corev1.Sysctl{{Name: "a..b"}, {Name: "net.core.somaxconn"}, {Name: "kernel.sem"}, {Name: "kernel/sem"}}
 		}, []string{
-			`spec.securityContext.sysctls[0].name: Invalid value: "a..b": must have at most 253 characters and match regex ([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?`,
+			`spec.securityContext.sysctls[0].name: Invalid value: "a..b": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$`,
 			`spec.securityContext.sysctls[1].name: Invalid value: "net.core.somaxconn": may not be specified when 'hostNetwork' is true`,
 			`spec.securityContext.sysctls[3].name: Duplicate value: "kernel/sem"`,
 		}},
@@ -333,11 +333,11 @@ func TestValidatePod(t *testing.T) {
 		}},
 		"pod affinity": {func(p *corev1.Pod) {
 			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
-				{MatchLabelKeys: []string{"a"}},
+				{MatchLabelKeys: []string{"a"}, TopologyKey: "a b"},
 			}}}
 		}, []string{
 			"spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].matchLabelKeys: Forbidden: must not be specified when labelSelector is not set",
-			"spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: Required value: can not be empty",
+			"spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
 		}},
 		"spread": {func(p *corev1.Pod) {
 			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{
@@ -359,8 +359,8 @@ func TestValidatePod(t *testing.T) {
 			}
 		}, []string{
 			"spec.tolerations[0].operator: Invalid value: \"Equal\": operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
-			"spec.tolerations[1].operator: Invalid value: {\"key\":\"k\",\"operator\":\"Exists\",\"value\":\"v\"}: value must be empty when `operator` is 'Exists'",
-			`spec.tolerations[2].operator: Unsupported value: "Lt": supported values: "Equal", "Exists"`,
+			"spec.tolerations[1].operator: Invalid value: \"v\": value must be empty when `operator` is 'Exists'",
+			`spec.tolerations[2].operator: Unsupported value: "Lt": supported values: "Equal", "Exists", "Lt", "Gt"`,
 			"spec.tolerations[3].effect: Invalid value: \"NoSchedule\": effect must be 'NoExecute' when `tolerationSeconds` is set",
 		}},
 		"ephemeral on create": {func(p *corev1.Pod) {

@@ -51,10 +51,9 @@ func ValidatePodTemplateSpecUpdate(template, old *corev1.PodTemplateSpec, path *
 	if old != nil && validate.Equal(template, old) {
 		return nil
 	}
-	metadata := path.Child("metadata")
-	errs := validate.Labels(template.Labels, metadata.Child("labels"))
-	errs = append(errs, apivalidation.ValidateAnnotations(template.Annotations, metadata.Child("annotations"))...)
-	errs = append(errs, validatePodAnnotations(template.Annotations, &template.Spec, metadata.Child("annotations"))...)
+	errs := validate.Labels(template.Labels, path.Child("labels")) // their paths have never had the metadata in them
+	errs = append(errs, apivalidation.ValidateAnnotations(template.Annotations, path.Child("annotations"))...)
+	errs = append(errs, validatePodAnnotations(template.Annotations, &template.Spec, path.Child("annotations"))...)
 	errs = append(errs, validatePodSpec(newPodContext(&template.Spec, false), path.Child("spec"))...)
 	if len(template.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(path.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))
@@ -74,7 +73,7 @@ func validatePodSpec(c *podContext, path *field.Path) field.ErrorList {
 	errs = append(errs, validateContainers(c, path.Child("containers"))...)
 	errs = append(errs, validateInitContainers(c, path.Child("initContainers"))...)
 	errs = append(errs, validateEphemeralContainers(c, path.Child("ephemeralContainers"))...)
-	errs = append(errs, validatePodResources(spec, path)...)
+	errs = append(errs, validatePodResources(c, path)...)
 	errs = append(errs, validate.RequiredOneOf(spec.RestartPolicy, path.Child("restartPolicy"),
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
 	errs = append(errs, validate.RequiredOneOf(spec.DNSPolicy, path.Child("dnsPolicy"),
@@ -84,7 +83,7 @@ func validatePodSpec(c *podContext, path *field.Path) field.ErrorList {
 	errs = append(errs, validateScheduling(spec, path)...)
 	errs = append(errs, validateDNSConfig(spec.DNSConfig, spec.DNSPolicy, path.Child("dnsConfig"))...)
 	errs = append(errs, validateHostAliases(spec.HostAliases, path.Child("hostAliases"))...)
-	errs = append(errs, validateNames(spec, path)...)
+	errs = append(errs, validateNames(c, path)...)
 	if deadline := spec.ActiveDeadlineSeconds; deadline != nil && (*deadline < 1 || *deadline > math.MaxInt32) {
 		errs = append(errs, field.Invalid(path.Child("activeDeadlineSeconds"), *deadline, validation.InclusiveRangeError(1, math.MaxInt32)))
 	}
@@ -98,18 +97,19 @@ func validatePodSpec(c *podContext, path *field.Path) field.ErrorList {
 }
 
 // validateNames checks what refers to other objects or becomes a host name.
-func validateNames(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
+func validateNames(c *podContext, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	spec := c.spec
 	if spec.ServiceAccountName != "" {
 		errs = append(errs, validate.ObjectName(spec.ServiceAccountName, path.Child("serviceAccountName"), apivalidation.NameIsDNSSubdomain)...)
 	}
 	if spec.NodeName != "" {
 		errs = append(errs, validate.ObjectName(spec.NodeName, path.Child("nodeName"), apivalidation.NameIsDNSSubdomain)...)
 	}
-	if spec.Hostname != "" {
+	if c.isPod && spec.Hostname != "" {
 		errs = append(errs, validate.DNSLabel(spec.Hostname, path.Child("hostname"))...)
 	}
-	if spec.Subdomain != "" {
+	if c.isPod && spec.Subdomain != "" {
 		errs = append(errs, validate.DNSLabel(spec.Subdomain, path.Child("subdomain"))...)
 	}
 	if spec.PriorityClassName != "" {

@@ -2,8 +2,8 @@ package core
 
 import (
 	"maps"
-	"strings"
 
+	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
@@ -122,12 +122,13 @@ func defaultFieldRef(ref *corev1.ObjectFieldSelector) {
 
 // defaultPullPolicy is Always for a moving tag: latest, or none at all.
 func defaultPullPolicy(image string) corev1.PullPolicy {
-	name, _, digested := strings.Cut(image, "@")
-	tag := ""
-	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
-		tag = name[colon+1:]
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return corev1.PullIfNotPresent // nothing can pull it
 	}
-	if tag == "latest" || tag == "" && !digested && image != "" {
+	tagged, hasTag := named.(reference.Tagged)
+	_, digested := named.(reference.Digested)
+	if hasTag && tagged.Tag() == "latest" || !hasTag && !digested {
 		return corev1.PullAlways
 	}
 	return corev1.PullIfNotPresent

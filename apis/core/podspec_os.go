@@ -21,9 +21,9 @@ func validateOS(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 		return nil
 	}
 	if spec.OS.Name == "" {
-		return field.ErrorList{field.Required(path.Child("os", "name"), "cannot be empty")}
+		return field.ErrorList{field.Required(path.Child("os", "name"), "")}
 	}
-	errs := validate.OneOf(spec.OS.Name, path.Child("os", "name"), corev1.Linux, corev1.Windows)
+	errs := validate.OneOf(spec.OS.Name, path.Child("os"), corev1.Linux, corev1.Windows)
 	switch spec.OS.Name {
 	case corev1.Linux:
 		return append(errs, forbidWindowsOptions(spec, path)...)
@@ -176,7 +176,7 @@ func windowsUserName(name string, path *field.Path) field.ErrorList {
 }
 
 // validateHostProcess: host-process containers of Windows come all or none, in the host's network.
-func validateHostProcess(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
+func validateHostProcess(spec *corev1.PodSpec, path, specPath *field.Path) field.ErrorList {
 	var podWide *bool
 	if o := spec.SecurityContext.WindowsOptions; o != nil {
 		podWide = o.HostProcess
@@ -201,10 +201,10 @@ func validateHostProcess(spec *corev1.PodSpec, path *field.Path) field.ErrorList
 		return errs
 	}
 	if hostProcess != total {
-		errs = append(errs, field.Invalid(path, "", "If pod contains any hostProcess containers then all containers must be HostProcess containers"))
+		errs = append(errs, field.Invalid(specPath, "", "If pod contains any hostProcess containers then all containers must be HostProcess containers"))
 	}
 	if !spec.HostNetwork {
-		errs = append(errs, field.Invalid(path.Child("hostNetwork"), false, "hostNetwork must be true if pod contains any hostProcess containers"))
+		errs = append(errs, field.Invalid(specPath.Child("hostNetwork"), false, "hostNetwork must be true if pod contains any hostProcess containers"))
 	}
 	return errs
 }

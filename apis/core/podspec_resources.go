@@ -12,18 +12,20 @@ import (
 )
 
 // validatePodResources checks what the pod as a whole asks for, by itself and against the sum of its containers.
-func validatePodResources(spec *corev1.PodSpec, specPath *field.Path) field.ErrorList {
+func validatePodResources(c *podContext, specPath *field.Path) field.ErrorList {
+	spec := c.spec
 	if spec.Resources == nil {
 		return nil
 	}
 	path := specPath.Child("resources")
-	if len(spec.Resources.Claims) > 0 {
-		return field.ErrorList{field.Forbidden(path.Child("claims"), "claims may not be set for Resources at pod-level")}
-	}
-	errs := validate.ResourceRequirements(spec.Resources, nil, path, podLevelResourceName)
 	if spec.OS != nil && spec.OS.Name == corev1.Windows {
-		errs = append(errs, field.Forbidden(path, "may not be set for a windows pod"))
+		return field.ErrorList{field.Forbidden(path, "may not be set for a windows pod")}
 	}
+	var errs field.ErrorList
+	if spec.Resources.Claims != nil {
+		errs = append(errs, field.Forbidden(path.Child("claims"), "claims may not be set for Resources at pod-level"))
+	}
+	errs = append(errs, validate.ResourceRequirements(spec.Resources, c.claims, path, podLevelResourceName)...)
 	pod := &corev1.Pod{Spec: *spec}
 	requested := resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{})
 	for _, name := range validate.SortedNames(requested) {

@@ -108,14 +108,15 @@ func affinityTerm(term *corev1.PodAffinityTerm, path *field.Path) field.ErrorLis
 			errs = append(errs, field.Invalid(mismatch.Index(i), key, "exists in both mismatchLabelKeys and labelSelector"))
 		}
 	}
-	return append(errs, topologyKey(term.TopologyKey, path.Child("topologyKey"))...)
+	errs = append(errs, topologyKey(term.TopologyKey, path.Child("topologyKey"))...)
+	return append(errs, validate.LabelName(term.TopologyKey, path.Child("topologyKey"))...)
 }
 
 func topologyKey(key string, path *field.Path) field.ErrorList {
 	if key == "" {
 		return field.ErrorList{field.Required(path, "can not be empty")}
 	}
-	return validate.LabelName(key, path)
+	return nil
 }
 
 func validateTopologySpread(constraints []corev1.TopologySpreadConstraint, path *field.Path) field.ErrorList {

@@ -42,7 +42,7 @@ func validatePodSecurity(c *podContext, specPath *field.Path) field.ErrorList {
 	errs = append(errs, validateSeccomp(sc.SeccompProfile, path.Child("seccompProfile"))...)
 	errs = append(errs, validateAppArmor(sc.AppArmorProfile, path.Child("appArmorProfile"))...)
 	errs = append(errs, validateWindowsOptions(sc.WindowsOptions, path.Child("windowsOptions"))...)
-	return append(errs, validateHostProcess(spec, path)...)
+	return append(errs, validateHostProcess(spec, path, specPath)...)
 }
 
 func userID(id *int64, path *field.Path) field.ErrorList {
@@ -118,7 +118,7 @@ func validateSysctls(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 		case sysctl.Name == "":
 			errs = append(errs, field.Required(at, ""))
 		case len(sysctl.Name) > sysctlMaxLength || !sysctlName.MatchString(sysctl.Name):
-			errs = append(errs, field.Invalid(at, sysctl.Name, fmt.Sprintf("must have at most %d characters and match regex %s", sysctlMaxLength, sysctlFormat)))
+			errs = append(errs, field.Invalid(at, sysctl.Name, fmt.Sprintf("must have at most %d characters and match regex %s", sysctlMaxLength, sysctlName)))
 		case seen.Has(name):
 			errs = append(errs, field.Duplicate(at, sysctl.Name))
 		}

@@ -14,7 +14,7 @@ import (
 
 func validateVolumes(c *podContext, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	names := sets.New[string]()
+	names, known := sets.New[string](), 0
 	for i := range c.spec.Volumes {
 		v, at := &c.spec.Volumes[i], path.Index(i)
 		switch {
@@ -26,7 +26,15 @@ func validateVolumes(c *podContext, path *field.Path) field.ErrorList {
 			errs = append(errs, validate.DNSLabel(v.Name, at.Child("name"))...)
 		}
 		names.Insert(v.Name)
-		errs = append(errs, validateVolumeSource(&v.VolumeSource, c.isPod, at)...)
+		invalid := validateVolumeSource(&v.VolumeSource, c.isPod, at)
+		if v.ISCSI != nil && v.ISCSI.InitiatorName != nil && len(v.Name+":"+v.ISCSI.TargetPortal) > longestTarget {
+			invalid = append(invalid, field.Invalid(at.Child("name"), v.Name, longTarget))
+		}
+		if before := len(errs); len(invalid) > 0 || before > known {
+			delete(c.volumes, v.Name) // mounts of it find nothing
+		}
+		errs = append(errs, invalid...)
+		known = len(errs)
 	}
 	return errs
 }
@@ -155,7 +163,7 @@ func validateInlineCSI(v *corev1.CSIVolumeSource, path *field.Path) field.ErrorL
 		if v.NodePublishSecretRef.Name == "" {
 			return append(errs, field.Required(at, ""))
 		}
-		errs = append(errs, validate.ObjectName(v.NodePublishSecretRef.Name, at, apivalidation.NameIsDNSSubdomain)...)
+		errs = append(errs, validate.ObjectName(v.NodePublishSecretRef.Name, path.Child("name"), apivalidation.NameIsDNSSubdomain)...)
 	}
 	return errs
 }
@@ -171,8 +179,14 @@ func validateEphemeralVolume(v *corev1.EphemeralVolumeSource, path *field.Path) 
 		{"name", metadata.Name != ""},
 		{"generateName", metadata.GenerateName != ""},
 		{"namespace", metadata.Namespace != ""},
-		{"uid", metadata.UID != ""},
+		{"uID", metadata.UID != ""},
 		{"resourceVersion", metadata.ResourceVersion != ""},
+		{"selfLink", metadata.SelfLink != ""},
+		{"generation", metadata.Generation != 0},
+		{"creationTimestamp", !metadata.CreationTimestamp.IsZero()},
+		{"deletionTimestamp", metadata.DeletionTimestamp != nil},
+		{"deletionGracePeriodSeconds", metadata.DeletionGracePeriodSeconds != nil},
+		{"managedFields", len(metadata.ManagedFields) > 0},
 		{"finalizers", len(metadata.Finalizers) > 0},
 		{"ownerReferences", len(metadata.OwnerReferences) > 0},
 	} {
@@ -206,7 +220,7 @@ func validateVolumeMounts(c *podContext, container *corev1.Container, fieldPath 
 	for i := range container.VolumeMounts {
 		mount, at := &container.VolumeMounts[i], fieldPath.Index(i)
 		errs = append(errs, requireStrings(at, pair{"name", mount.Name})...)
-		if _, ok := c.volumes[mount.Name]; !ok && mount.Name != "" {
+		if _, ok := c.volumes[mount.Name]; !ok {
 			errs = append(errs, field.NotFound(at.Child("name"), mount.Name))
 		}
 		errs = append(errs, requireStrings(at, pair{"mountPath", mount.MountPath})...)
@@ -229,11 +243,12 @@ func validateVolumeMounts(c *podContext, container *corev1.Container, fieldPath 
 			}
 			errs = append(errs, validate.DescendingPath(mount.SubPathExpr, at.Child("subPathExpr"))...)
 		}
-		errs = append(errs, validatePropagation(mount, isPrivileged(container), at)...)
+		errs = append(errs, validatePropagation(mount, isPrivileged(container), fieldPath)...)
 	}
 	return errs
 }
 
+// validatePropagation tells of the list, not of the mount, as it always has.
 func validatePropagation(mount *corev1.VolumeMount, privileged bool, path *field.Path) field.ErrorList {
 	errs := validate.OptionalOneOf(mount.MountPropagation, path.Child("mountPropagation"), corev1.MountPropagationBidirectional,
 		corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)
@@ -279,7 +294,7 @@ func validateVolumeDevices(c *podContext, container *corev1.Container, fieldPath
 		case ok && v.PersistentVolumeClaim == nil && v.Ephemeral == nil:
 			errs = append(errs, field.Invalid(at.Child("name"), device.Name,
 				"can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"))
-		case !ok && device.Name != "":
+		case !ok:
 			errs = append(errs, field.NotFound(at.Child("name"), device.Name))
 		}
 		errs = append(errs, requireStrings(at, pair{"devicePath", device.DevicePath})...)

@@ -146,7 +146,12 @@ func iscsiMessage(name, prefixes string) string {
 	return prefixes
 }
 
-const iscsiFormat = "must be valid format"
+const (
+	iscsiFormat = "must be valid format"
+	// longestTarget is how many characters volume and portal may have where an initiator is named: they make an interface's name.
+	longestTarget = 64
+	longTarget    = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."
+)
 
 func isISCSIName(name string) bool {
 	switch {
@@ -237,7 +242,7 @@ func validateAzureDisk(v *corev1.AzureDiskVolumeSource, path *field.Path) field.
 		errs = append(errs, field.NotSupported(path.Child("diskURI"), v.DataDiskURI,
 			[]string{"/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"}))
 	}
-	if !managed && v.DataDiskURI != "" && !strings.HasPrefix(v.DataDiskURI, "https://") {
+	if !managed && !strings.HasPrefix(v.DataDiskURI, "https://") {
 		errs = append(errs, field.NotSupported(path.Child("diskURI"), v.DataDiskURI,
 			[]string{"https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd"}))
 	}

@@ -39,7 +39,7 @@ func validateProjected(v *corev1.ProjectedVolumeSource, path *field.Path) field.
 				return validateDownwardProjection(source.DownwardAPI, at, claim)
 			}},
 			{name: "serviceAccountToken", set: source.ServiceAccountToken != nil, check: func(at *field.Path) field.ErrorList {
-				return validateTokenProjection(source.ServiceAccountToken, at)
+				return validateTokenProjection(source.ServiceAccountToken, at, path.Child("path"))
 			}},
 			{name: "clusterTrustBundle", set: source.ClusterTrustBundle != nil, check: func(at *field.Path) field.ErrorList {
 				return validateTrustBundleProjection(source.ClusterTrustBundle, at, claim(source.ClusterTrustBundle.Path))
@@ -48,25 +48,18 @@ func validateProjected(v *corev1.ProjectedVolumeSource, path *field.Path) field.
 				return validateCertificateProjection(source.PodCertificate, at, claim)
 			}},
 		}
-		errs = append(errs, oneProjection(checks, at)...)
+		count := 0
+		for _, c := range checks {
+			if c.set {
+				count++
+				errs = append(errs, c.check(at.Child(c.name))...)
+			}
+		}
+		if count > 1 { // none is fine: it projects nothing and gets a warning
+			errs = append(errs, field.Forbidden(at, "may not specify more than 1 volume type per source"))
+		}
 	}
 	return errs
-}
-
-func oneProjection(checks []sourceCheck, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	count := 0
-	for _, c := range checks {
-		if !c.set {
-			continue
-		}
-		if count++; count > 1 {
-			errs = append(errs, field.Forbidden(path.Child(c.name), "may not specify more than 1 volume type"))
-			continue
-		}
-		errs = append(errs, c.check(path.Child(c.name))...)
-	}
-	return errs // a source without a type projects nothing and gets a warning
 }
 
 func validateDownwardProjection(p *corev1.DownwardAPIProjection, path *field.Path, claim func(any) func(string)) field.ErrorList {
@@ -80,7 +73,8 @@ func validateDownwardProjection(p *corev1.DownwardAPIProjection, path *field.Pat
 	return errs
 }
 
-func validateTokenProjection(p *corev1.ServiceAccountTokenProjection, path *field.Path) field.ErrorList {
+// validateTokenProjection: what is wrong with the file is told of the volume.
+func validateTokenProjection(p *corev1.ServiceAccountTokenProjection, path, file *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if p.ExpirationSeconds != nil && *p.ExpirationSeconds < 10*60 {
 		errs = append(errs, field.Invalid(path.Child("expirationSeconds"), *p.ExpirationSeconds, "may not specify a duration less than 10 minutes"))
@@ -89,9 +83,9 @@ func validateTokenProjection(p *corev1.ServiceAccountTokenProjection, path *fiel
 		errs = append(errs, field.Invalid(path.Child("expirationSeconds"), *p.ExpirationSeconds, "may not specify a duration larger than 2^32 seconds"))
 	}
 	if p.Path == "" {
-		return append(errs, field.Required(path.Child("path"), ""))
+		return append(errs, field.Required(file, ""))
 	}
-	return append(errs, validate.NonReservedPath(p.Path, path.Child("path"))...)
+	return append(errs, validate.NonReservedPath(p.Path, file)...)
 }
 
 func validateTrustBundleProjection(p *corev1.ClusterTrustBundleProjection, path *field.Path, claim func(string)) field.ErrorList {
@@ -103,21 +97,25 @@ func validateTrustBundleProjection(p *corev1.ClusterTrustBundleProjection, path 
 		errs = append(errs, field.Required(path, "either name or signerName must be specified"))
 	case p.Name != nil && *p.Name == "":
 		errs = append(errs, field.Required(path.Child("name"), "must be a valid object name"))
-	case p.SignerName != nil && *p.SignerName == "":
-		errs = append(errs, field.Required(path.Child("signerName"), "must be a valid signer name"))
+	case p.SignerName != nil:
+		if *p.SignerName == "" {
+			errs = append(errs, field.Required(path.Child("signerName"), "must be a valid signer name"))
+		} else {
+			errs = append(errs, validation.IsDomainPrefixedPath(path.Child("signerName"), *p.SignerName)...)
+		}
+		errs = append(errs, validate.LabelSelector(p.LabelSelector, path.Child("labelSelector"))...)
 	}
-	if p.Name != nil && p.LabelSelector != nil {
+	if p.Name != nil && p.SignerName == nil && p.LabelSelector != nil {
 		errs = append(errs, field.Invalid(path.Child("labelSelector"), p.LabelSelector, "labelSelector must be unset if name is specified"))
 	}
-	errs = append(errs, validate.LabelSelector(p.LabelSelector, path.Child("labelSelector"))...)
 	if p.Path == "" {
-		return append(errs, field.Required(path.Child("path"), ""))
+		errs = append(errs, field.Required(path.Child("path"), ""))
 	}
 	claim(p.Path)
 	return append(errs, validate.NonReservedPath(p.Path, path.Child("path"))...)
 }
 
-var certificateKeyTypes = []string{"ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096"}
+var certificateKeyTypes = []string{"RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"}
 
 func validateCertificateProjection(p *corev1.PodCertificateProjection, path *field.Path, claim func(any) func(string)) field.ErrorList {
 	var errs field.ErrorList
@@ -126,11 +124,7 @@ func validateCertificateProjection(p *corev1.PodCertificateProjection, path *fie
 	} else {
 		errs = append(errs, validation.IsDomainPrefixedPath(path.Child("signerName"), p.SignerName)...)
 	}
-	if p.KeyType == "" {
-		errs = append(errs, field.Required(path.Child("keyType"), ""))
-	} else {
-		errs = append(errs, validate.OneOf(p.KeyType, path.Child("keyType"), certificateKeyTypes...)...)
-	}
+	errs = append(errs, validate.OneOf(p.KeyType, path.Child("keyType"), certificateKeyTypes...)...)
 	if seconds := p.MaxExpirationSeconds; seconds != nil {
 		longest := int32(91 * 24 * 3600)
 		if strings.HasPrefix(p.SignerName, "kubernetes.io/") {

@@ -99,6 +99,13 @@ func nodeFieldRequirement(requirement *corev1.NodeSelectorRequirement, path *fie
 	return errs
 }
 
+// notTolerationOperator names the numeric operators too, although they are alpha and refused.
+func notTolerationOperator(operator corev1.TolerationOperator, path *field.Path) field.ErrorList {
+	return field.ErrorList{field.NotSupported(path, operator, []corev1.TolerationOperator{
+		corev1.TolerationOpEqual, corev1.TolerationOpExists, corev1.TolerationOpLt, corev1.TolerationOpGt,
+	})}
+}
+
 // Tolerations checks a pod's (or runtime class's) tolerations. The numeric operators are alpha in 1.37 and not served.
 func Tolerations(tolerations []corev1.Toleration, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
@@ -128,10 +135,10 @@ func toleration(t *corev1.Toleration, path *field.Path) field.ErrorList {
 		}
 	case corev1.TolerationOpExists:
 		if t.Value != "" {
-			errs = append(errs, field.Invalid(path.Child("operator"), *t, "value must be empty when `operator` is 'Exists'"))
+			errs = append(errs, field.Invalid(path.Child("operator"), t.Value, "value must be empty when `operator` is 'Exists'"))
 		}
 	default:
-		errs = append(errs, OneOf(t.Operator, path.Child("operator"), corev1.TolerationOpEqual, corev1.TolerationOpExists)...)
+		errs = append(errs, notTolerationOperator(t.Operator, path.Child("operator"))...)
 	}
 	if t.Effect != "" {
 		errs = append(errs, TaintEffect(t.Effect, path.Child("effect"))...)

@@ -27,8 +27,8 @@ var controllerRevision = resource.Definition[*appsv1.ControllerRevision]{
 	Columns: resource.Columns(
 		resource.Column[*appsv1.ControllerRevision]{Name: "Controller", Description: "Controller of the object", Get: controllerCell},
 		resource.Column[*appsv1.ControllerRevision]{
-			Name: "Revision",
-			Get:  func(r *appsv1.ControllerRevision) any { return r.Revision },
+			Name: "Revision", Description: appsv1.ControllerRevision{}.SwaggerDoc()["revision"],
+			Get: func(r *appsv1.ControllerRevision) any { return r.Revision },
 		},
 	),
 }

@@ -30,6 +30,12 @@ var daemonSet = resource.Definition[*appsv1.DaemonSet]{
 		return append(errs, validate.Immutable(ds.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
 	},
 	ValidateStatus: validateDaemonSetStatus,
+	PrepareStatus: func(ds, old *appsv1.DaemonSet) { // the count of templates is no annotation to write
+		if ds.Annotations == nil {
+			ds.Annotations = map[string]string{}
+		}
+		ds.Annotations[appsv1.DeprecatedTemplateGeneration] = old.Annotations[appsv1.DeprecatedTemplateGeneration]
+	},
 	Warn: func(ds, old *appsv1.DaemonSet) []string {
 		path := field.NewPath("spec", "template")
 		if old == nil {
@@ -42,14 +48,14 @@ var daemonSet = resource.Definition[*appsv1.DaemonSet]{
 	},
 	Columns: resource.Columns(slices.Concat(
 		[]resource.Column[*appsv1.DaemonSet]{
-			{Name: "Desired", Type: "integer", Get: func(ds *appsv1.DaemonSet) any { return int64(ds.Status.DesiredNumberScheduled) }},
-			{Name: "Current", Type: "integer", Get: func(ds *appsv1.DaemonSet) any { return int64(ds.Status.CurrentNumberScheduled) }},
-			{Name: "Ready", Type: "integer", Get: func(ds *appsv1.DaemonSet) any { return int64(ds.Status.NumberReady) }},
-			{Name: "Up-to-date", Type: "integer", Get: func(ds *appsv1.DaemonSet) any { return int64(ds.Status.UpdatedNumberScheduled) }},
-			{Name: "Available", Type: "integer", Get: func(ds *appsv1.DaemonSet) any { return int64(ds.Status.NumberAvailable) }},
-			{Name: "Node Selector", Get: func(ds *appsv1.DaemonSet) any { return labels.FormatLabels(ds.Spec.Template.Spec.NodeSelector) }},
+			{Name: "Desired", Type: "integer", Description: appsv1.DaemonSetStatus{}.SwaggerDoc()["desiredNumberScheduled"], Get: func(ds *appsv1.DaemonSet) any { return int64(ds.Status.DesiredNumberScheduled) }},
+			{Name: "Current", Type: "integer", Description: appsv1.DaemonSetStatus{}.SwaggerDoc()["currentNumberScheduled"], Get: func(ds *appsv1.DaemonSet) any { return int64(ds.Status.CurrentNumberScheduled) }},
+			{Name: "Ready", Type: "integer", Description: appsv1.DaemonSetStatus{}.SwaggerDoc()["numberReady"], Get: func(ds *appsv1.DaemonSet) any { return int64(ds.Status.NumberReady) }},
+			{Name: "Up-to-date", Type: "integer", Description: appsv1.DaemonSetStatus{}.SwaggerDoc()["updatedNumberScheduled"], Get: func(ds *appsv1.DaemonSet) any { return int64(ds.Status.UpdatedNumberScheduled) }},
+			{Name: "Available", Type: "integer", Description: appsv1.DaemonSetStatus{}.SwaggerDoc()["numberAvailable"], Get: func(ds *appsv1.DaemonSet) any { return int64(ds.Status.NumberAvailable) }},
+			{Name: "Node Selector", Description: corev1.PodSpec{}.SwaggerDoc()["nodeSelector"], Get: func(ds *appsv1.DaemonSet) any { return labels.FormatLabels(ds.Spec.Template.Spec.NodeSelector) }},
 		},
-		core.TemplateColumns(
+		core.TemplateColumns(appsv1.DaemonSetSpec{}.SwaggerDoc()["selector"],
 			func(ds *appsv1.DaemonSet) *corev1.PodSpec { return &ds.Spec.Template.Spec },
 			func(ds *appsv1.DaemonSet) string { return metav1.FormatLabelSelector(ds.Spec.Selector) }),
 	)...),

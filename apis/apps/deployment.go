@@ -39,10 +39,10 @@ var deployment = resource.Definition[*appsv1.Deployment]{
 			{Name: "Ready", Description: "Number of the pod with ready state", Get: func(d *appsv1.Deployment) any {
 				return fmt.Sprintf("%d/%d", d.Status.ReadyReplicas, ptr.Deref(d.Spec.Replicas, 0))
 			}},
-			{Name: "Up-to-date", Get: func(d *appsv1.Deployment) any { return int64(d.Status.UpdatedReplicas) }},
-			{Name: "Available", Get: func(d *appsv1.Deployment) any { return int64(d.Status.AvailableReplicas) }},
+			{Name: "Up-to-date", Description: appsv1.DeploymentStatus{}.SwaggerDoc()["updatedReplicas"], Get: func(d *appsv1.Deployment) any { return int64(d.Status.UpdatedReplicas) }},
+			{Name: "Available", Description: appsv1.DeploymentStatus{}.SwaggerDoc()["availableReplicas"], Get: func(d *appsv1.Deployment) any { return int64(d.Status.AvailableReplicas) }},
 		},
-		core.TemplateColumns(
+		core.TemplateColumns(appsv1.DeploymentSpec{}.SwaggerDoc()["selector"],
 			func(d *appsv1.Deployment) *corev1.PodSpec { return &d.Spec.Template.Spec },
 			func(d *appsv1.Deployment) string { return metav1.FormatLabelSelector(d.Spec.Selector) }),
 	)...),

@@ -60,10 +60,10 @@ var replicaSet = resource.Definition[*appsv1.ReplicaSet]{
 		Set: func(rs *appsv1.ReplicaSet, replicas int32) { rs.Spec.Replicas = &replicas },
 	},
 	Columns: resource.Columns(slices.Concat(
-		core.ReplicaColumns(func(rs *appsv1.ReplicaSet) (int32, int32, int32) {
+		core.ReplicaColumns(appsv1.ReplicaSetSpec{}.SwaggerDoc(), appsv1.ReplicaSetStatus{}.SwaggerDoc(), func(rs *appsv1.ReplicaSet) (int32, int32, int32) {
 			return ptr.Deref(rs.Spec.Replicas, 0), rs.Status.Replicas, rs.Status.ReadyReplicas
 		}),
-		core.TemplateColumns(
+		core.TemplateColumns(appsv1.ReplicaSetSpec{}.SwaggerDoc()["selector"],
 			func(rs *appsv1.ReplicaSet) *corev1.PodSpec { return &rs.Spec.Template.Spec },
 			func(rs *appsv1.ReplicaSet) string { return metav1.FormatLabelSelector(rs.Spec.Selector) }),
 	)...),

@@ -42,7 +42,7 @@ var statefulSet = resource.Definition[*appsv1.StatefulSet]{
 		[]resource.Column[*appsv1.StatefulSet]{{Name: "Ready", Description: "Number of the pod with ready state", Get: func(sts *appsv1.StatefulSet) any {
 			return fmt.Sprintf("%d/%d", sts.Status.ReadyReplicas, ptr.Deref(sts.Spec.Replicas, 0))
 		}}},
-		core.TemplateColumns(func(sts *appsv1.StatefulSet) *corev1.PodSpec { return &sts.Spec.Template.Spec }, nil),
+		core.TemplateColumns("", func(sts *appsv1.StatefulSet) *corev1.PodSpec { return &sts.Spec.Template.Spec }, nil),
 	)...),
 }
 
@@ -52,9 +52,11 @@ func defaultStatefulSet(sts *appsv1.StatefulSet) {
 	resource.SetDefaultPtr(&spec.Replicas, 1)
 	resource.SetDefaultPtr(&spec.RevisionHistoryLimit, 10)
 	resource.SetDefault(&spec.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
-	resource.SetDefault(&spec.UpdateStrategy.Type, appsv1.RollingUpdateStatefulSetStrategyType)
-	if spec.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType {
+	if spec.UpdateStrategy.Type == "" {
+		spec.UpdateStrategy.Type = appsv1.RollingUpdateStatefulSetStrategyType
 		resource.SetDefaultPtr(&spec.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
+	}
+	if spec.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType && spec.UpdateStrategy.RollingUpdate != nil {
 		resource.SetDefaultPtr(&spec.UpdateStrategy.RollingUpdate.Partition, 0)
 		resource.SetDefaultPtr(&spec.UpdateStrategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
 	}
@@ -105,17 +107,21 @@ func validateStatefulSetSpec(spec, old *appsv1.StatefulSetSpec) field.ErrorList 
 	return errs
 }
 
-// withClaimVolumes returns the template as the controller will use it: every claim is a volume that containers may mount.
+// withClaimVolumes returns the template as the controller will use it: every claim is a volume that containers may mount, and the
+// host names are its own.
 func withClaimVolumes(spec *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 	template := spec.Template.DeepCopy()
+	template.Spec.Hostname, template.Spec.Subdomain = "", ""
+	var claims []corev1.Volume
 	for _, claim := range spec.VolumeClaimTemplates {
 		if slices.ContainsFunc(template.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == claim.Name }) {
 			continue
 		}
-		template.Spec.Volumes = append(template.Spec.Volumes, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{
+		claims = append(claims, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim.Name},
 		}})
 	}
+	template.Spec.Volumes = append(claims, template.Spec.Volumes...)
 	return template
 }
 

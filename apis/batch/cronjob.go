@@ -58,18 +58,18 @@ var cronJob = resource.Definition[*batchv1.CronJob]{
 	},
 	Columns: resource.Columns(slices.Concat(
 		[]resource.Column[*batchv1.CronJob]{
-			{Name: "Schedule", Get: func(cj *batchv1.CronJob) any { return cj.Spec.Schedule }},
-			{Name: "Timezone", Get: func(cj *batchv1.CronJob) any { return ptr.Deref(cj.Spec.TimeZone, "<none>") }},
-			{Name: "Suspend", Get: suspendCell},
-			{Name: "Active", Type: "integer", Get: func(cj *batchv1.CronJob) any { return int64(len(cj.Status.Active)) }},
-			{Name: "Last Schedule", Get: func(cj *batchv1.CronJob) any {
+			{Name: "Schedule", Description: batchv1.CronJobSpec{}.SwaggerDoc()["schedule"], Get: func(cj *batchv1.CronJob) any { return cj.Spec.Schedule }},
+			{Name: "Timezone", Description: batchv1.CronJobSpec{}.SwaggerDoc()["timeZone"], Get: func(cj *batchv1.CronJob) any { return ptr.Deref(cj.Spec.TimeZone, "<none>") }},
+			{Name: "Suspend", Type: "boolean", Description: batchv1.CronJobSpec{}.SwaggerDoc()["suspend"], Get: suspendCell},
+			{Name: "Active", Type: "integer", Description: batchv1.CronJobStatus{}.SwaggerDoc()["active"], Get: func(cj *batchv1.CronJob) any { return int64(len(cj.Status.Active)) }},
+			{Name: "Last Schedule", Description: batchv1.CronJobStatus{}.SwaggerDoc()["lastScheduleTime"], Get: func(cj *batchv1.CronJob) any {
 				if cj.Status.LastScheduleTime == nil {
 					return "<none>"
 				}
 				return resource.Age(*cj.Status.LastScheduleTime)
 			}},
 		},
-		core.TemplateColumns(
+		core.TemplateColumns(batchv1.JobSpec{}.SwaggerDoc()["selector"],
 			func(cj *batchv1.CronJob) *corev1.PodSpec { return &cj.Spec.JobTemplate.Spec.Template.Spec },
 			func(cj *batchv1.CronJob) string { return metav1.FormatLabelSelector(cj.Spec.JobTemplate.Spec.Selector) }),
 	)...),

@@ -42,10 +42,10 @@ var job = resource.Definition[*batchv1.Job]{
 	Columns: resource.Columns(slices.Concat(
 		[]resource.Column[*batchv1.Job]{
 			{Name: "Status", Description: "Status of the job.", Get: func(j *batchv1.Job) any { return jobStatus(j) }},
-			{Name: "Completions", Get: func(j *batchv1.Job) any { return completions(j) }},
+			{Name: "Completions", Description: batchv1.JobStatus{}.SwaggerDoc()["succeeded"], Get: func(j *batchv1.Job) any { return completions(j) }},
 			{Name: "Duration", Description: "Time required to complete the job.", Get: func(j *batchv1.Job) any { return jobDuration(j, time.Now()) }},
 		},
-		core.TemplateColumns(
+		core.TemplateColumns(batchv1.JobSpec{}.SwaggerDoc()["selector"],
 			func(j *batchv1.Job) *corev1.PodSpec { return &j.Spec.Template.Spec },
 			func(j *batchv1.Job) string { return metav1.FormatLabelSelector(j.Spec.Selector) }),
 	)...),

@@ -77,9 +77,7 @@ func validateEnvSource(c *podContext, env *corev1.EnvVar, path *field.Path) fiel
 
 func keyRef(name, key string, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if name == "" {
-		errs = append(errs, field.Required(path.Child("name"), ""))
-	}
+	errs = append(errs, validate.ObjectName(name, path.Child("name"), apivalidation.NameIsDNSSubdomain)...)
 	if key == "" {
 		return append(errs, field.Required(path.Child("key"), ""))
 	}

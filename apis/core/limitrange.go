@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -22,7 +23,7 @@ var limitRange = resource.Definition[*corev1.LimitRange]{
 	Validate: validateLimitRange,
 	Columns: []resource.Column[*corev1.LimitRange]{
 		resource.NameColumn[*corev1.LimitRange](),
-		{Name: "Created At", Type: "date", Description: "The time of creation", Get: func(l *corev1.LimitRange) any {
+		{Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"], Get: func(l *corev1.LimitRange) any {
 			return l.CreationTimestamp.UTC().Format(time.RFC3339)
 		}},
 	},

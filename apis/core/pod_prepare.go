@@ -31,8 +31,10 @@ func dropAlphaFields(spec *corev1.PodSpec) {
 		for i := range c.VolumeMounts {
 			c.VolumeMounts[i].BindMountOptions = nil
 		}
-		if c.Lifecycle != nil {
-			c.Lifecycle.StopSignal = nil
+		if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+			if c.Lifecycle.StopSignal = nil; *c.Lifecycle == (corev1.Lifecycle{}) {
+				c.Lifecycle = nil
+			}
 		}
 		for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
 			if probe != nil && probe.GRPC != nil {

@@ -124,7 +124,7 @@ func TestDefaultPullPolicy(t *testing.T) {
 		"nginx": corev1.PullAlways, "nginx:latest": corev1.PullAlways, "nginx:1": corev1.PullIfNotPresent, "r:5000/nginx": corev1.PullAlways,
 		"r:5000/nginx:1": corev1.PullIfNotPresent, "nginx@sha256:0000000000000000000000000000000000000000000000000000000000000000": corev1.PullIfNotPresent, "nginx:latest@sha256:0000000000000000000000000000000000000000000000000000000000000000": corev1.PullAlways,
 		"Not_An_Image!": corev1.PullIfNotPresent,
-		"": corev1.PullIfNotPresent,
+		"":              corev1.PullIfNotPresent,
 	} {
 		if got := defaultPullPolicy(image); got != want {
 			t.Errorf("%q: got %s, want %s", image, got, want)

@@ -83,7 +83,7 @@ func validatePodSpec(c *podContext, path *field.Path) field.ErrorList {
 	errs = append(errs, validateScheduling(spec, path)...)
 	errs = append(errs, validateDNSConfig(spec.DNSConfig, spec.DNSPolicy, path.Child("dnsConfig"))...)
 	errs = append(errs, validateHostAliases(spec.HostAliases, path.Child("hostAliases"))...)
-	errs = append(errs, validateNames(c, path)...)
+	errs = append(errs, validateNames(spec, path)...)
 	if deadline := spec.ActiveDeadlineSeconds; deadline != nil && (*deadline < 1 || *deadline > math.MaxInt32) {
 		errs = append(errs, field.Invalid(path.Child("activeDeadlineSeconds"), *deadline, validation.InclusiveRangeError(1, math.MaxInt32)))
 	}
@@ -97,19 +97,18 @@ func validatePodSpec(c *podContext, path *field.Path) field.ErrorList {
 }
 
 // validateNames checks what refers to other objects or becomes a host name.
-func validateNames(c *podContext, path *field.Path) field.ErrorList {
+func validateNames(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	spec := c.spec
 	if spec.ServiceAccountName != "" {
 		errs = append(errs, validate.ObjectName(spec.ServiceAccountName, path.Child("serviceAccountName"), apivalidation.NameIsDNSSubdomain)...)
 	}
 	if spec.NodeName != "" {
 		errs = append(errs, validate.ObjectName(spec.NodeName, path.Child("nodeName"), apivalidation.NameIsDNSSubdomain)...)
 	}
-	if c.isPod && spec.Hostname != "" {
+	if spec.Hostname != "" {
 		errs = append(errs, validate.DNSLabel(spec.Hostname, path.Child("hostname"))...)
 	}
-	if c.isPod && spec.Subdomain != "" {
+	if spec.Subdomain != "" {
 		errs = append(errs, validate.DNSLabel(spec.Subdomain, path.Child("subdomain"))...)
 	}
 	if spec.PriorityClassName != "" {

@@ -31,9 +31,9 @@ var podTemplate = resource.Definition[*corev1.PodTemplate]{
 	},
 	Columns: []resource.Column[*corev1.PodTemplate]{
 		resource.NameColumn[*corev1.PodTemplate](),
-		{Name: "Containers", Get: func(t *corev1.PodTemplate) any { return ContainerNames(&t.Template.Spec) }},
-		{Name: "Images", Get: func(t *corev1.PodTemplate) any { return ContainerImages(&t.Template.Spec) }},
-		{Name: "Pod Labels", Get: func(t *corev1.PodTemplate) any { return labels.FormatLabels(t.Template.Labels) }},
+		{Name: "Containers", Description: "Names of each container in the template.", Get: func(t *corev1.PodTemplate) any { return ContainerNames(&t.Template.Spec) }},
+		{Name: "Images", Description: "Images referenced by each container in the template.", Get: func(t *corev1.PodTemplate) any { return ContainerImages(&t.Template.Spec) }},
+		{Name: "Pod Labels", Description: "The labels for the pod template.", Get: func(t *corev1.PodTemplate) any { return labels.FormatLabels(t.Template.Labels) }},
 	},
 }
 
@@ -56,13 +56,13 @@ func joinContainers(spec *corev1.PodSpec, get func(*corev1.Container) string) st
 }
 
 // TemplateColumns are the wide columns that every controller of pods ends with; selector may be nil.
-func TemplateColumns[T resource.Object](spec func(T) *corev1.PodSpec, selector func(T) string) []resource.Column[T] {
+func TemplateColumns[T resource.Object](selectorDoc string, spec func(T) *corev1.PodSpec, selector func(T) string) []resource.Column[T] {
 	columns := []resource.Column[T]{
 		{Name: "Containers", Priority: 1, Description: "Names of each container in the template.", Get: func(obj T) any { return ContainerNames(spec(obj)) }},
 		{Name: "Images", Priority: 1, Description: "Images referenced by each container in the template.", Get: func(obj T) any { return ContainerImages(spec(obj)) }},
 	}
 	if selector != nil {
-		columns = append(columns, resource.Column[T]{Name: "Selector", Priority: 1, Get: func(obj T) any { return selector(obj) }})
+		columns = append(columns, resource.Column[T]{Name: "Selector", Priority: 1, Description: selectorDoc, Get: func(obj T) any { return selector(obj) }})
 	}
 	return columns
 }

@@ -40,10 +40,10 @@ var replicationController = resource.Definition[*corev1.ReplicationController]{
 		Set: func(rc *corev1.ReplicationController, replicas int32) { rc.Spec.Replicas = &replicas },
 	},
 	Columns: resource.Columns(slices.Concat(
-		ReplicaColumns(func(rc *corev1.ReplicationController) (int32, int32, int32) {
+		ReplicaColumns(corev1.ReplicationControllerSpec{}.SwaggerDoc(), corev1.ReplicationControllerStatus{}.SwaggerDoc(), func(rc *corev1.ReplicationController) (int32, int32, int32) {
 			return ptr.Deref(rc.Spec.Replicas, 0), rc.Status.Replicas, rc.Status.ReadyReplicas
 		}),
-		TemplateColumns(
+		TemplateColumns(corev1.ReplicationControllerSpec{}.SwaggerDoc()["selector"],
 			func(rc *corev1.ReplicationController) *corev1.PodSpec {
 				template := ptr.Deref(rc.Spec.Template, corev1.PodTemplateSpec{})
 				return &template.Spec
@@ -53,11 +53,11 @@ var replicationController = resource.Definition[*corev1.ReplicationController]{
 }
 
 // ReplicaColumns are Desired, Current and Ready.
-func ReplicaColumns[T resource.Object](get func(T) (desired, current, ready int32)) []resource.Column[T] {
+func ReplicaColumns[T resource.Object](spec, status map[string]string, get func(T) (desired, current, ready int32)) []resource.Column[T] {
 	return []resource.Column[T]{
-		{Name: "Desired", Type: "integer", Get: func(obj T) any { desired, _, _ := get(obj); return int64(desired) }},
-		{Name: "Current", Type: "integer", Get: func(obj T) any { _, current, _ := get(obj); return int64(current) }},
-		{Name: "Ready", Type: "integer", Get: func(obj T) any { _, _, ready := get(obj); return int64(ready) }},
+		{Name: "Desired", Type: "integer", Description: spec["replicas"], Get: func(obj T) any { desired, _, _ := get(obj); return int64(desired) }},
+		{Name: "Current", Type: "integer", Description: status["replicas"], Get: func(obj T) any { _, current, _ := get(obj); return int64(current) }},
+		{Name: "Ready", Type: "integer", Description: status["readyReplicas"], Get: func(obj T) any { _, _, ready := get(obj); return int64(ready) }},
 	}
 }
 

@@ -24,10 +24,6 @@ var serviceAccount = resource.Definition[*corev1.ServiceAccount]{
 		}
 		return nil
 	},
-	Columns: resource.Columns(resource.Column[*corev1.ServiceAccount]{
-		Name: "Secrets", Description: corev1.ServiceAccount{}.SwaggerDoc()["secrets"],
-		Get: func(sa *corev1.ServiceAccount) any { return int64(len(sa.Secrets)) },
-	}),
 }
 
 const mountableSecretsAnnotation = "kubernetes.io/enforce-mountable-secrets"

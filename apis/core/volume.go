@@ -25,13 +25,14 @@ func validateVolumes(c *podContext, path *field.Path) field.ErrorList {
 		default:
 			errs = append(errs, validate.DNSLabel(v.Name, at.Child("name"))...)
 		}
-		names.Insert(v.Name)
-		invalid := validateVolumeSource(&v.VolumeSource, c.isPod, at)
+		invalid := validateVolumeSource(&v.VolumeSource, at)
 		if v.ISCSI != nil && v.ISCSI.InitiatorName != nil && len(v.Name+":"+v.ISCSI.TargetPortal) > longestTarget {
 			invalid = append(invalid, field.Invalid(at.Child("name"), v.Name, longTarget))
 		}
 		if before := len(errs); len(invalid) > 0 || before > known {
 			delete(c.volumes, v.Name) // mounts of it find nothing
+		} else {
+			names.Insert(v.Name)
 		}
 		errs = append(errs, invalid...)
 		known = len(errs)
@@ -50,7 +51,7 @@ type sourceCheck struct {
 }
 
 // validateVolumeSource demands exactly one source and checks it.
-func validateVolumeSource(v *corev1.VolumeSource, isPod bool, path *field.Path) field.ErrorList {
+func validateVolumeSource(v *corev1.VolumeSource, path *field.Path) field.ErrorList {
 	network := networkSources(v)
 	return checkSources([]sourceCheck{
 		{name: "emptyDir", set: v.EmptyDir != nil, check: func(at *field.Path) field.ErrorList { return validateEmptyDir(v.EmptyDir, at) }},
@@ -73,7 +74,7 @@ func validateVolumeSource(v *corev1.VolumeSource, isPod bool, path *field.Path) 
 		network["scaleIO"],
 		{name: "csi", set: v.CSI != nil, check: func(at *field.Path) field.ErrorList { return validateInlineCSI(v.CSI, at) }},
 		{name: "ephemeral", set: v.Ephemeral != nil, check: func(at *field.Path) field.ErrorList { return validateEphemeralVolume(v.Ephemeral, at) }},
-		{name: "image", set: v.Image != nil, check: func(at *field.Path) field.ErrorList { return validateImageVolume(v.Image, isPod, at) }},
+		{name: "image", set: v.Image != nil, check: func(at *field.Path) field.ErrorList { return validateImageVolume(v.Image, at) }},
 	}, path)
 }
 
@@ -199,12 +200,8 @@ func validateEphemeralVolume(v *corev1.EphemeralVolumeSource, path *field.Path) 
 	return append(errs, ValidatePersistentVolumeClaimSpec(&v.VolumeClaimTemplate.Spec, template.Child("spec"))...)
 }
 
-// validateImageVolume lets templates leave the reference open: something above them may fill it in.
-func validateImageVolume(v *corev1.ImageVolumeSource, isPod bool, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if isPod {
-		errs = requireStrings(path, pair{"reference", v.Reference})
-	}
+func validateImageVolume(v *corev1.ImageVolumeSource, path *field.Path) field.ErrorList {
+	errs := requireStrings(path, pair{"reference", v.Reference})
 	return append(errs, validatePullPolicy(v.PullPolicy, path.Child("pullPolicy"))...)
 }
 

@@ -45,7 +45,7 @@ func TestValidateVolumeSource(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			got := messages(validateVolumeSource(parse[corev1.VolumeSource](t, tc.source), true, field.NewPath("v")))
+			got := messages(validateVolumeSource(parse[corev1.VolumeSource](t, tc.source), field.NewPath("v")))
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("errors (-want +got):\n%s", diff)
 			}

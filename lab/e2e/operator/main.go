@@ -1,5 +1,5 @@
 // Command operator is a small operator as people write them with controller-runtime: for each Site it keeps a Deployment, and reports
-// how many of its replicas are ready. The end-to-end tests run it against a cluster.
+// how many of its replicas are ready; webhooks complete, check and convert sites. The end-to-end tests run it in a cluster.
 package main
 
 import (
@@ -20,24 +20,27 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
 )
 
 func main() {
 	namespace := flag.String("namespace", "default", "the one namespace to look after")
+	certDir := flag.String("cert-dir", "/certs", "folder of tls.crt and tls.key, which the webhooks are served with")
 	flag.Parse() // --kubeconfig is controller-runtime's own
 	ctrl.SetLogger(klog.Background())
-	if err := run(ctrl.SetupSignalHandler(), *namespace); err != nil {
+	if err := run(ctrl.SetupSignalHandler(), *namespace, *certDir); err != nil {
 		fmt.Fprintln(os.Stderr, "operator:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, namespace string) error {
+func run(ctx context.Context, namespace, certDir string) error {
 	scheme := runtime.NewScheme()
 	if err := clientgoscheme.AddToScheme(scheme); err != nil {
 		return err
 	}
 	scheme.AddKnownTypes(groupVersion, &Site{}, &SiteList{})
+	scheme.AddKnownTypeWithName(oldGroupVersion.WithKind("Site"), &OldSite{})
 	metav1.AddToGroupVersion(scheme, groupVersion)
 	config, err := ctrl.GetConfig()
 	if err != nil {
@@ -48,6 +51,7 @@ func run(ctx context.Context, namespace string) error {
 	manager, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme, Cache: cache.Options{DefaultNamespaces: map[string]cache.Config{namespace: {}}},
 		Metrics:        server.Options{BindAddress: "0"},
+		WebhookServer:  webhook.NewServer(webhook.Options{Port: 9443, CertDir: certDir}),
 		LeaderElection: true, LeaderElectionID: "sites.e2e.keelson.dev", LeaderElectionNamespace: namespace,
 		LeaseDuration: &lease, RenewDeadline: &renew, RetryPeriod: &retry,
 	})
@@ -57,6 +61,9 @@ func run(ctx context.Context, namespace string) error {
 	err = ctrl.NewControllerManagedBy(manager).For(&Site{}).Owns(&appsv1.Deployment{}).Complete(&reconciler{manager.GetClient()})
 	if err != nil {
 		return fmt.Errorf("create controller: %w", err)
+	}
+	if err := serveWebhooks(manager); err != nil {
+		return err
 	}
 	return manager.Start(ctx)
 }

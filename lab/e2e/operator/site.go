@@ -6,7 +6,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-var groupVersion = schema.GroupVersion{Group: "e2e.keelson.dev", Version: "v1"}
+var (
+	groupVersion    = schema.GroupVersion{Group: "e2e.keelson.dev", Version: "v1"}
+	oldGroupVersion = schema.GroupVersion{Group: "e2e.keelson.dev", Version: "v1beta1"}
+)
 
 // Site is a web site of so many replicas of an image.
 type Site struct {
@@ -27,6 +30,21 @@ type SiteSpec struct {
 type SiteStatus struct {
 	ReadyReplicas      int32 `json:"readyReplicas"`
 	ObservedGeneration int64 `json:"observedGeneration"`
+}
+
+// OldSite is a Site of v1beta1, which had another name for its replicas.
+type OldSite struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+
+	Spec   OldSiteSpec `json:"spec"`
+	Status SiteStatus  `json:"status"`
+}
+
+// OldSiteSpec is what the user wants, in v1beta1.
+type OldSiteSpec struct {
+	Image     string `json:"image"`
+	Instances int32  `json:"instances"`
 }
 
 // SiteList is a list of sites.
@@ -52,5 +70,12 @@ func (l *SiteList) DeepCopyObject() runtime.Object {
 	for i := range l.Items {
 		copied.Items[i] = *l.Items[i].DeepCopyObject().(*Site)
 	}
+	return &copied
+}
+
+// DeepCopyObject implements runtime.Object.
+func (s *OldSite) DeepCopyObject() runtime.Object {
+	copied := *s
+	copied.ObjectMeta = *s.ObjectMeta.DeepCopy() //nolint:staticcheck // as above
 	return &copied
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/nodeinfo"
 	"keelson.dev/scheduler/profile"
 	"keelson.dev/scheduler/queue"
 )
@@ -42,9 +43,10 @@ func (s *Scheduler) scheduleOne(ctx context.Context) bool {
 		s.queue.Done(pod.UID)
 		return true
 	}
+	s.deciding.Lock()
 	s.cache.UpdateSnapshot(s.snapshot)
-	state := profile.NewState()
-	node, failure := s.decide(ctx, prof, state, pod)
+	node, state, failure := s.decide(ctx, prof, p.PodInfo)
+	s.deciding.Unlock()
 	if failure != nil {
 		s.fail(ctx, p, failure)
 		return true
@@ -61,8 +63,20 @@ type failure struct {
 	message    string
 }
 
-// decide chooses a node for the pod.
-func (s *Scheduler) decide(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod) (string, *failure) {
+// decide chooses a node for the pod: on columns if that is possible, otherwise by asking each plugin about each node.
+func (s *Scheduler) decide(ctx context.Context, prof *profile.Profile, info *nodeinfo.PodInfo) (string, *profile.State, *failure) {
+	state := profile.NewState()
+	if e := s.engines[prof.ProfileName()]; e != nil {
+		if node, f, ok := s.decideOnColumns(ctx, e, prof, state, info); ok {
+			return node, state, f
+		}
+		state = profile.NewState()
+	}
+	node, f := s.decidePlainly(ctx, prof, state, info.GetPod())
+	return node, state, f
+}
+
+func (s *Scheduler) decidePlainly(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod) (string, *failure) {
 	if s.snapshot.NumNodes() == 0 {
 		d := profile.NewDiagnosis()
 		d.Rejectors.Insert(queue.NoNodes)
@@ -108,7 +122,7 @@ func clearNomination() *fwk.NominatingInfo {
 func (s *Scheduler) feasibleNodes(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod) ([]fwk.NodeInfo, *profile.Diagnosis, error) {
 	d := profile.NewDiagnosis()
 	all, _ := s.snapshot.List() // it never fails
-	pre, status, limiters := prof.RunPreFilter(ctx, state, pod, all)
+	pre, status, limiters := prof.RunPreFilter(ctx, state, pod, all, sets.New[string]())
 	if !status.IsSuccess() {
 		if !status.IsRejected() {
 			return nil, nil, status.AsError()
@@ -222,18 +236,23 @@ func (s *Scheduler) best(ctx context.Context, prof *profile.Profile, state *prof
 		return "", status.AsError()
 	}
 	s.scoreExtenders(ctx, pod, nodes, scores)
+	best := pick(len(scores), func(i int) int64 { return scores[i].TotalScore })
+	return scores[best].Name, nil
+}
+
+// pick returns one of the indices with the highest score. Each of n ties is kept with the chance 1/n, which makes all equally likely.
+func pick(n int, score func(int) int64) int {
 	best, ties := 0, 1
-	for i := 1; i < len(scores); i++ {
+	for i := 1; i < n; i++ {
 		switch {
-		case scores[i].TotalScore > scores[best].TotalScore:
+		case score(i) > score(best):
 			best, ties = i, 1
-		case scores[i].TotalScore == scores[best].TotalScore:
-			// Each of n ties is kept with the chance 1/n, which makes all equally likely.
+		case score(i) == score(best):
 			ties++
 			if rand.IntN(ties) == 0 {
 				best = i
 			}
 		}
 	}
-	return scores[best].Name, nil
+	return best
 }

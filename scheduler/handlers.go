@@ -54,15 +54,23 @@ func (s *Scheduler) podInformer() coreinformers.PodInformer {
 // watch connects the informers to the cache and the queue. The cache always learns of a change before the queue does.
 func (s *Scheduler) watch(ctx context.Context, hints map[string][]queue.Hint) error {
 	h := handlers{s, ctx}
-	if _, err := s.podInformer().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+	handle := func(what fwk.EventResource, informer cache.SharedIndexInformer, handler cache.ResourceEventHandler) error {
+		r, err := informer.AddEventHandler(handler)
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", what, err)
+		}
+		s.handled = append(s.handled, r.HasSynced)
+		return nil
+	}
+	if err := handle(fwk.Pod, s.podInformer().Informer(), cache.ResourceEventHandlerFuncs{
 		AddFunc: h.podAdded, UpdateFunc: h.podUpdated, DeleteFunc: h.podDeleted,
 	}); err != nil {
-		return fmt.Errorf("watch pods: %w", err)
+		return err
 	}
-	if _, err := s.informers.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+	if err := handle(fwk.Node, s.informers.Core().V1().Nodes().Informer(), cache.ResourceEventHandlerFuncs{
 		AddFunc: h.nodeAdded, UpdateFunc: h.nodeUpdated, DeleteFunc: h.nodeDeleted,
 	}); err != nil {
-		return fmt.Errorf("watch nodes: %w", err)
+		return err
 	}
 	others := otherResources(s.informers)
 	for _, list := range hints {
@@ -73,8 +81,8 @@ func (s *Scheduler) watch(ctx context.Context, hints map[string][]queue.Hint) er
 				continue
 			}
 			delete(others, resource)
-			if _, err := informer().AddEventHandler(h.other(resource)); err != nil {
-				return fmt.Errorf("watch %s: %w", resource, err)
+			if err := handle(resource, informer(), h.other(resource)); err != nil {
+				return err
 			}
 		}
 	}
@@ -85,6 +93,19 @@ func (s *Scheduler) watch(ctx context.Context, hints map[string][]queue.Hint) er
 type handlers struct {
 	*Scheduler
 	ctx context.Context
+}
+
+// maxBehind bounds the changes that wait for the next decision, which may be long in coming.
+const maxBehind = 8192
+
+// relieve lets the snapshot take over what has piled up.
+func (h handlers) relieve() {
+	if h.cache.Behind() < maxBehind {
+		return
+	}
+	h.deciding.Lock()
+	defer h.deciding.Unlock()
+	h.cache.UpdateSnapshot(h.snapshot)
 }
 
 func (h handlers) info(pod *corev1.Pod) *nodeinfo.PodInfo {
@@ -109,6 +130,7 @@ func (h handlers) podAdded(obj any) {
 // bound counts a pod that has a node.
 func (h handlers) bound(pod *corev1.Pod) {
 	h.cache.SetPod(h.info(pod))
+	h.relieve()
 	h.queue.Delete(pod)
 	h.queue.Happened(h.ctx, fwk.ClusterEvent{Resource: fwk.AssignedPod, ActionType: fwk.Add}, nil, pod)
 }
@@ -127,6 +149,7 @@ func (h handlers) podUpdated(oldObj, newObj any) {
 		h.bound(pod)
 	default:
 		h.cache.SetPod(h.info(pod))
+		h.relieve()
 		for _, ce := range queue.AssignedPodChanges(old, pod) {
 			h.queue.Happened(h.ctx, ce, old, pod)
 		}
@@ -153,12 +176,14 @@ func (h handlers) podDeleted(obj any) {
 func (h handlers) nodeAdded(obj any) {
 	node := obj.(*corev1.Node)
 	h.cache.SetNode(node)
+	h.relieve()
 	h.queue.Happened(h.ctx, fwk.ClusterEvent{Resource: fwk.Node, ActionType: fwk.Add}, nil, node)
 }
 
 func (h handlers) nodeUpdated(oldObj, newObj any) {
 	old, node := oldObj.(*corev1.Node), newObj.(*corev1.Node)
 	h.cache.SetNode(node)
+	h.relieve()
 	for _, ce := range queue.NodeChanges(old, node) {
 		h.queue.Happened(h.ctx, ce, old, node)
 	}

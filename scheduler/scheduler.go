@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
+	clientcache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -37,6 +38,7 @@ import (
 	"keelson.dev/scheduler/plugins/dynamicresources"
 	"keelson.dev/scheduler/profile"
 	"keelson.dev/scheduler/queue"
+	"keelson.dev/scheduler/shape"
 )
 
 // Config says how a scheduler runs.
@@ -133,12 +135,17 @@ type Scheduler struct {
 	snapshot  *cache.Snapshot
 	queue     *queue.Queue
 	profiles  map[string]*profile.Profile
+	engines   map[string]*shape.Engine // by profile
 	recorder  events.EventRecorderLogger
 	events    events.EventBroadcaster
 	status    *statusWriter
 	workers   fwk.Parallelizer
 	extenders []fwk.Extender
 
+	// handled says for each watch whether what was there at its start has reached the cache and the queue.
+	handled []clientcache.InformerSynced
+	// deciding guards the snapshot: the loop holds it while it decides.
+	deciding  sync.Mutex
 	bindings  chan struct{}
 	inBinding sync.WaitGroup
 	// nextStart is where the next scan of the nodes begins, so that scans that stop early share the nodes evenly.
@@ -157,6 +164,7 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 		cache:     cache.New(),
 		snapshot:  cache.NewSnapshot(),
 		profiles:  map[string]*profile.Profile{},
+		engines:   map[string]*shape.Engine{},
 		recorder:  broadcaster.NewRecorder(scheme.Scheme, "default-scheduler"),
 		events:    broadcaster,
 		status:    newStatusWriter(client),
@@ -191,7 +199,7 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 			return nil, err
 		}
 		p.PercentageOfNodesToScore = spec.percentage
-		s.profiles[spec.name] = p
+		s.profiles[spec.name], s.engines[spec.name] = p, p.NewEngine()
 		qc.Less = p.Less()
 		qc.PreEnqueue[spec.name] = p.PreEnqueuePlugins()
 		if qc.Hints[spec.name], err = p.Hints(ctx); err != nil {
@@ -228,6 +236,9 @@ func (s *Scheduler) run(ctx context.Context, work func(context.Context) error) e
 		if !synced && ctx.Err() == nil {
 			return fmt.Errorf("the cache of %v did not sync", kind)
 		}
+	}
+	if !clientcache.WaitForCacheSync(ctx.Done(), s.handled...) && ctx.Err() == nil {
+		return errors.New("the watches did not sync")
 	}
 	err := work(ctx)
 	cancel()

@@ -3,11 +3,13 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -180,17 +182,15 @@ func TestRefusals(t *testing.T) {
 	c.refused("big", "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.")
 	c.create(testPod("picky", selector("disk", "ssd")))
 	c.refused("picky", "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.")
-	events, err := c.client.EventsV1().Events("default").List(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := false
-	for _, e := range events.Items {
-		found = found || e.Reason == "FailedScheduling" && strings.HasPrefix(e.Note, "0/3 nodes are available: ")
-	}
-	if !found {
-		t.Errorf("no FailedScheduling event among %d", len(events.Items))
-	}
+	c.eventually("a FailedScheduling event is there", func(ctx context.Context) (bool, error) {
+		events, err := c.client.EventsV1().Events("default").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		return slices.ContainsFunc(events.Items, func(e eventsv1.Event) bool {
+			return e.Reason == "FailedScheduling" && strings.HasPrefix(e.Note, "0/3 nodes are available: ")
+		}), nil
+	})
 }
 
 func TestRequeue(t *testing.T) {

@@ -1,4 +1,5 @@
-// Package cache holds the scheduler's view of nodes and assigned pods. Pods that the scheduler has placed but whose binding the
+// Package cache holds the scheduler's view of nodes and assigned pods: the cache takes what the watches tell, on their goroutines; the
+// snapshot takes it over between the cycles, change by change. Pods that the scheduler has placed but whose binding the
 // API server has not confirmed are in it too ("assumed"), so that the next decision already counts them.
 package cache
 
@@ -8,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
@@ -20,12 +20,10 @@ import (
 //	(none) --Assume--> assumed --AddPod (seen bound)--> confirmed --RemovePod--> (none)
 //	                      |--Forget (binding failed)--> (none)
 type Cache struct {
-	mu     sync.RWMutex
-	nodes  map[string]*nodeinfo.NodeInfo
-	pods   map[types.UID]*podEntry
-	images map[string]*fwk.ImageStateSummary
-	// dirty names the nodes that changed since the last snapshot.
-	dirty sets.Set[string]
+	mu   sync.RWMutex
+	pods map[types.UID]*podEntry
+	// changes are what a snapshot has yet to take over, oldest first.
+	changes []change
 }
 
 type podEntry struct {
@@ -34,15 +32,25 @@ type podEntry struct {
 	assumed bool
 }
 
-// New returns an empty cache.
-func New() *Cache {
-	return &Cache{
-		nodes:  map[string]*nodeinfo.NodeInfo{},
-		pods:   map[types.UID]*podEntry{},
-		images: map[string]*fwk.ImageStateSummary{},
-		dirty:  sets.New[string](),
-	}
+type change struct {
+	kind changeKind
+	name string // of the node
+	node *corev1.Node
+	pod  fwk.PodInfo
 }
+
+type changeKind int
+
+const (
+	nodeSet changeKind = iota
+	nodeRemoved
+	podAdded
+	podReplaced
+	podRemoved
+)
+
+// New returns an empty cache.
+func New() *Cache { return &Cache{pods: map[types.UID]*podEntry{}} }
 
 // Assume places a pod on a node before the API server knows of it.
 func (c *Cache) Assume(info fwk.PodInfo, node string) error {
@@ -73,15 +81,41 @@ func (c *Cache) IsAssumed(uid types.UID) bool {
 	return ok && e.assumed
 }
 
+// Pod returns what is known of a placed pod, or nil.
+func (c *Cache) Pod(uid types.UID) *nodeinfo.PodInfo {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if e, ok := c.pods[uid]; ok {
+		info, _ := e.info.(*nodeinfo.PodInfo)
+		return info
+	}
+	return nil
+}
+
 // SetPod records a bound pod as the API server shows it, new or changed, and confirms it if it was assumed.
-func (c *Cache) SetPod(info fwk.PodInfo) {
+func (c *Cache) SetPod(info *nodeinfo.PodInfo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	pod := info.GetPod()
-	if e, ok := c.pods[pod.UID]; ok {
+	entry := &podEntry{info: info, node: pod.Spec.NodeName}
+	e, ok := c.pods[pod.UID]
+	if old, mine := entryInfo(e); ok && mine && e.node == entry.node && old.CountsAs(info) {
+		c.pods[pod.UID] = entry
+		c.changes = append(c.changes, change{kind: podReplaced, name: entry.node, pod: info})
+		return
+	}
+	if ok {
 		c.drop(e)
 	}
-	c.put(&podEntry{info: info, node: pod.Spec.NodeName})
+	c.put(entry)
+}
+
+func entryInfo(e *podEntry) (*nodeinfo.PodInfo, bool) {
+	if e == nil {
+		return nil, false
+	}
+	info, ok := e.info.(*nodeinfo.PodInfo)
+	return info, ok
 }
 
 // RemovePod removes a pod that was deleted or has ended.
@@ -97,116 +131,41 @@ func (c *Cache) RemovePod(uid types.UID) {
 func (c *Cache) SetNode(node *corev1.Node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.node(node.Name)
-	c.dropImages(n)
-	n.SetNode(node)
-	n.SetImages(c.addImages(node))
-	c.dirty.Insert(node.Name)
+	c.changes = append(c.changes, change{kind: nodeSet, name: node.Name, node: node})
 }
 
 // RemoveNode removes a node. Its pods stay until they are removed themselves.
 func (c *Cache) RemoveNode(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n, ok := c.nodes[name]
-	if !ok {
-		return
-	}
-	c.dropImages(n)
-	n.RemoveNode()
-	c.dirty.Insert(name)
-	if len(n.GetPods()) == 0 {
-		delete(c.nodes, name)
-	}
+	c.changes = append(c.changes, change{kind: nodeRemoved, name: name})
 }
 
-// UpdateSnapshot brings a snapshot up to date. Its cost follows from what changed, not from the size of the cluster, except that
-// nodes which come or go have the list rebuilt.
+// Behind returns how many changes a snapshot has yet to take over.
+func (c *Cache) Behind() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.changes)
+}
+
+// UpdateSnapshot brings the snapshot up to date. There is one snapshot; its cost follows from what changed, not from the size of the
+// cluster.
 func (c *Cache) UpdateSnapshot(s *Snapshot) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	relist, index := false, false
-	for name := range c.dirty {
-		n, ok := c.nodes[name]
-		old, had := s.nodes[name]
-		if !ok || n.Node() == nil {
-			delete(s.nodes, name)
-			relist = relist || had
-			continue
-		}
-		if !had {
-			s.nodes[name] = n.Clone()
-			relist = true
-			continue
-		}
-		relist = relist || zoneOf(old.Node()) != zoneOf(n.Node())
-		index = index || indexed(old) || indexed(n)
-		*old = *n.Clone() // in place: the lists point to it
-	}
-	c.dirty.Clear()
-	if relist {
-		s.relist()
-	}
-	if relist || index {
-		s.index()
-	}
-}
-
-// indexed says whether a node stands in one of the snapshot's derived lists.
-func indexed(n *nodeinfo.NodeInfo) bool {
-	return len(n.GetPodsWithAffinity()) > 0 || len(n.GetPVCRefCounts()) > 0
-}
-
-func (c *Cache) node(name string) *nodeinfo.NodeInfo {
-	n, ok := c.nodes[name]
-	if !ok {
-		n = nodeinfo.New()
-		c.nodes[name] = n
-	}
-	return n
+	changes := c.changes
+	c.changes = s.spare[:0]
+	c.mu.Unlock()
+	s.apply(changes)
+	clear(changes) // lets go of the objects
+	s.spare = changes
 }
 
 func (c *Cache) put(e *podEntry) {
 	c.pods[e.info.GetPod().UID] = e
-	c.node(e.node).AddPodInfo(e.info)
-	c.dirty.Insert(e.node)
+	c.changes = append(c.changes, change{kind: podAdded, name: e.node, pod: e.info})
 }
 
 func (c *Cache) drop(e *podEntry) {
 	delete(c.pods, e.info.GetPod().UID)
-	n := c.nodes[e.node]
-	_ = n.RemovePod(klog.Logger{}, e.info.GetPod()) // put added it
-	c.dirty.Insert(e.node)
-	if n.Node() == nil && len(n.GetPods()) == 0 {
-		delete(c.nodes, e.node)
-	}
-}
-
-// addImages returns the summaries of a node's images, creating those that no other node has.
-func (c *Cache) addImages(node *corev1.Node) map[string]*fwk.ImageStateSummary {
-	out := map[string]*fwk.ImageStateSummary{}
-	for _, image := range node.Status.Images {
-		for _, name := range image.Names {
-			state, ok := c.images[name]
-			if !ok {
-				state = &fwk.ImageStateSummary{Size: image.SizeBytes, Nodes: sets.New[string]()}
-				c.images[name] = state
-			}
-			state.Nodes.Insert(node.Name)
-			out[name] = state
-		}
-	}
-	return out
-}
-
-func (c *Cache) dropImages(n *nodeinfo.NodeInfo) {
-	if n.Node() == nil {
-		return
-	}
-	for name, state := range n.GetImageStates() {
-		state.Nodes.Delete(n.Node().Name)
-		if state.Nodes.Len() == 0 {
-			delete(c.images, name)
-		}
-	}
+	c.changes = append(c.changes, change{kind: podRemoved, name: e.node, pod: e.info})
 }

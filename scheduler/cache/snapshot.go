@@ -3,24 +3,31 @@ package cache
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/columns"
 	"keelson.dev/scheduler/nodeinfo"
 )
 
 // Snapshot is the cluster as one scheduling cycle sees it. Only the scheduling loop updates it, between cycles.
 type Snapshot struct {
+	// nodes holds also those that have gone and whose pods have not.
 	nodes map[string]*nodeinfo.NodeInfo
+	table *columns.Table
 	// list orders the nodes so that neighbours are in different zones: a scan that stops early has still seen every zone.
-	list             []fwk.NodeInfo
+	list   []fwk.NodeInfo
+	claims map[string]int // how many nodes have pods that use a claim
+
+	mu               sync.Mutex // guards the lists below, which are made when they are asked for
+	stale            bool
 	withAffinity     []fwk.NodeInfo
 	withAntiAffinity []fwk.NodeInfo
-	usedClaims       sets.Set[string]
 
+	spare     []change
 	mutations *mutations
 }
 
@@ -29,8 +36,11 @@ type mutations struct{ before map[string]*nodeinfo.NodeInfo }
 
 // NewSnapshot returns an empty snapshot.
 func NewSnapshot() *Snapshot {
-	return &Snapshot{nodes: map[string]*nodeinfo.NodeInfo{}, usedClaims: sets.New[string]()}
+	return &Snapshot{nodes: map[string]*nodeinfo.NodeInfo{}, table: columns.NewTable(), claims: map[string]int{}}
 }
+
+// Table returns the nodes as columns.
+func (s *Snapshot) Table() *columns.Table { return s.table }
 
 // NodeInfos implements fwk.SharedLister.
 func (s *Snapshot) NodeInfos() fwk.NodeInfoLister { return s }
@@ -54,10 +64,14 @@ func (s *Snapshot) CompositePodGroups() fwk.CompositePodGroupLister { return nil
 func (s *Snapshot) List() ([]fwk.NodeInfo, error) { return s.list, nil }
 
 // HavePodsWithAffinityList implements fwk.NodeInfoLister.
-func (s *Snapshot) HavePodsWithAffinityList() ([]fwk.NodeInfo, error) { return s.withAffinity, nil }
+func (s *Snapshot) HavePodsWithAffinityList() ([]fwk.NodeInfo, error) {
+	s.index()
+	return s.withAffinity, nil
+}
 
 // HavePodsWithRequiredAntiAffinityList implements fwk.NodeInfoLister.
 func (s *Snapshot) HavePodsWithRequiredAntiAffinityList() ([]fwk.NodeInfo, error) {
+	s.index()
 	return s.withAntiAffinity, nil
 }
 
@@ -78,7 +92,7 @@ func (s *Snapshot) Get(name string) (fwk.NodeInfo, error) {
 func (s *Snapshot) NumNodes() int { return len(s.list) }
 
 // IsPVCUsedByPods implements fwk.StorageInfoLister.
-func (s *Snapshot) IsPVCUsedByPods(key string) bool { return s.usedClaims.Has(key) }
+func (s *Snapshot) IsPVCUsedByPods(key string) bool { return s.claims[key] > 0 }
 
 // StartMutations implements fwk.MutableSnapshotSharedLister.
 func (s *Snapshot) StartMutations() error {
@@ -95,10 +109,11 @@ func (s *Snapshot) EndMutations() error {
 		return fmt.Errorf("snapshot is not being mutated")
 	}
 	for name, before := range s.mutations.before {
+		s.countClaims(s.nodes[name], -1)
 		*s.nodes[name] = *before
+		s.countClaims(s.nodes[name], 1)
 	}
-	s.mutations = nil
-	s.index()
+	s.mutations, s.stale = nil, true
 	return nil
 }
 
@@ -108,8 +123,10 @@ func (s *Snapshot) AddPod(info fwk.PodInfo, nodeName string) error {
 	if err != nil {
 		return err
 	}
+	s.countClaims(n, -1)
 	n.AddPodInfo(info)
-	s.index()
+	s.countClaims(n, 1)
+	s.stale = true
 	return nil
 }
 
@@ -119,7 +136,9 @@ func (s *Snapshot) RemovePod(logger klog.Logger, pod *corev1.Pod, nodeName strin
 	if err != nil {
 		return err
 	}
-	defer s.index()
+	s.countClaims(n, -1)
+	defer s.countClaims(n, 1)
+	s.stale = true
 	return n.RemovePod(logger, pod)
 }
 
@@ -138,6 +157,9 @@ func (s *Snapshot) mutable(nodeName string) (*nodeinfo.NodeInfo, error) {
 func (s *Snapshot) relist() {
 	zones := map[string][]fwk.NodeInfo{}
 	for _, n := range s.nodes {
+		if n.Node() == nil {
+			continue
+		}
 		zone := zoneOf(n.Node())
 		zones[zone] = append(zones[zone], n)
 	}
@@ -147,8 +169,8 @@ func (s *Snapshot) relist() {
 		slices.SortFunc(nodes, func(a, b fwk.NodeInfo) int { return compare(a.Node().Name, b.Node().Name) })
 	}
 	slices.Sort(names)
-	s.list = make([]fwk.NodeInfo, 0, len(s.nodes))
-	for i := 0; len(s.list) < len(s.nodes); i++ {
+	s.list = make([]fwk.NodeInfo, 0, s.table.Count())
+	for i := 0; len(s.list) < s.table.Count(); i++ {
 		for _, zone := range names {
 			if i < len(zones[zone]) {
 				s.list = append(s.list, zones[zone][i])
@@ -157,19 +179,21 @@ func (s *Snapshot) relist() {
 	}
 }
 
-// index rebuilds the lists that are derived from the nodes' pods.
+// index makes the lists that are derived from the nodes' pods, if those have changed.
 func (s *Snapshot) index() {
-	s.withAffinity, s.withAntiAffinity = s.withAffinity[:0:0], s.withAntiAffinity[:0:0]
-	s.usedClaims = sets.New[string]()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stale {
+		return
+	}
+	s.stale = false
+	s.withAffinity, s.withAntiAffinity = nil, nil
 	for _, n := range s.list {
 		if len(n.GetPodsWithAffinity()) > 0 {
 			s.withAffinity = append(s.withAffinity, n)
 		}
 		if len(n.GetPodsWithRequiredAntiAffinity()) > 0 {
 			s.withAntiAffinity = append(s.withAntiAffinity, n)
-		}
-		for key := range n.GetPVCRefCounts() {
-			s.usedClaims.Insert(key)
 		}
 	}
 }

@@ -113,13 +113,7 @@ func (n *NodeInfo) Clone() *NodeInfo {
 	for ip, ports := range n.usedPorts {
 		out.usedPorts[ip] = maps.Clone(ports)
 	}
-	if len(n.images) > 0 {
-		out.images = make(map[string]*fwk.ImageStateSummary, len(n.images))
-		for name, state := range n.images {
-			out.images[name] = state.Snapshot()
-		}
-	}
-	return &out
+	return &out // the images are replaced, never changed
 }
 
 // SetNode implements fwk.NodeInfo.
@@ -174,21 +168,39 @@ func (n *NodeInfo) RemovePod(_ klog.Logger, pod *corev1.Pod) error {
 	return nil
 }
 
+// ReplacePod puts a newer version of a pod into the place of an older one from which it differs in nothing that is counted.
+func (n *NodeInfo) ReplacePod(info fwk.PodInfo) {
+	for _, list := range [][]fwk.PodInfo{n.pods, n.withAffinity, n.withAntiAffinity} {
+		if i := slices.IndexFunc(list, func(p fwk.PodInfo) bool { return p.GetPod().UID == info.GetPod().UID }); i >= 0 {
+			list[i] = info
+		}
+	}
+}
+
+// held returns the host ports and claims of a pod.
+func held(info fwk.PodInfo) ([]corev1.ContainerPort, []string) {
+	if p, ok := info.(*PodInfo); ok {
+		return p.ports, p.claims
+	}
+	return HostPorts(info.GetPod()), ClaimKeys(info.GetPod())
+}
+
 // count adds (sign 1) or removes (sign -1) a pod's part of the sums.
 func (n *NodeInfo) count(info fwk.PodInfo, sign int64) {
 	n.generation++
-	pod, res := info.GetPod(), info.CalculateResource()
+	res := info.CalculateResource()
 	n.requested.add(res.Resource, sign)
 	n.nonZero.MilliCPU += sign * res.Non0CPU
 	n.nonZero.Memory += sign * res.Non0Mem
-	for _, port := range HostPorts(pod) {
+	ports, claims := held(info)
+	for _, port := range ports {
 		if sign > 0 {
 			n.usedPorts.Add(port.HostIP, string(port.Protocol), port.HostPort)
 			continue
 		}
 		n.usedPorts.Remove(port.HostIP, string(port.Protocol), port.HostPort)
 	}
-	for _, key := range ClaimKeys(pod) {
+	for _, key := range claims {
 		n.pvcRefs[key] += int(sign)
 		if n.pvcRefs[key] <= 0 {
 			delete(n.pvcRefs, key)

@@ -2,8 +2,12 @@ package nodeinfo
 
 import (
 	"errors"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	fwk "k8s.io/kube-scheduler/framework"
 )
 
@@ -11,6 +15,8 @@ import (
 type PodInfo struct {
 	pod                   *corev1.Pod
 	resource              fwk.PodResource
+	ports                 []corev1.ContainerPort
+	claims                []string
 	requiredAffinity      []fwk.AffinityTerm
 	requiredAntiAffinity  []fwk.AffinityTerm
 	preferredAffinity     []fwk.WeightedAffinityTerm
@@ -22,10 +28,7 @@ var _ fwk.PodInfo = &PodInfo{}
 // NewPodInfo parses a pod. On an error (a selector that validation should have refused) the PodInfo is usable without the terms
 // that did not parse.
 func NewPodInfo(pod *corev1.Pod) (*PodInfo, error) {
-	requests := PodRequests(pod)
-	r := NewResource(requests)
-	p := &PodInfo{pod: pod, resource: fwk.PodResource{Resource: &r}}
-	p.resource.Non0CPU, p.resource.Non0Mem = NonZeroRequests(pod, requests)
+	p := &PodInfo{pod: pod, resource: podResource(pod), ports: HostPorts(pod), claims: ClaimKeys(pod)}
 
 	affinity := pod.Spec.Affinity
 	if affinity == nil {
@@ -48,6 +51,22 @@ func (p *PodInfo) WithPod(pod *corev1.Pod) *PodInfo {
 	out := *p
 	out.pod = pod
 	return &out
+}
+
+// CountsAs says whether a newer version of the pod counts for other pods exactly as this one does.
+func (p *PodInfo) CountsAs(newer *PodInfo) bool {
+	a, b := p.pod, newer.pod
+	return a.Spec.NodeName == b.Spec.NodeName && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) &&
+		maps.Equal(a.Labels, b.Labels) && controller(a) == controller(b) &&
+		p.resource.Non0CPU == newer.resource.Non0CPU && p.resource.Non0Mem == newer.resource.Non0Mem &&
+		equality.Semantic.DeepEqual(p.resource.Resource, newer.resource.Resource)
+}
+
+func controller(pod *corev1.Pod) types.UID {
+	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
+		return owner.UID
+	}
+	return ""
 }
 
 // GetPod implements fwk.PodInfo.

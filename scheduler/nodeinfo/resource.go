@@ -53,6 +53,53 @@ func PodRequests(pod *corev1.Pod) corev1.ResourceList {
 	return resourcehelper.PodRequests(pod, podResourceOptions(nil))
 }
 
+// podResource returns the sums of a pod. Most pods have containers only, and those are added up without the detour over quantities.
+func podResource(pod *corev1.Pod) fwk.PodResource {
+	if !plain(pod) {
+		requests := PodRequests(pod)
+		r := NewResource(requests)
+		out := fwk.PodResource{Resource: &r}
+		out.Non0CPU, out.Non0Mem = NonZeroRequests(pod, requests)
+		return out
+	}
+	sum := &Resource{}
+	out := fwk.PodResource{Resource: sum}
+	for i := range pod.Spec.Containers {
+		requests := pod.Spec.Containers[i].Resources.Requests
+		r := NewResource(requests)
+		sum.add(&r, 1)
+		sum.AllowedPodNumber += r.AllowedPodNumber
+		out.Non0CPU += orDefault(requests, corev1.ResourceCPU, r.MilliCPU, DefaultMilliCPURequest)
+		out.Non0Mem += orDefault(requests, corev1.ResourceMemory, r.Memory, DefaultMemoryRequest)
+	}
+	return out
+}
+
+func orDefault(requests corev1.ResourceList, name corev1.ResourceName, value, missing int64) int64 {
+	if _, ok := requests[name]; ok {
+		return value
+	}
+	return missing
+}
+
+// plain says whether the pod's requests are those of its containers, and nothing else.
+func plain(pod *corev1.Pod) bool {
+	for i := range pod.Status.ContainerStatuses {
+		if s := &pod.Status.ContainerStatuses[i]; s.Resources != nil || s.AllocatedResources != nil {
+			return false
+		}
+	}
+	for i := range pod.Spec.Containers {
+		for name, q := range pod.Spec.Containers[i].Resources.Requests {
+			if _, whole := q.AsInt64(); !whole && name != corev1.ResourceCPU {
+				return false // fractions are added up before they are rounded
+			}
+		}
+	}
+	return pod.Spec.Resources == nil && len(pod.Spec.InitContainers) == 0 && len(pod.Spec.Overhead) == 0 &&
+		pod.Status.Resources == nil && pod.Status.AllocatedResources == nil
+}
+
 func podResourceOptions(nonMissing corev1.ResourceList) resourcehelper.PodResourcesOptions {
 	return resourcehelper.PodResourcesOptions{
 		UseStatusResources: true,

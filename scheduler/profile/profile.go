@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -17,6 +18,7 @@ import (
 
 	"keelson.dev/scheduler/cache"
 	"keelson.dev/scheduler/queue"
+	"keelson.dev/scheduler/shape"
 )
 
 // Factory makes a plugin. args is the plugin's configuration object of kubescheduler.config.k8s.io/v1, a *runtime.Unknown for
@@ -146,6 +148,30 @@ func attach[T fwk.Plugin](list *[]T, plugin fwk.Plugin, wanted bool) {
 	if t, ok := plugin.(T); ok && wanted {
 		*list = append(*list, t)
 	}
+}
+
+// NewEngine returns what decides on columns for the plugins of the profile that can; nil if they stand in an order that it does not know.
+func (p *Profile) NewEngine() *shape.Engine {
+	scores := make([]shape.Scorer, len(p.score))
+	for i, s := range p.score {
+		scores[i] = shape.Scorer{ScorePlugin: s.ScorePlugin, Weight: s.weight}
+	}
+	return shape.New(p.shared.Snapshot.Table(), p.filter, scores)
+}
+
+// Filters says whether the profile has a filter that is not among the given ones; Scores does so for scores.
+func (p *Profile) Filters(without sets.Set[string]) bool {
+	return slices.ContainsFunc(p.filter, func(f fwk.FilterPlugin) bool { return !without.Has(f.Name()) })
+}
+
+// Scores says whether the profile has a score that is not among the given ones.
+func (p *Profile) Scores(without sets.Set[string]) bool {
+	return slices.ContainsFunc(p.score, func(s weighted) bool { return !without.Has(s.Name()) })
+}
+
+// PostFilters says whether the profile has PostFilter plugins besides the default one.
+func (p *Profile) PostFilters() bool {
+	return slices.ContainsFunc(p.postFilter, func(f fwk.PostFilterPlugin) bool { return f.Name() != "DefaultPreemption" })
 }
 
 // Less returns the order of the queue.

@@ -16,12 +16,16 @@ import (
 // maxPermitWait bounds how long a Permit plugin may hold a pod, so that a lost signal does not keep its resources for ever.
 const maxPermitWait = 15 * time.Minute
 
-// RunPreFilter prepares the plugins for one pod. On refusal the diagnosis says by whom.
-func (p *Profile) RunPreFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo,
+// RunPreFilter prepares the plugins for one pod, but for those in without, whose filters will not run. On refusal the diagnosis says
+// by whom.
+func (p *Profile) RunPreFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo, without sets.Set[string],
 ) (result *fwk.PreFilterResult, status *fwk.Status, limiters sets.Set[string]) {
-	skip := sets.New[string]()
+	skip := without.Clone()
 	limiters = sets.New[string]()
 	for _, plugin := range p.preFilter {
+		if without.Has(plugin.Name()) {
+			continue
+		}
 		r, s := plugin.PreFilter(ctx, state, pod, nodes)
 		if s.IsSkip() {
 			skip.Insert(plugin.Name())
@@ -158,8 +162,16 @@ func (p *Profile) RunPostFilter(ctx context.Context, state fwk.CycleState, pod *
 
 // RunPreScorePlugins implements fwk.PluginsRunner.
 func (p *Profile) RunPreScorePlugins(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo) *fwk.Status {
-	skip := sets.New[string]()
+	return p.RunPreScore(ctx, state, pod, nodes, sets.New[string]())
+}
+
+// RunPreScore prepares the plugins to score, but for those in without, whose scores will not run.
+func (p *Profile) RunPreScore(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo, without sets.Set[string]) *fwk.Status {
+	skip := without.Clone()
 	for _, plugin := range p.preScore {
+		if without.Has(plugin.Name()) {
+			continue
+		}
 		s := plugin.PreScore(ctx, state, pod, nodes)
 		if s.IsSkip() {
 			skip.Insert(plugin.Name())

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
@@ -22,9 +23,33 @@ func (q *Queue) Happened(ctx context.Context, ce fwk.ClusterEvent, oldObj, newOb
 	if len(q.inFlight) > 0 {
 		q.record(ev)
 	}
-	for _, p := range q.unschedulable {
-		q.react(ctx, p, ev)
+	if ce.Resource == fwk.WildCard {
+		for _, p := range q.unschedulable {
+			q.react(ctx, p, ev)
+		}
+		return
 	}
+	for plugin := range q.interested(ce) {
+		for _, p := range q.rejectedBy[plugin] {
+			q.react(ctx, p, ev)
+		}
+	}
+}
+
+// interested returns the plugins that have registered for an event.
+func (q *Queue) interested(ce fwk.ClusterEvent) sets.Set[string] {
+	out := sets.New[string]()
+	for _, hints := range q.cfg.Hints {
+		for _, hint := range hints {
+			if matches(hint.Event, ce) {
+				out.Insert(hint.Plugin)
+			}
+		}
+	}
+	if ce.Resource == fwk.Node && ce.ActionType&fwk.Add != 0 {
+		out.Insert(NoNodes)
+	}
+	return out
 }
 
 // maxEvents bounds what is kept for pods in flight: a pod may wait minutes for a volume while others start by the thousand.

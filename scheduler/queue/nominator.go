@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 )
@@ -45,6 +46,21 @@ func (n *Nominator) NominatedPodsForNode(node string) []fwk.PodInfo {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	return slices.Clone(n.byNode[node])
+}
+
+// NodesBefore returns the nodes that other pods of the same or a higher priority wait for.
+func (n *Nominator) NodesBefore(pod *corev1.Pod) []string {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	var out []string
+	for node, infos := range n.byNode {
+		if slices.ContainsFunc(infos, func(i fwk.PodInfo) bool {
+			return i.GetPod().UID != pod.UID && corev1helpers.PodPriority(i.GetPod()) >= corev1helpers.PodPriority(pod)
+		}) {
+			out = append(out, node)
+		}
+	}
+	return out
 }
 
 // NodeOf returns the node that a pod is nominated for, or "".

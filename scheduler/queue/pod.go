@@ -29,7 +29,8 @@ type Pod struct {
 	// GatedBy is the PreEnqueue plugin that keeps the pod out of the queue.
 	GatedBy string
 
-	index int // position in its heap, kept by the heap
+	index   int      // position in its heap, kept by the heap
+	indexed []string // the plugins under which Queue.rejectedBy holds it
 }
 
 var _ fwk.QueuedEntityInfo = &Pod{}

@@ -58,10 +58,12 @@ type Queue struct {
 	active        podHeap
 	backoff       podHeap
 	unschedulable map[types.UID]*Pod
-	where         map[types.UID]place
-	inFlight      map[types.UID]*flight
-	events        []event // since the oldest flight began
-	eventBase     int     // sequence number of events[0]
+	// rejectedBy finds the unschedulable pods by the plugins that refused them, so that an event is tried on those that it may help.
+	rejectedBy map[string]map[types.UID]*Pod
+	where      map[types.UID]place
+	inFlight   map[types.UID]*flight
+	events     []event // since the oldest flight began
+	eventBase  int     // sequence number of events[0]
 	// scanAt is when the unschedulable pods are next looked through for those that have waited too long.
 	scanAt time.Time
 	closed bool
@@ -97,6 +99,7 @@ func New(cfg Config) *Queue {
 		cfg:           cfg,
 		Nominator:     newNominator(),
 		unschedulable: map[types.UID]*Pod{},
+		rejectedBy:    map[string]map[types.UID]*Pod{},
 		where:         map[types.UID]place{},
 		inFlight:      map[types.UID]*flight{},
 		wake:          make(chan struct{}, 1),
@@ -220,9 +223,10 @@ func (q *Queue) Done(uid types.UID) {
 }
 
 func (q *Queue) done(uid types.UID) {
+	f, ok := q.inFlight[uid]
 	delete(q.inFlight, uid)
-	if len(q.events) == 0 {
-		return
+	if !ok || len(q.events) == 0 || f.since > q.eventBase {
+		return // an older flight needs the events still
 	}
 	oldest := q.eventBase + len(q.events)
 	for _, f := range q.inFlight {
@@ -374,16 +378,28 @@ func (q *Queue) enqueue(ctx context.Context, p *Pod, withBackoff bool) {
 }
 
 func (q *Queue) park(p *Pod) {
-	if at, ok := q.where[p.GetPod().UID]; ok && at.in == nil {
-		return
-	}
 	q.remove(p)
 	if len(q.unschedulable) == 0 {
 		q.scanAt = q.cfg.Clock.Now().Add(q.cfg.MaxUnschedulable)
 	}
 	q.unschedulable[p.GetPod().UID] = p
 	q.where[p.GetPod().UID] = place{pod: p}
+	q.index(p)
 	q.signal()
+}
+
+// index notes who refused a pod. With a gate only that counts.
+func (q *Queue) index(p *Pod) {
+	p.indexed = append(sets.List(p.Rejectors), sets.List(p.Pending)...)
+	if p.GatedBy != "" {
+		p.indexed = []string{p.GatedBy}
+	}
+	for _, plugin := range p.indexed {
+		if q.rejectedBy[plugin] == nil {
+			q.rejectedBy[plugin] = map[types.UID]*Pod{}
+		}
+		q.rejectedBy[plugin][p.GetPod().UID] = p
+	}
 }
 
 func (q *Queue) moveTo(h *podHeap, p *Pod) {
@@ -406,6 +422,10 @@ func (q *Queue) remove(p *Pod) {
 		heap.Remove(at.in, at.pod.index)
 	}
 	delete(q.unschedulable, uid)
+	for _, plugin := range p.indexed {
+		delete(q.rejectedBy[plugin], uid)
+	}
+	p.indexed = nil
 	delete(q.where, uid)
 }
 

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -93,22 +94,32 @@ func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *core
 	if err != nil {
 		return nil, fwk.AsStatus(fmt.Errorf("list disruption budgets: %w", err))
 	}
+	hopeful, hopeless := split(pod, hopeful)
 	candidates, refusals, err := p.dryRun(ctx, state, pod, hopeful, budgets)
 	if err != nil {
 		return nil, fwk.AsStatus(err)
 	}
 	if len(candidates) == 0 {
 		return &fwk.PostFilterResult{NominatingInfo: &fwk.NominatingInfo{NominatingMode: fwk.ModeOverride}},
-			fwk.NewStatus(fwk.Unschedulable, "preemption: "+explain(refusals, len(all)))
+			fwk.NewStatus(fwk.Unschedulable, "preemption: "+explain(refusals, hopeless, len(all)))
 	}
 	best := choose(candidates)
 	p.preempt(ctx, pod, best)
 	return &fwk.PostFilterResult{NominatingInfo: &fwk.NominatingInfo{NominatingMode: fwk.ModeOverride, NominatedNodeName: best.node}}, nil
 }
 
-func explain(refusals map[string]*fwk.Status, numNodes int) string {
+// split separates the nodes that have pods of lower priority and counts the others.
+func split(pod *corev1.Pod, nodes []fwk.NodeInfo) (withVictims []fwk.NodeInfo, without int) {
+	withVictims = slices.DeleteFunc(nodes, func(n fwk.NodeInfo) bool {
+		return !slices.ContainsFunc(n.GetPods(), func(p fwk.PodInfo) bool { return priority(p.GetPod()) < priority(pod) })
+	})
+	return withVictims, len(nodes) - len(withVictims)
+}
+
+func explain(refusals map[string]*fwk.Status, hopeless, numNodes int) string {
 	d := profile.NewDiagnosis()
 	d.NodeStatus = refusals
+	d.Count(fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "No preemption victims found for incoming pod"), hopeless)
 	d.Absent = fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "Preemption is not helpful for scheduling")
 	return d.Explain(numNodes)
 }
@@ -199,9 +210,6 @@ func (p *Plugin) victims(ctx context.Context, state fwk.CycleState, pod *corev1.
 		if priority(info.GetPod()) < priority(pod) {
 			lower = append(lower, info)
 		}
-	}
-	if len(lower) == 0 {
-		return candidate{}, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "No preemption victims found for incoming pod")
 	}
 	for _, info := range lower {
 		if status := remove(info); !status.IsSuccess() {

@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	fwk "k8s.io/kube-scheduler/framework"
+
+	"keelson.dev/scheduler/columns"
 )
 
 // Name is the plugin's name.
@@ -46,27 +48,77 @@ func (p *Plugin) Score(_ context.Context, _ fwk.CycleState, pod *corev1.Pod, nod
 	if err != nil {
 		return 0, fwk.AsStatus(fmt.Errorf("list nodes: %w", err))
 	}
-	var sum, count int64
-	add := func(image string) {
-		count++
-		if state, ok := images[normalized(image)]; ok {
-			sum += int64(float64(state.Size) * float64(state.NumNodes) / float64(len(all)))
+	return score(imagesOf(pod), images, len(all)), nil
+}
+
+func score(wanted []string, held map[string]*fwk.ImageStateSummary, numNodes int) int64 {
+	var sum int64
+	for _, image := range wanted {
+		if state, ok := held[image]; ok {
+			sum += int64(float64(state.Size) * float64(state.NumNodes) / float64(numNodes))
 		}
 	}
+	upper := maxContainer * int64(len(wanted))
+	return fwk.MaxScore * (min(max(sum, minThreshold), upper) - minThreshold) / (upper - minThreshold)
+}
+
+func imagesOf(pod *corev1.Pod) []string {
+	var out []string
 	for i := range pod.Spec.InitContainers {
-		add(pod.Spec.InitContainers[i].Image)
+		out = append(out, normalized(pod.Spec.InitContainers[i].Image))
 	}
 	for i := range pod.Spec.Containers {
-		add(pod.Spec.Containers[i].Image)
+		out = append(out, normalized(pod.Spec.Containers[i].Image))
 	}
 	for _, v := range pod.Spec.Volumes {
 		if v.Image != nil {
-			add(v.Image.Reference)
+			out = append(out, normalized(v.Image.Reference))
 		}
 	}
-	upper := maxContainer * count
-	return fwk.MaxScore * (min(max(sum, minThreshold), upper) - minThreshold) / (upper - minThreshold), nil
+	return out
 }
+
+type column struct {
+	table  *columns.Table
+	images []string
+}
+
+// LocalScore implements columns.LocalScore.
+func (*Plugin) LocalScore(t *columns.Table, pod fwk.PodInfo) columns.Score {
+	return column{t, imagesOf(pod.GetPod())}
+}
+
+// Rate implements columns.Score.
+func (c column) Rate(slots []int32, raw []int64) {
+	known := c.Version() != 0
+	for _, slot := range slots {
+		raw[slot] = 0
+		if known {
+			raw[slot] = score(c.images, c.table.Nodes[slot].GetImageStates(), c.table.Count())
+		}
+	}
+}
+
+// Version implements columns.Versioned: how far the images have spread counts too. It is 0 while no node has any of them.
+func (c column) Version() uint64 {
+	var v uint64
+	for _, image := range c.images {
+		v *= 1_000_003
+		if state, ok := c.table.Images[image]; ok {
+			v += uint64(state.NumNodes)*31 + uint64(state.Size) + 1 //nolint:gosec // only compared
+		}
+	}
+	if v == 0 {
+		return 0
+	}
+	return v*1_000_003 + uint64(c.table.Count()) //nolint:gosec // only compared
+}
+
+// OfNode implements columns.Score.
+func (column) OfNode() bool { return true }
+
+// Scale implements columns.Score.
+func (column) Scale() columns.Scale { return columns.AsIs }
 
 // ScoreExtensions implements fwk.ScorePlugin.
 func (*Plugin) ScoreExtensions() fwk.ScoreExtensions { return nil }

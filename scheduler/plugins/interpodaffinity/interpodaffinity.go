@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
@@ -36,11 +38,24 @@ type Plugin struct {
 	hardWeight int32
 	// ignorePreferred leaves the preferences of running pods out, which saves looking at all of them.
 	ignorePreferred bool
+	// changes counts the changes of namespaces that terms may look at.
+	changes atomic.Int64
 }
 
 // New makes the plugin.
 func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, error) {
-	p := &Plugin{handle: h, namespaces: h.SharedInformerFactory().Core().V1().Namespaces().Lister(), hardWeight: 1}
+	namespaces := h.SharedInformerFactory().Core().V1().Namespaces()
+	p := &Plugin{handle: h, namespaces: namespaces.Lister(), hardWeight: 1}
+	changed := func(any) { p.changes.Add(1) }
+	if _, err := namespaces.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(old, new any) {
+			if !maps.Equal(old.(*corev1.Namespace).Labels, new.(*corev1.Namespace).Labels) {
+				changed(new)
+			}
+		},
+	}); err != nil {
+		return nil, fmt.Errorf("watch namespaces: %w", err)
+	}
 	if a, ok := args.(*configv1.InterPodAffinityArgs); ok {
 		if a.HardPodAffinityWeight != nil {
 			p.hardWeight = *a.HardPodAffinityWeight

@@ -53,12 +53,13 @@ func (p *Plugin) PreScore(ctx context.Context, state fwk.CycleState, pod *corev1
 	var mu sync.Mutex
 	p.handle.Parallelizer().Until(ctx, len(nodes), func(i int) {
 		mine := counts{}
+		into := func(key string, weight int64) { mine.add(nodes[i].Node(), key, weight) }
 		pods := nodes[i].GetPodsWithAffinity()
 		if all {
 			pods = nodes[i].GetPods()
 		}
 		for _, other := range pods {
-			p.weigh(mine, pod, nsLabels, near, away, other, nodes[i].Node())
+			p.weigh(into, pod, nsLabels, near, away, other)
 		}
 		if len(mine) == 0 {
 			return
@@ -88,12 +89,12 @@ func (p *Plugin) resolveWeighted(terms []fwk.WeightedAffinityTerm) ([]fwk.Weight
 	return out, nil
 }
 
-// weigh adds what one running pod means for the domains of its node.
-func (p *Plugin) weigh(into counts, pod *corev1.Pod, nsLabels labels.Set, near, away []fwk.WeightedAffinityTerm, other fwk.PodInfo, node *corev1.Node) {
+// weigh tells what one running pod means for the domains of its node, by topology key.
+func (p *Plugin) weigh(into func(key string, weight int64), pod *corev1.Pod, nsLabels labels.Set, near, away []fwk.WeightedAffinityTerm, other fwk.PodInfo) {
 	apply := func(terms []fwk.WeightedAffinityTerm, target *corev1.Pod, ns labels.Set, sign int64) {
 		for _, t := range terms {
 			if t.Matches(target, ns) {
-				into.add(node, t.TopologyKey, sign*int64(t.Weight))
+				into(t.TopologyKey, sign*int64(t.Weight))
 			}
 		}
 	}
@@ -102,7 +103,7 @@ func (p *Plugin) weigh(into counts, pod *corev1.Pod, nsLabels labels.Set, near, 
 	if p.hardWeight > 0 {
 		for _, t := range other.GetRequiredAffinityTerms() {
 			if t.Matches(pod, nsLabels) {
-				into.add(node, t.TopologyKey, int64(p.hardWeight))
+				into(t.TopologyKey, int64(p.hardWeight))
 			}
 		}
 	}

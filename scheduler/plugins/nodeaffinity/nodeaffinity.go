@@ -13,6 +13,7 @@ import (
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/columns"
 	"keelson.dev/scheduler/plugins/hint"
 	"keelson.dev/scheduler/plugins/normalize"
 )
@@ -130,26 +131,82 @@ func (*Plugin) PreFilterExtensions() fwk.PreFilterExtensions { return nil }
 
 // Filter implements fwk.FilterPlugin.
 func (p *Plugin) Filter(_ context.Context, state fwk.CycleState, pod *corev1.Pod, info fwk.NodeInfo) *fwk.Status {
-	node := info.Node()
-	if p.added != nil && !p.added.Match(node) {
-		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, reasonProfile)
-	}
 	need, err := state.Read(filterKey)
 	if err != nil {
 		need = required{nodeaffinity.GetRequiredNodeAffinity(pod)} // a caller that runs filters alone
 	}
-	if ok, err := need.(required).Match(node); !ok || err != nil {
-		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, reasonPod)
+	if why := p.mismatch(need.(required), info.Node()); why != "" {
+		return refusal(why)
+	}
+	return nil
+}
+
+// mismatch says why the node does not match, or "".
+func (p *Plugin) mismatch(need required, node *corev1.Node) string {
+	if p.added != nil && !p.added.Match(node) {
+		return reasonProfile
+	}
+	if ok, err := need.Match(node); !ok || err != nil {
+		return reasonPod
+	}
+	return ""
+}
+
+func refusal(why string) *fwk.Status {
+	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, why).WithPlugin(Name)
+}
+
+// LocalFilter implements columns.LocalFilter.
+func (p *Plugin) LocalFilter(t *columns.Table, info fwk.PodInfo) columns.Filter {
+	pod := info.GetPod()
+	if a := nodeAffinity(pod); (a == nil || a.RequiredDuringSchedulingIgnoredDuringExecution == nil) && len(pod.Spec.NodeSelector) == 0 && p.added == nil {
+		return nil
+	}
+	need := required{nodeaffinity.GetRequiredNodeAffinity(pod)}
+	refused := map[string]*fwk.Status{"": nil, reasonPod: refusal(reasonPod), reasonProfile: refusal(reasonProfile)}
+	return columns.NodeFilter(func(slot int32) *fwk.Status { return refused[p.mismatch(need, t.Nodes[slot].Node())] })
+}
+
+// LocalScore implements columns.LocalScore.
+func (p *Plugin) LocalScore(t *columns.Table, info fwk.PodInfo) columns.Score {
+	terms := preferences(info.GetPod())
+	if len(terms) == 0 && p.addedPrefs == nil {
+		return nil
+	}
+	parsed, err := nodeaffinity.NewPreferredSchedulingTerms(terms)
+	if err != nil {
+		return nil // validation keeps such pods out
+	}
+	return columns.NodeScore{Of: func(slot int32) int64 {
+		node := t.Nodes[slot].Node()
+		sum := parsed.Score(node)
+		if p.addedPrefs != nil {
+			sum += p.addedPrefs.Score(node)
+		}
+		return sum
+	}}
+}
+
+// NamesNodes says whether the pod's affinity names the nodes it may be on, as that of a DaemonSet's pod does.
+func NamesNodes(pod *corev1.Pod) bool {
+	a := nodeAffinity(pod)
+	if a == nil || a.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return false
+	}
+	_, limited := namedNodes(a.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms)
+	return limited
+}
+
+func preferences(pod *corev1.Pod) []corev1.PreferredSchedulingTerm {
+	if a := nodeAffinity(pod); a != nil {
+		return a.PreferredDuringSchedulingIgnoredDuringExecution
 	}
 	return nil
 }
 
 // PreScore implements fwk.PreScorePlugin.
 func (p *Plugin) PreScore(_ context.Context, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo) *fwk.Status {
-	var terms []corev1.PreferredSchedulingTerm
-	if a := nodeAffinity(pod); a != nil {
-		terms = a.PreferredDuringSchedulingIgnoredDuringExecution
-	}
+	terms := preferences(pod)
 	if len(nodes) == 0 || (len(terms) == 0 && p.addedPrefs == nil) {
 		return fwk.NewStatus(fwk.Skip)
 	}

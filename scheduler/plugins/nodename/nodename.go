@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/columns"
 	"keelson.dev/scheduler/plugins/hint"
 )
 
@@ -28,7 +29,26 @@ func (Plugin) Filter(_ context.Context, _ fwk.CycleState, pod *corev1.Pod, node 
 	if pod.Spec.NodeName == "" || pod.Spec.NodeName == node.Node().Name {
 		return nil
 	}
-	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "node(s) didn't match the requested node name")
+	return refusal()
+}
+
+func refusal() *fwk.Status {
+	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "node(s) didn't match the requested node name").WithPlugin(Name)
+}
+
+// LocalFilter implements columns.LocalFilter.
+func (Plugin) LocalFilter(t *columns.Table, pod fwk.PodInfo) columns.Filter {
+	name := pod.GetPod().Spec.NodeName
+	if name == "" {
+		return nil
+	}
+	refused := refusal()
+	return columns.NodeFilter(func(slot int32) *fwk.Status {
+		if t.Nodes[slot].Node().Name != name {
+			return refused
+		}
+		return nil
+	})
 }
 
 // EventsToRegister implements fwk.EnqueueExtensions.

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/columns"
 	"keelson.dev/scheduler/nodeinfo"
 	"keelson.dev/scheduler/plugins/hint"
 )
@@ -51,14 +52,47 @@ func (Plugin) Filter(_ context.Context, state fwk.CycleState, pod *corev1.Pod, n
 	if err != nil {
 		ports = wanted(nodeinfo.HostPorts(pod)) // a caller that runs filters alone
 	}
-	used := node.GetUsedPorts()
-	for _, port := range ports.(wanted) {
-		if used.CheckConflict(port.HostIP, string(port.Protocol), port.HostPort) {
-			return fwk.NewStatus(fwk.Unschedulable, "node(s) didn't have free ports for the requested pod ports")
-		}
+	if ports.(wanted).taken(node) {
+		return refusal()
 	}
 	return nil
 }
+
+func (w wanted) taken(node fwk.NodeInfo) bool {
+	used := node.GetUsedPorts()
+	return slices.ContainsFunc(w, func(p corev1.ContainerPort) bool { return used.CheckConflict(p.HostIP, string(p.Protocol), p.HostPort) })
+}
+
+func refusal() *fwk.Status {
+	return fwk.NewStatus(fwk.Unschedulable, "node(s) didn't have free ports for the requested pod ports").WithPlugin(Name)
+}
+
+type column struct {
+	table   *columns.Table
+	ports   wanted
+	refused *fwk.Status
+}
+
+// LocalFilter implements columns.LocalFilter.
+func (Plugin) LocalFilter(t *columns.Table, pod fwk.PodInfo) columns.Filter {
+	ports := wanted(nodeinfo.HostPorts(pod.GetPod()))
+	if len(ports) == 0 {
+		return nil
+	}
+	return column{t, ports, refusal()}
+}
+
+// Refuse implements columns.Filter.
+func (c column) Refuse(slots []int32, refused []*fwk.Status) {
+	for _, slot := range slots {
+		if refused[slot] == nil && c.ports.taken(c.table.Nodes[slot]) {
+			refused[slot] = c.refused
+		}
+	}
+}
+
+// OfNode implements columns.Filter.
+func (column) OfNode() bool { return false }
 
 // EventsToRegister implements fwk.EnqueueExtensions.
 func (Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {

@@ -12,6 +12,7 @@ import (
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/columns"
 	"keelson.dev/scheduler/nodeinfo"
 	"keelson.dev/scheduler/plugins/hint"
 )
@@ -71,14 +72,64 @@ func (f *Fit) Filter(_ context.Context, state fwk.CycleState, pod *corev1.Pod, n
 		need = &request{nodeinfo.NewResource(nodeinfo.PodRequests(pod))} // a caller that runs filters alone
 	}
 	reasons, unresolvable := f.insufficient(&need.(*request).Resource, node)
+	return refusal(reasons, unresolvable)
+}
+
+func refusal(reasons []string, unresolvable bool) *fwk.Status {
 	if len(reasons) == 0 {
 		return nil
 	}
+	code := fwk.Unschedulable
 	if unresolvable {
-		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, reasons...)
+		code = fwk.UnschedulableAndUnresolvable
 	}
-	return fwk.NewStatus(fwk.Unschedulable, reasons...)
+	return fwk.NewStatus(code, reasons...).WithPlugin(FitName)
 }
+
+// column is Fit for pods with one request.
+type column struct {
+	fit   *Fit
+	table *columns.Table
+	need  nodeinfo.Resource
+	// known are the refusals given so far, by their wording.
+	known map[string]*fwk.Status
+}
+
+// LocalFilter implements columns.LocalFilter.
+func (f *Fit) LocalFilter(t *columns.Table, pod fwk.PodInfo) columns.Filter {
+	return &column{f, t, nodeinfo.NewResource(nodeinfo.PodRequests(pod.GetPod())), map[string]*fwk.Status{}}
+}
+
+// Refuse implements columns.Filter. The columns say whether a node has room; the reasons are worded only for one that has not.
+func (c *column) Refuse(slots []int32, refused []*fwk.Status) {
+	t, special := c.table, len(c.need.ScalarResources) > 0
+	full := func(r *columns.Capacity, slot int32, need int64) bool {
+		return need > 0 && need > r.Total[slot]-r.Used[slot]
+	}
+	for _, slot := range slots {
+		if refused[slot] != nil {
+			continue
+		}
+		if special || t.Pods.Used[slot] >= t.Pods.Total[slot] || full(&t.CPU, slot, c.need.MilliCPU) ||
+			full(&t.Memory, slot, c.need.Memory) || full(&t.Storage, slot, c.need.EphemeralStorage) {
+			refused[slot] = c.refusal(t.Nodes[slot])
+		}
+	}
+}
+
+func (c *column) refusal(node fwk.NodeInfo) *fwk.Status {
+	reasons, unresolvable := c.fit.insufficient(&c.need, node)
+	key := fmt.Sprint(unresolvable, reasons)
+	status, ok := c.known[key]
+	if !ok {
+		status = refusal(reasons, unresolvable)
+		c.known[key] = status
+	}
+	return status
+}
+
+// OfNode implements columns.Filter.
+func (*column) OfNode() bool { return false }
 
 // insufficient lists what a node lacks for a request. It is unresolvable if the node would lack it when it were empty.
 func (f *Fit) insufficient(need *nodeinfo.Resource, node fwk.NodeInfo) (reasons []string, unresolvable bool) {

@@ -10,13 +10,12 @@ import (
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/columns"
 	"keelson.dev/scheduler/nodeinfo"
 )
 
-// usage is one resource on one node if the pod were there.
-type usage struct{ requested, allocatable, weight int64 }
-
-func (u usage) fraction() float64 { return min(1, float64(u.requested)/float64(u.allocatable)) }
+// usage is one resource on one node: what is taken of it now, and what would be if the pod were there.
+type usage struct{ before, requested, allocatable, weight int64 }
 
 // formula turns the usages of a node into a score in [0, fwk.MaxScore].
 type formula func([]usage) int64
@@ -86,10 +85,13 @@ func (s *scorer) Score(_ context.Context, state fwk.CycleState, pod *corev1.Pod,
 	if err != nil {
 		use = s.usageOf(pod) // a caller that runs scores alone
 	}
-	usages := make([]usage, 0, len(s.resources))
+	return s.rate(use.(podUsage), node, nil), nil
+}
+
+// rate scores a node; usages is room to work in.
+func (s *scorer) rate(use podUsage, node fwk.NodeInfo, usages []usage) int64 {
 	for i, spec := range s.resources {
-		name := corev1.ResourceName(spec.Name)
-		mine := use.(podUsage)[i]
+		name, mine := corev1.ResourceName(spec.Name), use[i]
 		u := usage{allocatable: nodeinfo.OfInterface(node.GetAllocatable(), name), weight: max(spec.Weight, 1)}
 		if u.allocatable == 0 || (mine == 0 && scalar(name)) {
 			continue
@@ -98,11 +100,41 @@ func (s *scorer) Score(_ context.Context, state fwk.CycleState, pod *corev1.Pod,
 		if !s.actual && (name == corev1.ResourceCPU || name == corev1.ResourceMemory) {
 			requested = node.GetNonZeroRequested()
 		}
-		u.requested = nodeinfo.OfInterface(requested, name) + mine
+		u.before = nodeinfo.OfInterface(requested, name)
+		u.requested = u.before + mine
 		usages = append(usages, u)
 	}
-	return s.formula(usages), nil
+	return s.formula(usages)
 }
+
+// LocalScore implements columns.LocalScore.
+func (s *scorer) LocalScore(t *columns.Table, pod fwk.PodInfo) columns.Score {
+	use := s.usageOf(pod.GetPod())
+	if s.actual && allZero(use) {
+		return nil
+	}
+	return &scoreColumn{s, t, use, make([]usage, 0, len(s.resources))}
+}
+
+type scoreColumn struct {
+	*scorer
+	table  *columns.Table
+	use    podUsage
+	usages []usage
+}
+
+// Rate implements columns.Score.
+func (c *scoreColumn) Rate(slots []int32, raw []int64) {
+	for _, slot := range slots {
+		raw[slot] = c.rate(c.use, c.table.Nodes[slot], c.usages[:0])
+	}
+}
+
+// OfNode implements columns.Score.
+func (*scoreColumn) OfNode() bool { return false }
+
+// Scale implements columns.Score.
+func (*scoreColumn) Scale() columns.Scale { return columns.AsIs }
 
 // ScoreExtensions implements fwk.ScorePlugin.
 func (*scorer) ScoreExtensions() fwk.ScoreExtensions { return nil }
@@ -135,30 +167,41 @@ func mostAllocated(usages []usage) int64 {
 	})
 }
 
-// capacityRatio scores by a curve through points of utilization (in %) and score (0 to 10).
+// capacityRatio scores by a curve through points of utilization (in %) and score (0 to 10). A resource that the curve gives nothing
+// does not count, as upstream has it.
 func capacityRatio(shape []configv1.UtilizationShapePoint) formula {
-	const shapeMax = 10
+	const scale = fwk.MaxScore / 10
 	at := func(utilization int64) int64 {
 		prev := shape[0]
 		for _, point := range shape {
-			if utilization <= int64(point.Utilization) {
-				if point == prev {
-					return int64(point.Score) * fwk.MaxScore / shapeMax
-				}
-				run, rise := int64(point.Utilization-prev.Utilization), int64(point.Score-prev.Score)
-				return (int64(prev.Score) + rise*(utilization-int64(prev.Utilization))/run) * fwk.MaxScore / shapeMax
+			if utilization > int64(point.Utilization) {
+				prev = point
+				continue
 			}
-			prev = point
+			from, to := int64(prev.Score)*scale, int64(point.Score)*scale
+			if point == prev {
+				return to
+			}
+			return from + (to-from)*(utilization-int64(prev.Utilization))/int64(point.Utilization-prev.Utilization)
 		}
-		return int64(prev.Score) * fwk.MaxScore / shapeMax
+		return int64(prev.Score) * scale
 	}
 	return func(usages []usage) int64 {
-		return weightedMean(usages, func(u usage) int64 {
-			if u.requested > u.allocatable {
-				return at(100)
+		var sum, weights int64
+		for _, u := range usages {
+			utilization := int64(100)
+			if u.requested <= u.allocatable {
+				utilization = u.requested * 100 / u.allocatable
 			}
-			return at(u.requested * 100 / u.allocatable)
-		})
+			if score := at(utilization); score > 0 {
+				sum += score * u.weight
+				weights += u.weight
+			}
+		}
+		if weights == 0 {
+			return 0
+		}
+		return int64(math.Round(float64(sum) / float64(weights)))
 	}
 }
 
@@ -187,18 +230,31 @@ func (*Balanced) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, 
 	return nil, nil
 }
 
-// balance is 1 minus the standard deviation of the used fractions.
+// balance scores what the pod does to the balance of the node: 75 leaves it as it is, 100 mends and 50 destroys it.
 func balance(usages []usage) int64 {
-	if len(usages) == 0 {
-		return fwk.MaxScore
-	}
-	var mean float64
+	with := evenness(usages, func(u usage) int64 { return u.requested })
+	without := evenness(usages, func(u usage) int64 { return u.before })
+	return fwk.MaxScore/2 + (fwk.MaxScore/2+with-without)/2
+}
+
+// evenness is 1 minus the standard deviation of the used fractions, in the framework's range.
+func evenness(usages []usage, used func(usage) int64) int64 {
+	fraction := func(u usage) float64 { return min(1, float64(used(u))/float64(u.allocatable)) }
+	var mean, variance float64
 	for _, u := range usages {
-		mean += u.fraction() / float64(len(usages))
+		mean += fraction(u)
 	}
-	var variance float64
-	for _, u := range usages {
-		variance += (u.fraction() - mean) * (u.fraction() - mean) / float64(len(usages))
+	mean /= float64(len(usages))
+	deviation := 0.0
+	switch len(usages) {
+	case 0, 1:
+	case 2:
+		deviation = math.Abs((fraction(usages[0]) - fraction(usages[1])) / 2)
+	default:
+		for _, u := range usages {
+			variance += (fraction(u) - mean) * (fraction(u) - mean)
+		}
+		deviation = math.Sqrt(variance / float64(len(usages)))
 	}
-	return int64((1 - math.Sqrt(variance)) * float64(fwk.MaxScore))
+	return int64((1 - deviation) * float64(fwk.MaxScore))
 }

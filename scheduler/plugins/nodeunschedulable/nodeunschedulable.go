@@ -10,6 +10,7 @@ import (
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/columns"
 	"keelson.dev/scheduler/plugins/hint"
 )
 
@@ -30,7 +31,25 @@ func (Plugin) Filter(ctx context.Context, _ fwk.CycleState, pod *corev1.Pod, nod
 	if !node.Node().Spec.Unschedulable || tolerates(klog.FromContext(ctx), pod) {
 		return nil
 	}
-	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "node(s) were unschedulable")
+	return refusal()
+}
+
+func refusal() *fwk.Status {
+	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "node(s) were unschedulable").WithPlugin(Name)
+}
+
+// LocalFilter implements columns.LocalFilter.
+func (Plugin) LocalFilter(t *columns.Table, pod fwk.PodInfo) columns.Filter {
+	if tolerates(klog.Background(), pod.GetPod()) {
+		return nil
+	}
+	refused := refusal()
+	return columns.NodeFilter(func(slot int32) *fwk.Status {
+		if t.Unschedulable[slot] {
+			return refused
+		}
+		return nil
+	})
 }
 
 func tolerates(logger klog.Logger, pod *corev1.Pod) bool {

@@ -1,0 +1,157 @@
+package scheduler
+
+import (
+	"context"
+	"sync/atomic"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"keelson.dev/scheduler/nodeinfo"
+	"keelson.dev/scheduler/plugins/nodeaffinity"
+	"keelson.dev/scheduler/profile"
+	"keelson.dev/scheduler/shape"
+)
+
+// decideOnColumns decides with the engine for the plugins that it stands for; the others are asked about the nodes that are left,
+// through the framework's interfaces. It looks at all nodes, whatever share of them the profile would have scored. ok is false when
+// the plain path must decide: where plugins narrow the nodes down before they are looked at, and where the plain path must say why
+// nothing is left.
+func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *profile.Profile, state *profile.State, info *nodeinfo.PodInfo,
+) (node string, f *failure, ok bool) {
+	pod := info.GetPod()
+	if s.snapshot.NumNodes() == 0 || len(s.extenders) > 0 || nodeaffinity.NamesNodes(pod) {
+		return "", nil, false
+	}
+	all, _ := s.snapshot.List() // it never fails
+	pre, status, _ := prof.RunPreFilter(ctx, state, pod, all, e.Names())
+	if !status.IsSuccess() || !pre.AllNodes() {
+		return "", nil, false
+	}
+	d, err := e.Filter(info)
+	if err != nil || !s.heedNominated(ctx, e, d, prof, pod) {
+		return "", nil, false
+	}
+	if len(d.Feasible) > 0 && prof.Filters(state.GetSkipFilterPlugins()) {
+		if !s.filterRest(ctx, e, d, prof, state, pod) {
+			return "", nil, false
+		}
+	}
+	if len(d.Feasible) == 0 {
+		f, ok = s.noneOnColumns(ctx, d, prof, info)
+		return "", f, ok
+	}
+	nodes := s.snapshot.Table().Nodes
+	if slot, mine := s.snapshot.Table().Slot(s.queue.Nominator.NodeOf(pod.UID)); mine && d.Refused[slot] == nil {
+		return nodes[slot].Node().Name, nil, true
+	}
+	if len(d.Feasible) == 1 {
+		return nodes[d.Feasible[0]].Node().Name, nil, true
+	}
+	scores := e.Score(d)
+	if prof.Scores(e.Names()) {
+		if status := s.scoreRest(ctx, e, d, prof, state, pod, scores); !status.IsSuccess() {
+			return "", &failure{status: status, diagnosis: profile.NewDiagnosis(), message: status.Message()}, true
+		}
+	}
+	best := pick(len(d.Feasible), func(i int) int64 { return scores[d.Feasible[i]] })
+	return nodes[d.Feasible[best]].Node().Name, nil, true
+}
+
+// heedNominated refuses the nodes where there is room only if the pods do not come for which preemption has made it.
+func (s *Scheduler) heedNominated(ctx context.Context, e *shape.Engine, d *shape.Decision, prof *profile.Profile, pod *corev1.Pod) bool {
+	names := s.queue.Nominator.NodesBefore(pod)
+	if len(names) == 0 || len(d.Feasible) == 0 {
+		return true
+	}
+	all, _ := s.snapshot.List() // it never fails
+	state := profile.NewState()
+	if _, status, _ := prof.RunPreFilter(ctx, state, pod, all, sets.New[string]()); !status.IsSuccess() {
+		return false
+	}
+	for _, name := range names {
+		slot, ok := s.snapshot.Table().Slot(name)
+		if !ok || d.Refused[slot] != nil {
+			continue
+		}
+		status := prof.RunFilterPluginsWithNominatedPods(ctx, state, pod, s.snapshot.Table().Nodes[slot])
+		if status.IsError() {
+			return false
+		}
+		if !status.IsSuccess() {
+			e.Refuse(d, slot, status)
+		}
+	}
+	e.Narrow(d)
+	return true
+}
+
+// filterRest asks the filters that have no columns. It returns false when they leave nothing: then the plain path says why, in the
+// order of the plugins.
+func (s *Scheduler) filterRest(ctx context.Context, e *shape.Engine, d *shape.Decision, prof *profile.Profile, state *profile.State, pod *corev1.Pod) bool {
+	nodes := s.snapshot.Table().Nodes
+	refusals := make([]*fwk.Status, len(d.Feasible))
+	var failed atomic.Bool
+	s.workers.Until(ctx, len(d.Feasible), func(i int) {
+		refusals[i] = prof.RunFilterPlugins(ctx, state, pod, nodes[d.Feasible[i]])
+		if refusals[i].IsError() {
+			failed.Store(true)
+		}
+	}, "Filter")
+	if failed.Load() || ctx.Err() != nil {
+		return false
+	}
+	for i, slot := range d.Feasible {
+		if refusals[i] != nil {
+			e.Refuse(d, slot, refusals[i])
+		}
+	}
+	e.Narrow(d)
+	return len(d.Feasible) > 0
+}
+
+// scoreRest adds the scores that have no columns.
+func (s *Scheduler) scoreRest(ctx context.Context, e *shape.Engine, d *shape.Decision, prof *profile.Profile, state *profile.State, pod *corev1.Pod, scores []int64) *fwk.Status {
+	nodes := make([]fwk.NodeInfo, len(d.Feasible))
+	for i, slot := range d.Feasible {
+		nodes[i] = s.snapshot.Table().Nodes[slot]
+	}
+	if status := prof.RunPreScore(ctx, state, pod, nodes, e.Names()); !status.IsSuccess() {
+		return status
+	}
+	rest, status := prof.RunScorePlugins(ctx, state, pod, nodes)
+	if !status.IsSuccess() {
+		return status
+	}
+	for i, slot := range d.Feasible {
+		scores[slot] += rest[i].TotalScore
+	}
+	return nil
+}
+
+// noneOnColumns says why no node is left, and lets the PostFilter plugins make room. These work on the state of the plain plugins,
+// which is made only if some node has a pod that could go.
+func (s *Scheduler) noneOnColumns(ctx context.Context, d *shape.Decision, prof *profile.Profile, info *nodeinfo.PodInfo) (*failure, bool) {
+	pod, table := info.GetPod(), s.snapshot.Table()
+	diagnosis := profile.NewDiagnosis()
+	diagnosis.OnColumns(table, d.Refused)
+	state := profile.NewState()
+	if diagnosis.Has(fwk.Unschedulable) && (prof.PostFilters() || hasVictims(d, table.Lowest, corev1helpers.PodPriority(pod))) {
+		all, _ := s.snapshot.List() // it never fails
+		if _, status, _ := prof.RunPreFilter(ctx, state, pod, all, sets.New[string]()); !status.IsSuccess() {
+			return nil, false
+		}
+	}
+	return s.noneFits(ctx, prof, state, pod, diagnosis), true
+}
+
+func hasVictims(d *shape.Decision, lowest []int32, priority int32) bool {
+	for slot, status := range d.Refused {
+		if lowest[slot] < priority && status.Code() == fwk.Unschedulable {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,212 @@
+// Package shape decides on columns. It remembers, for pods of one shape, which nodes refuse them and how the others score, and for
+// the next pod of the shape looks only at the nodes that have changed since. Shapes are of two kinds: the template, which is about
+// a pod and one node, and the relations of a pod to other pods.
+package shape
+
+import (
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/sets"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"keelson.dev/scheduler/columns"
+)
+
+// Shapes that are remembered; each takes some tens of bytes per node.
+const (
+	maxTemplates = 64
+	maxRelations = 64
+)
+
+// Scorer is a score plugin and its weight.
+type Scorer struct {
+	fwk.ScorePlugin
+	Weight int64
+}
+
+// Engine decides for the pods of one profile. Only the scheduling loop uses it.
+type Engine struct {
+	table   *columns.Table
+	filters []columns.LocalFilter
+	scores  []localScore
+	related []relational
+	// names are the plugins that the engine stands for.
+	names sets.Set[string]
+
+	templates *recent[*template]
+	relations *recent[*followed]
+	epoch     int
+
+	key     []byte
+	refused []*fwk.Status
+	total   []int64
+	scratch []int64
+	chosen  []int32
+}
+
+type localScore struct {
+	plugin columns.LocalScore
+	weight int64
+}
+
+type relational struct {
+	columns.Relational
+	filters bool
+	weight  int64 // 0: it does not score
+}
+
+// New returns an engine for the plugins that can work on columns; the others are left to the caller. It returns nil when the order
+// of the plugins is not the one in which the engine asks them: local ones before relational ones.
+func New(table *columns.Table, filters []fwk.FilterPlugin, scores []Scorer) *Engine {
+	e := &Engine{table: table, names: sets.New[string](), templates: newRecent[*template](maxTemplates), relations: newRecent[*followed](maxRelations)}
+	for _, f := range filters {
+		switch p := f.(type) {
+		case columns.LocalFilter:
+			if len(e.related) > 0 {
+				return nil
+			}
+			e.filters = append(e.filters, p)
+		case columns.Relational:
+			e.related = append(e.related, relational{Relational: p, filters: true})
+		default:
+			continue
+		}
+		e.names.Insert(f.Name())
+	}
+	for _, s := range scores {
+		switch p := s.ScorePlugin.(type) {
+		case columns.LocalScore:
+			e.scores = append(e.scores, localScore{p, s.Weight})
+		case columns.Relational:
+			i := slices.IndexFunc(e.related, func(r relational) bool { return r.Name() == p.Name() })
+			if i < 0 {
+				i = len(e.related)
+				e.related = append(e.related, relational{Relational: p})
+			}
+			e.related[i].weight = s.Weight
+		default:
+			continue
+		}
+		e.names.Insert(s.Name())
+	}
+	return e
+}
+
+// Handles says whether the engine stands for a plugin.
+func (e *Engine) Handles(plugin string) bool { return e.names.Has(plugin) }
+
+// Names returns the plugins that the engine stands for.
+func (e *Engine) Names() sets.Set[string] { return e.names }
+
+// Decision is what the engine found for one pod. It is valid until the next.
+type Decision struct {
+	// Refused is the refusal of each slot, nil where the pod fits. Free slots hold a refusal too, of no plugin.
+	Refused []*fwk.Status
+	// Feasible are the slots where it fits.
+	Feasible []int32
+
+	template  *template
+	owned     bool               // Refused is not the template's
+	relations []columns.Relation // by relational plugin; nil: nothing to do
+}
+
+// free is the refusal of a slot without a node.
+var free = fwk.NewStatus(fwk.UnschedulableAndUnresolvable)
+
+// Filter finds the nodes that no filter of the engine refuses.
+func (e *Engine) Filter(pod fwk.PodInfo) (*Decision, error) {
+	if e.epoch != e.table.Epoch() {
+		e.templates.clear()
+		e.relations.clear()
+		e.epoch = e.table.Epoch()
+	}
+	d := &Decision{template: e.template(pod), relations: make([]columns.Relation, len(e.related))}
+	d.Refused = d.template.refused
+	e.chosen = e.chosen[:0]
+	for slot, status := range d.Refused {
+		if status == nil {
+			e.chosen = append(e.chosen, int32(slot)) //nolint:gosec // an index
+		}
+	}
+	d.Feasible = e.chosen
+	for i, r := range e.related {
+		relation, err := e.relation(i, pod)
+		if err != nil {
+			return nil, fmt.Errorf("relate pod with %s: %w", r.Name(), err)
+		}
+		d.relations[i] = relation
+		if relation == nil || !r.filters {
+			continue
+		}
+		e.own(d)
+		relation.Refuse(d.Feasible, d.Refused)
+		e.narrow(d)
+	}
+	return d, nil
+}
+
+// own makes the refusals a copy that may be written.
+func (e *Engine) own(d *Decision) {
+	if !d.owned {
+		e.refused = append(e.refused[:0], d.template.refused...)
+		d.Refused, d.owned = e.refused, true
+	}
+}
+
+func (e *Engine) narrow(d *Decision) {
+	d.Feasible = slices.DeleteFunc(d.Feasible, func(slot int32) bool { return d.Refused[slot] != nil })
+}
+
+// Refuse takes a further node out of a decision; Narrow must follow the last of them.
+func (e *Engine) Refuse(d *Decision, slot int32, why *fwk.Status) {
+	e.own(d)
+	d.Refused[slot] = why
+}
+
+// Narrow brings the feasible nodes in line with the refusals.
+func (e *Engine) Narrow(d *Decision) { e.narrow(d) }
+
+// Score returns the scores of the feasible slots, by slot.
+func (e *Engine) Score(d *Decision) []int64 {
+	if missing := e.table.Len() - len(e.total); missing > 0 {
+		e.total, e.scratch = append(e.total, make([]int64, missing)...), append(e.scratch, make([]int64, missing)...)
+	}
+	for _, slot := range d.Feasible {
+		e.total[slot] = 0
+	}
+	e.addLocal(d.template, d.Feasible)
+	for i, relation := range d.relations {
+		if relation != nil && e.related[i].weight > 0 {
+			relation.Score(d.Feasible, e.related[i].weight, e.total)
+		}
+	}
+	return e.total
+}
+
+// Scores returns the weighted scores of the feasible slots of one plugin after the other.
+func (e *Engine) Scores(d *Decision, each func(plugin string, scores []int64)) {
+	one := func(plugin string, add func(total []int64)) {
+		clear(e.scratch)
+		add(e.scratch)
+		each(plugin, e.scratch)
+	}
+	for i, s := range e.scores {
+		if d.template.scores[i] != nil {
+			one(s.plugin.Name(), func(total []int64) { d.template.add(i, s.weight, d.Feasible, total) })
+		}
+	}
+	for i, relation := range d.relations {
+		if relation != nil && e.related[i].weight > 0 {
+			one(e.related[i].Name(), func(total []int64) { relation.Score(d.Feasible, e.related[i].weight, total) })
+		}
+	}
+}
+
+func (e *Engine) addLocal(t *template, feasible []int32) {
+	for i, s := range e.scores {
+		if t.scores[i] != nil {
+			t.add(i, s.weight, feasible, e.total)
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package shape
+
+import (
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"keelson.dev/scheduler/columns"
+)
+
+// template is what is known of the pods of one template, by slot.
+type template struct {
+	at      uint64 // how far in the table's journal
+	filters []columns.Filter
+	// refusedByNode are the refusals of the filters that look at the Node alone; refused are all.
+	refusedByNode, refused []*fwk.Status
+	scores                 []*rating // by score plugin; nil: no difference between nodes
+}
+
+type rating struct {
+	columns.Score
+	raw     []int64
+	version uint64
+	// zero is set while no node has a raw score, so that nothing needs to be scaled.
+	zero bool
+}
+
+// template returns the pod's template, up to date.
+func (e *Engine) template(pod fwk.PodInfo) *template {
+	e.key = columns.Template(e.key[:0], pod)
+	t, ok := e.templates.get(e.key)
+	if !ok {
+		t = &template{}
+		for _, f := range e.filters {
+			if filter := f.LocalFilter(e.table, pod); filter != nil {
+				t.filters = append(t.filters, filter)
+			}
+		}
+		for _, s := range e.scores {
+			var r *rating
+			if score := s.plugin.LocalScore(e.table, pod); score != nil {
+				r = &rating{Score: score}
+			}
+			t.scores = append(t.scores, r)
+		}
+		e.templates.put(e.key, t)
+		t.sync(e.table, e.table.All(), e.table.All())
+	} else if changed, nodes, ok := e.table.Since(t.at); ok {
+		t.sync(e.table, changed, nodes)
+	} else {
+		t.sync(e.table, e.table.All(), e.table.All())
+	}
+	t.at = e.table.Now()
+	return t
+}
+
+// sync looks anew at the slots that changed; nodes are those of them whose Node did.
+func (t *template) sync(table *columns.Table, changed, nodes []int32) {
+	if missing := table.Len() - len(t.refused); missing > 0 {
+		t.refused = append(t.refused, make([]*fwk.Status, missing)...)
+		t.refusedByNode = append(t.refusedByNode, make([]*fwk.Status, missing)...)
+	}
+	live := nodes[:0:0]
+	for _, slot := range nodes {
+		t.refusedByNode[slot] = nil
+		if table.Nodes[slot] == nil {
+			t.refusedByNode[slot] = free
+			continue
+		}
+		live = append(live, slot)
+	}
+	t.filter(true, live, t.refusedByNode)
+	t.rate(table, live, true)
+	open := changed[:0:0]
+	for _, slot := range changed {
+		t.refused[slot] = t.refusedByNode[slot]
+		if table.Nodes[slot] != nil {
+			open = append(open, slot)
+		}
+	}
+	t.filter(false, open, t.refused)
+	t.rate(table, open, false)
+}
+
+func (t *template) filter(ofNode bool, slots []int32, refused []*fwk.Status) {
+	for _, f := range t.filters {
+		if f.OfNode() == ofNode && len(slots) > 0 {
+			f.Refuse(slots, refused)
+		}
+	}
+}
+
+func (t *template) rate(table *columns.Table, slots []int32, ofNode bool) {
+	for _, r := range t.scores {
+		if r == nil || r.OfNode() != ofNode {
+			continue
+		}
+		of := slots
+		if missing := table.Len() - len(r.raw); missing > 0 {
+			r.raw = append(r.raw, make([]int64, missing)...)
+		}
+		if v, ok := r.Score.(columns.Versioned); ok && v.Version() != r.version {
+			r.version = v.Version()
+			of = live(table)
+		}
+		r.Rate(of, r.raw)
+		if len(of) > 0 && r.Scale() != columns.AsIs {
+			r.zero = allZero(r.raw)
+		}
+	}
+}
+
+func live(table *columns.Table) []int32 {
+	out := table.All()
+	n := 0
+	for _, slot := range out {
+		if table.Nodes[slot] != nil {
+			out[n] = slot
+			n++
+		}
+	}
+	return out[:n]
+}
+
+func allZero(values []int64) bool {
+	for _, v := range values {
+		if v != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// add adds the weighted scores of one plugin.
+func (t *template) add(i int, weight int64, feasible []int32, total []int64) {
+	r := t.scores[i]
+	scale := r.Scale()
+	if scale == columns.AsIs {
+		for _, slot := range feasible {
+			total[slot] += weight * r.raw[slot]
+		}
+		return
+	}
+	var highest int64
+	if !r.zero {
+		for _, slot := range feasible {
+			highest = max(highest, r.raw[slot])
+		}
+	}
+	for _, slot := range feasible {
+		total[slot] += weight * scaled(scale, r.raw[slot], highest)
+	}
+}
+
+func scaled(scale columns.Scale, raw, highest int64) int64 {
+	switch {
+	case highest == 0 && scale == columns.ToHighestReversed:
+		return fwk.MaxScore
+	case highest == 0:
+		return 0
+	case scale == columns.ToHighestReversed:
+		return fwk.MaxScore - fwk.MaxScore*raw/highest
+	default:
+		return fwk.MaxScore * raw / highest
+	}
+}

@@ -2,8 +2,11 @@ package scheduler
 
 import (
 	"context"
+	"encoding/json"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
@@ -13,7 +16,8 @@ import (
 
 // place counts the pod on its node, reserves what it needs there, and binds it in the background.
 func (s *Scheduler) place(ctx context.Context, prof *profile.Profile, state *profile.State, p *queue.Pod, node string) {
-	pod := p.Pod().DeepCopy()
+	copied := *p.Pod() // what it points to is read only, as in every cache of a watch
+	pod := &copied
 	pod.Spec.NodeName = node
 	if err := s.cache.Assume(p.WithPod(pod), node); err != nil {
 		s.fail(ctx, p, &failure{status: fwk.AsStatus(err), diagnosis: profile.NewDiagnosis(), message: err.Error()})
@@ -42,6 +46,13 @@ func (s *Scheduler) place(ctx context.Context, prof *profile.Profile, state *pro
 
 // bind waits for permission, prepares and binds.
 func (s *Scheduler) bind(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod, node string) *fwk.Status {
+	busy, status := prof.PreFlight(ctx, state, pod, node)
+	if !status.IsSuccess() {
+		return status
+	}
+	if busy {
+		s.announce(ctx, pod, node)
+	}
 	if status := prof.WaitOnPermit(ctx, pod); !status.IsSuccess() {
 		return status
 	}
@@ -68,6 +79,19 @@ func (s *Scheduler) bind(ctx context.Context, prof *profile.Profile, state *prof
 	return nil
 }
 
+// announce tells others, such as an autoscaler, where a pod will be whose binding may take long. The binding goes on without it.
+func (s *Scheduler) announce(ctx context.Context, pod *corev1.Pod, node string) {
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": pod.UID}, "status": map[string]any{"nominatedNodeName": node},
+	})
+	if err == nil {
+		_, err = s.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	}
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Write the node that the pod will be on", "pod", klog.KObj(pod), "node", node)
+	}
+}
+
 // unplace takes back what place did, after a plugin refused or the binding failed.
 func (s *Scheduler) unplace(ctx context.Context, prof *profile.Profile, state *profile.State, p *queue.Pod, pod *corev1.Pod, node string, status *fwk.Status) {
 	prof.RunReservePluginsUnreserve(ctx, state, pod, node)
@@ -81,5 +105,5 @@ func (s *Scheduler) unplace(ctx context.Context, prof *profile.Profile, state *p
 		d.NodeStatus[node] = status
 		message = d.Explain(len(d.NodeStatus))
 	}
-	s.fail(ctx, p, &failure{status: status, diagnosis: d, message: message})
+	s.fail(ctx, p, &failure{status: status, diagnosis: d, message: message, nominating: clearNomination()})
 }

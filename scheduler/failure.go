@@ -55,6 +55,9 @@ func (s *Scheduler) fail(ctx context.Context, p *queue.Pod, f *failure) {
 		note = note[:maxNote-4] + " ..."
 	}
 	s.recorder.WithLogger(logger).Eventf(pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", note)
+	if err == nil {
+		pod = current // its status is newer
+	}
 	s.status.set(pod, corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: f.message,
 		ObservedGeneration: pod.Generation,

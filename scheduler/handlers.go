@@ -109,7 +109,7 @@ func (h handlers) relieve() {
 }
 
 func (h handlers) info(pod *corev1.Pod) *nodeinfo.PodInfo {
-	info, err := nodeinfo.NewPodInfo(pod)
+	info, err := nodeinfo.Renew(h.cache.Pod(pod.UID), pod)
 	if err != nil {
 		klog.FromContext(h.ctx).Error(err, "Pod has affinity terms that do not parse", "pod", klog.KObj(pod))
 	}

@@ -28,6 +28,7 @@ type NodeInfo struct {
 	nonZero     Resource
 	allocatable Resource
 	images      map[string]*fwk.ImageStateSummary
+	features    ndf.FeatureSet
 	generation  int64
 }
 
@@ -85,8 +86,8 @@ func (n *NodeInfo) GetPVCRefCounts() map[string]int { return n.pvcRefs }
 // GetGeneration implements fwk.NodeInfo: it grows with every change.
 func (n *NodeInfo) GetGeneration() int64 { return n.generation }
 
-// GetNodeDeclaredFeatures implements fwk.NodeInfo. No plugin of ours reads declared features.
-func (n *NodeInfo) GetNodeDeclaredFeatures() ndf.FeatureSet { return ndf.FeatureSet{} }
+// GetNodeDeclaredFeatures implements fwk.NodeInfo.
+func (n *NodeInfo) GetNodeDeclaredFeatures() ndf.FeatureSet { return n.features }
 
 // String implements fwk.NodeInfo.
 func (n *NodeInfo) String() string {
@@ -120,6 +121,7 @@ func (n *NodeInfo) Clone() *NodeInfo {
 func (n *NodeInfo) SetNode(node *corev1.Node) {
 	n.node = node
 	n.allocatable = NewResource(node.Status.Allocatable)
+	n.features = ndf.DefaultFramework.TryMap(node.Status.DeclaredFeatures)
 	n.generation++
 }
 

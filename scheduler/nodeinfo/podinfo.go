@@ -46,6 +46,15 @@ func NewPodInfo(pod *corev1.Pod) (*PodInfo, error) {
 	return p, errors.Join(errs[:]...)
 }
 
+// Renew returns the data for a newer version of a pod; from an older version, which may be nil, it takes what cannot have changed.
+func Renew(old *PodInfo, pod *corev1.Pod) (*PodInfo, error) {
+	if old != nil && pod.Generation != 0 && old.pod.UID == pod.UID && old.pod.Generation == pod.Generation &&
+		!StatusHasResources(old.pod) && !StatusHasResources(pod) {
+		return old.WithPod(pod), nil
+	}
+	return NewPodInfo(pod)
+}
+
 // WithPod returns the same precomputed data for a copy of the pod that differs in nothing it was computed from.
 func (p *PodInfo) WithPod(pod *corev1.Pod) *PodInfo {
 	out := *p

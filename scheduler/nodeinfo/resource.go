@@ -84,11 +84,6 @@ func orDefault(requests corev1.ResourceList, name corev1.ResourceName, value, mi
 
 // plain says whether the pod's requests are those of its containers, and nothing else.
 func plain(pod *corev1.Pod) bool {
-	for i := range pod.Status.ContainerStatuses {
-		if s := &pod.Status.ContainerStatuses[i]; s.Resources != nil || s.AllocatedResources != nil {
-			return false
-		}
-	}
 	for i := range pod.Spec.Containers {
 		for name, q := range pod.Spec.Containers[i].Resources.Requests {
 			if _, whole := q.AsInt64(); !whole && name != corev1.ResourceCPU {
@@ -96,8 +91,19 @@ func plain(pod *corev1.Pod) bool {
 			}
 		}
 	}
-	return pod.Spec.Resources == nil && len(pod.Spec.InitContainers) == 0 && len(pod.Spec.Overhead) == 0 &&
-		pod.Status.Resources == nil && pod.Status.AllocatedResources == nil
+	return pod.Spec.Resources == nil && len(pod.Spec.InitContainers) == 0 && len(pod.Spec.Overhead) == 0 && !StatusHasResources(pod)
+}
+
+// StatusHasResources says whether the kubelet has reported resources, which count besides those of the spec while a pod is resized.
+func StatusHasResources(pod *corev1.Pod) bool {
+	for _, list := range [][]corev1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
+		for i := range list {
+			if list[i].Resources != nil || list[i].AllocatedResources != nil {
+				return true
+			}
+		}
+	}
+	return pod.Status.Resources != nil || pod.Status.AllocatedResources != nil
 }
 
 func podResourceOptions(nonMissing corev1.ResourceList) resourcehelper.PodResourcesOptions {

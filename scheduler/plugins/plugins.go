@@ -8,6 +8,7 @@ import (
 	"keelson.dev/scheduler/plugins/imagelocality"
 	"keelson.dev/scheduler/plugins/interpodaffinity"
 	"keelson.dev/scheduler/plugins/nodeaffinity"
+	"keelson.dev/scheduler/plugins/nodedeclaredfeatures"
 	"keelson.dev/scheduler/plugins/nodename"
 	"keelson.dev/scheduler/plugins/nodeports"
 	"keelson.dev/scheduler/plugins/noderesources"
@@ -28,8 +29,8 @@ func Default() []profile.Plugin {
 	return []profile.Plugin{
 		{Name: schedulinggates.Name, New: schedulinggates.New},
 		{Name: prioritysort.Name, New: prioritysort.New},
-		{Name: nodeunschedulable.Name, New: nodeunschedulable.New},
 		{Name: nodename.Name, New: nodename.New},
+		{Name: nodeunschedulable.Name, New: nodeunschedulable.New},
 		{Name: tainttoleration.Name, New: tainttoleration.New, Weight: 3},
 		{Name: nodeaffinity.Name, New: nodeaffinity.New, Weight: 2},
 		{Name: nodeports.Name, New: nodeports.New},
@@ -45,5 +46,6 @@ func Default() []profile.Plugin {
 		{Name: noderesources.BalancedName, New: noderesources.NewBalanced, Weight: 1},
 		{Name: imagelocality.Name, New: imagelocality.New, Weight: 1},
 		{Name: defaultbinder.Name, New: defaultbinder.New},
+		{Name: nodedeclaredfeatures.Name, New: nodedeclaredfeatures.New},
 	}
 }

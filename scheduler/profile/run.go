@@ -291,30 +291,45 @@ func (p *Profile) WaitOnPermit(ctx context.Context, pod *corev1.Pod) *fwk.Status
 	}
 }
 
-// RunPreBind does what must be done before the binding: neighbours that allow it run at the same time.
-func (p *Profile) RunPreBind(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node string) *fwk.Status {
-	for i := 0; i < len(p.preBind); {
-		var group []fwk.PreBindPlugin
-		parallel := true
-		for ; i < len(p.preBind) && parallel; i++ {
-			flight, s := p.preBind[i].PreBindPreFlight(ctx, state, pod, node)
-			if s.IsSkip() {
-				continue
-			}
-			if !s.IsSuccess() {
-				return fwk.AsStatus(fmt.Errorf("running PreBindPreFlight plugin %q: %w", p.preBind[i].Name(), s.AsError()))
-			}
-			parallel = flight != nil && flight.AllowParallel
-			if !parallel && len(group) > 0 {
-				break // it runs alone, in the next round
-			}
-			group = append(group, p.preBind[i])
-		}
-		if s := p.preBindGroup(ctx, group, state, pod, node); !s.IsSuccess() {
-			return s
+// PreFlight asks the PreBind plugins what they will do, and notes it in state. busy says that one of them has something to do, or that
+// a Permit plugin holds the pod: its binding may take long.
+func (p *Profile) PreFlight(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node string) (busy bool, status *fwk.Status) {
+	skip, parallel := sets.New[string](), sets.New[string]()
+	for _, plugin := range p.preBind {
+		flight, s := plugin.PreBindPreFlight(ctx, state, pod, node)
+		switch {
+		case s.IsSkip():
+			skip.Insert(plugin.Name())
+		case !s.IsSuccess():
+			return false, fwk.AsStatus(fmt.Errorf("running PreBindPreFlight plugin %q: %w", plugin.Name(), s.AsError()))
+		case flight != nil && flight.AllowParallel:
+			parallel.Insert(plugin.Name())
 		}
 	}
-	return nil
+	state.SetSkipPreBindPlugins(skip)
+	state.SetParallelPreBindPlugins(parallel)
+	return skip.Len() < len(p.preBind) || p.waiting.get(pod.UID) != nil, nil
+}
+
+// RunPreBind does what must be done before the binding, after PreFlight: neighbours that allow it run at the same time.
+func (p *Profile) RunPreBind(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node string) *fwk.Status {
+	var group []fwk.PreBindPlugin
+	for _, plugin := range p.preBind {
+		switch {
+		case state.GetSkipPreBindPlugins().Has(plugin.Name()):
+			continue
+		case state.GetParallelPreBindPlugins().Has(plugin.Name()):
+			group = append(group, plugin)
+			continue
+		}
+		for _, run := range [][]fwk.PreBindPlugin{group, {plugin}} {
+			if s := p.preBindGroup(ctx, run, state, pod, node); !s.IsSuccess() {
+				return s
+			}
+		}
+		group = nil
+	}
+	return p.preBindGroup(ctx, group, state, pod, node)
 }
 
 func (p *Profile) preBindGroup(ctx context.Context, group []fwk.PreBindPlugin, state fwk.CycleState, pod *corev1.Pod, node string) *fwk.Status {

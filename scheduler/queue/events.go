@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -181,9 +182,9 @@ func podChanges(resource fwk.EventResource, old, new *corev1.Pod) []fwk.ClusterE
 	return out
 }
 
-// sameResources is a cheap test for the usual case: only the status of the pod moved on.
+// sameResources is a cheap test for the usual case: only the status of the pod moved on, and says nothing of a resize.
 func sameResources(old, new *corev1.Pod) bool {
-	if old.Generation == new.Generation && old.Generation != 0 && len(new.Status.ContainerStatuses) == 0 {
+	if old.Generation == new.Generation && old.Generation != 0 && !nodeinfo.StatusHasResources(old) && !nodeinfo.StatusHasResources(new) {
 		return true
 	}
 	if !equality.Semantic.DeepEqual(old.Spec.Resources, new.Spec.Resources) || len(old.Spec.Containers) != len(new.Spec.Containers) {
@@ -224,6 +225,7 @@ func NodeChanges(old, new *corev1.Node) []fwk.ClusterEvent {
 		!equality.Semantic.DeepEqual(old.Spec.Taints, new.Spec.Taints), fwk.UpdateNodeTaint)
 	add(!maps.Equal(conditions(old), conditions(new)), fwk.UpdateNodeCondition)
 	add(!maps.Equal(old.Annotations, new.Annotations), fwk.UpdateNodeAnnotation)
+	add(!slices.Equal(old.Status.DeclaredFeatures, new.Status.DeclaredFeatures), fwk.UpdateNodeDeclaredFeature)
 	return out
 }
 

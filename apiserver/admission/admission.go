@@ -4,6 +4,10 @@
 package admission
 
 import (
+	"errors"
+	"fmt"
+	"slices"
+
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
@@ -34,6 +38,25 @@ func NewOptions(seconds *TolerationSeconds) *options.AdmissionOptions {
 		}
 	}
 	return o
+}
+
+// Only enables the named plugins and no others; the order stays that of the chain. No names change nothing. It is what the
+// deprecated flag --admission-control does.
+func Only(o *options.AdmissionOptions, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	if o.EnablePlugins != nil || o.DisablePlugins != nil {
+		return errors.New("admission-control and enable-admission-plugins/disable-admission-plugins flags are mutually exclusive")
+	}
+	for _, name := range names {
+		if !slices.Contains(o.RecommendedPluginOrder, name) {
+			return fmt.Errorf("admission-control plugin %q is unknown", name)
+		}
+	}
+	o.EnablePlugins = names
+	o.DisablePlugins = slices.DeleteFunc(slices.Clone(o.RecommendedPluginOrder), func(name string) bool { return slices.Contains(names, name) })
+	return nil
 }
 
 // InitializerConfig is what plugins need beyond clients and informers, which ApplyTo gives them.

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -142,5 +143,24 @@ func TestChain(t *testing.T) {
 		"[PodSecurity] in enable-admission-plugins and disable-admission-plugins overlapped",
 	}, errs); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestOnly(t *testing.T) {
+	o := NewOptions(&TolerationSeconds{})
+	if err := Only(o, nil); err != nil || o.EnablePlugins != nil || o.DisablePlugins != nil {
+		t.Errorf("no names: %v", err)
+	}
+	if err := Only(o, []string{"Nothing"}); err == nil || err.Error() != `admission-control plugin "Nothing" is unknown` {
+		t.Errorf("an unknown plugin: %v", err)
+	}
+	if err := Only(o, []string{"AlwaysPullImages", "NamespaceLifecycle"}); err != nil {
+		t.Fatal(err)
+	}
+	if errs := o.Validate(); len(errs) > 0 || len(o.EnablePlugins)+len(o.DisablePlugins) != len(o.RecommendedPluginOrder) || slices.Contains(o.DisablePlugins, "AlwaysPullImages") {
+		t.Errorf("enabled %v, disabled %v: %v", o.EnablePlugins, o.DisablePlugins, errs)
+	}
+	if err := Only(o, []string{"PodSecurity"}); err == nil {
+		t.Error("both ways at once are no error")
 	}
 }

@@ -234,6 +234,9 @@ func (c *config) applyStorage() error {
 
 // applyAdmission builds the admission chain; its plugins wait for the informers when the first write comes.
 func (c *config) applyAdmission(ctx context.Context) error {
+	if err := admission.Only(c.options.Admission, c.options.AdmissionControl); err != nil {
+		return err
+	}
 	dynamicClient, err := dynamic.NewForConfig(c.generic.LoopbackClientConfig)
 	if err != nil {
 		return fmt.Errorf("build dynamic client: %w", err)

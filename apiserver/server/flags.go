@@ -27,6 +27,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	o.Authentication.addFlags(fs)
 	o.Authorization.addFlags(fs)
 	o.Admission.AddFlags(fs)
+	fs.StringSliceVar(&o.AdmissionControl, "admission-control", o.AdmissionControl, "All admission plugins that run.")
+	_ = fs.MarkDeprecated("admission-control", "Use --enable-admission-plugins or --disable-admission-plugins instead.")
 	fs.Int64Var(&o.Tolerations.NotReady, "default-not-ready-toleration-seconds", o.Tolerations.NotReady,
 		"How long pods that do not say themselves stay on a node that is not ready.")
 	fs.Int64Var(&o.Tolerations.Unreachable, "default-unreachable-toleration-seconds", o.Tolerations.Unreachable,

@@ -39,9 +39,11 @@ type Options struct {
 	Authorization  AuthorizationOptions
 	Admission      *genericoptions.AdmissionOptions
 	Tolerations    *admission.TolerationSeconds
-	ServiceAccount ServiceAccountOptions
-	Kubelet        KubeletOptions
-	Proxy          ProxyOptions
+	// AdmissionControl, if not empty, names all admission plugins that run; the old way to say it.
+	AdmissionControl []string
+	ServiceAccount   ServiceAccountOptions
+	Kubelet          KubeletOptions
+	Proxy            ProxyOptions
 
 	// ServiceClusterIPRange is one CIDR, or one of each IP family with a comma between; the first is the primary family.
 	ServiceClusterIPRange string

@@ -60,10 +60,13 @@ import (
 	"keelson.dev/controllers/volumeprotection"
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/internal/leadership"
+	"keelson.dev/internal/secureserving"
 )
 
 // Config is what the controller manager needs to know of its cluster. Zero values mean upstream's defaults.
 type Config struct {
+	// Serving is the port of health and metrics.
+	Serving    secureserving.Config
 	RESTConfig *rest.Config
 	// Leader says whether, and by which Lease, one of several processes is chosen.
 	Leader config.LeaderElectionConfiguration
@@ -210,6 +213,10 @@ func run(ctx context.Context, cfg Config, restConfig *rest.Config) error {
 	meta, err := metadata.NewForConfigAndClient(restConfig, mgr.GetHTTPClient())
 	if err != nil {
 		return fmt.Errorf("build metadata client: %w", err)
+	}
+	cfg.Serving.Client = clientset
+	if err := mgr.Add(port{cfg.Serving}); err != nil {
+		return fmt.Errorf("add port: %w", err)
 	}
 	e := env.New(mgr, clientset, meta)
 	e.Partial = slices.Collect(maps.Keys(partial))

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -10,8 +11,10 @@ import (
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/metrics"
 	"keelson.dev/scheduler/profile"
 	"keelson.dev/scheduler/queue"
+	"keelson.dev/scheduler/why"
 )
 
 // place counts the pod on its node, reserves what it needs there, and binds it in the background.
@@ -24,11 +27,11 @@ func (s *Scheduler) place(ctx context.Context, prof *profile.Profile, state *pro
 		return
 	}
 	s.queue.Nominator.DeleteNominatedPodIfExists(pod)
-	if status := prof.RunReservePluginsReserve(ctx, state, pod, node); !status.IsSuccess() {
+	if status := s.timedStatus("Reserve", prof, func() *fwk.Status { return prof.RunReservePluginsReserve(ctx, state, pod, node) }); !status.IsSuccess() {
 		s.unplace(ctx, prof, state, p, pod, node, status)
 		return
 	}
-	permit := prof.RunPermit(ctx, state, pod, node)
+	permit := s.timedStatus("Permit", prof, func() *fwk.Status { return prof.RunPermit(ctx, state, pod, node) })
 	if !permit.IsSuccess() && !permit.IsWait() {
 		s.unplace(ctx, prof, state, p, pod, node, permit)
 		return
@@ -41,6 +44,9 @@ func (s *Scheduler) place(ctx context.Context, prof *profile.Profile, state *pro
 			return
 		}
 		s.queue.Done(pod.UID)
+		s.metrics.Tried(metrics.Scheduled, prof.ProfileName(), time.Since(p.Began))
+		s.metrics.Bound(p.Attempts, time.Since(p.FirstAttempt))
+		s.why.Add(pod.UID, why.Decision{Time: time.Now(), Node: node, Message: "assigned to " + node})
 	})
 }
 
@@ -60,7 +66,7 @@ func (s *Scheduler) bind(ctx context.Context, prof *profile.Profile, state *prof
 	defer cancel(nil)
 	prof.AddPodInPreBind(pod.UID, cancel)
 	defer prof.RemovePodInPreBind(pod.UID)
-	if status := prof.RunPreBind(bindCtx, state, pod, node); !status.IsSuccess() {
+	if status := s.timedStatus("PreBind", prof, func() *fwk.Status { return prof.RunPreBind(bindCtx, state, pod, node) }); !status.IsSuccess() {
 		return status
 	}
 	if !prof.GetPodInPreBind(pod.UID).MarkPrebound() {
@@ -70,7 +76,7 @@ func (s *Scheduler) bind(ctx context.Context, prof *profile.Profile, state *prof
 		if !status.IsSuccess() {
 			return status
 		}
-	} else if status := prof.RunBind(ctx, state, pod, node); !status.IsSuccess() {
+	} else if status := s.timedStatus("Bind", prof, func() *fwk.Status { return prof.RunBind(ctx, state, pod, node) }); !status.IsSuccess() {
 		return status
 	}
 	s.recorder.WithLogger(klog.FromContext(ctx)).Eventf(pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding",
@@ -105,5 +111,6 @@ func (s *Scheduler) unplace(ctx context.Context, prof *profile.Profile, state *p
 		d.NodeStatus[node] = status
 		message = d.Explain(len(d.NodeStatus))
 	}
+	s.why.Add(pod.UID, why.Decision{Time: time.Now(), Message: message})
 	s.fail(ctx, p, &failure{status: status, diagnosis: d, message: message, nominating: clearNomination()})
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -43,10 +44,15 @@ func (s *Scheduler) scheduleOne(ctx context.Context) bool {
 		s.queue.Done(pod.UID)
 		return true
 	}
+	p.Began = time.Now()
 	s.deciding.Lock()
 	s.cache.UpdateSnapshot(s.snapshot)
 	node, state, failure := s.decide(ctx, prof, p.PodInfo)
+	if failure != nil {
+		s.note(pod, failure)
+	}
 	s.deciding.Unlock()
+	s.metrics.Decided(time.Since(p.Began))
 	if failure != nil {
 		s.fail(ctx, p, failure)
 		return true
@@ -105,7 +111,11 @@ func (s *Scheduler) decidePlainly(ctx context.Context, prof *profile.Profile, st
 // noneFits lets the PostFilter plugins make room and says why the pod must wait.
 func (s *Scheduler) noneFits(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod, d *profile.Diagnosis) *failure {
 	f := &failure{status: fwk.NewStatus(fwk.Unschedulable), diagnosis: d}
-	result, status := prof.RunPostFilter(ctx, state, pod, d)
+	var result *fwk.PostFilterResult
+	status := s.timedStatus("PostFilter", prof, func() (status *fwk.Status) {
+		result, status = prof.RunPostFilter(ctx, state, pod, d)
+		return status
+	})
 	d.PostFilterMessage = status.Message()
 	if result != nil {
 		f.nominating = result.NominatingInfo

@@ -6,10 +6,38 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
+	configv1 "k8s.io/kube-scheduler/config/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/extender"
+	"keelson.dev/scheduler/plugins/noderesources"
 	"keelson.dev/scheduler/profile"
 )
+
+// extenderName stands for all extenders among those that refuse a pod.
+const extenderName = "Extender"
+
+// addExtenders makes the configured extenders. It returns the resources that only they count.
+func (s *Scheduler) addExtenders(confs []configv1.Extender) (ignored []string, err error) {
+	s.extenders, ignored, err = extender.New(confs)
+	return ignored, err
+}
+
+// ignoreResources makes the fit of resources leave out those that only extenders count.
+func ignoreResources(list []profile.Plugin, names []string) {
+	for i := range list {
+		if list[i].Name != noderesources.FitName || len(names) == 0 {
+			continue
+		}
+		args, ok := list[i].Args.(*configv1.NodeResourcesFitArgs)
+		if !ok {
+			args = &configv1.NodeResourcesFitArgs{}
+		}
+		args = args.DeepCopy()
+		args.IgnoredResources = append(args.IgnoredResources, names...)
+		list[i].Args = args
+	}
+}
 
 // askExtenders lets each interested extender remove nodes.
 func (s *Scheduler) askExtenders(pod *corev1.Pod, nodes []fwk.NodeInfo, d *profile.Diagnosis) ([]fwk.NodeInfo, error) {
@@ -26,6 +54,9 @@ func (s *Scheduler) askExtenders(pod *corev1.Pod, nodes []fwk.NodeInfo, d *profi
 				continue
 			}
 			return nil, err
+		}
+		if len(kept) < len(nodes) {
+			d.Rejectors.Insert(extenderName)
 		}
 		for node, reason := range unresolvable {
 			d.NodeStatus[node] = fwk.NewStatus(fwk.UnschedulableAndUnresolvable, reason).WithPlugin(e.Name())

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/metrics"
 	"keelson.dev/scheduler/queue"
 )
 
@@ -48,6 +50,11 @@ func (s *Scheduler) fail(ctx context.Context, p *queue.Pod, f *failure) {
 	if f.nominating.Mode() == fwk.ModeOverride {
 		s.queue.Nominator.AddNominatedPod(logger, p.PodInfo, f.nominating)
 	}
+	result := metrics.Unschedulable
+	if !f.status.IsRejected() {
+		result = metrics.Failed
+	}
+	s.metrics.Tried(result, pod.Spec.SchedulerName, time.Since(p.Began))
 	s.queue.AddUnschedulable(ctx, p)
 
 	note := f.message

@@ -12,7 +12,10 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
@@ -35,11 +38,14 @@ import (
 
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/internal/leadership"
+	"keelson.dev/internal/secureserving"
 	"keelson.dev/scheduler/cache"
+	"keelson.dev/scheduler/metrics"
 	"keelson.dev/scheduler/plugins/dynamicresources"
 	"keelson.dev/scheduler/profile"
 	"keelson.dev/scheduler/queue"
 	"keelson.dev/scheduler/shape"
+	"keelson.dev/scheduler/why"
 )
 
 // Config says how a scheduler runs.
@@ -53,6 +59,8 @@ type Config struct {
 	Identity string
 	// ConfigFile is a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1). Empty means the defaults.
 	ConfigFile string
+	// Serving is the port of health, metrics and explanations.
+	Serving secureserving.Config
 	// Plugins are further plugins that the configuration may enable.
 	Plugins []profile.Plugin
 }
@@ -86,10 +94,20 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	if !cfg.LeaderElect {
-		return s.run(ctx, func(ctx context.Context) error { s.loop(ctx); return nil })
+	work := func(ctx context.Context) error { s.loop(ctx); return nil }
+	if cfg.LeaderElect {
+		work = func(ctx context.Context) error { return lead(ctx, client, cfg.Identity, s.loop) }
 	}
-	return s.run(ctx, func(ctx context.Context) error { return lead(ctx, client, cfg.Identity, s.loop) })
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.serve(ctx, cfg.Serving) })
+	group.Go(func() error {
+		err := s.run(ctx, work)
+		if err == nil && ctx.Err() == nil {
+			err = errors.New("the scheduler ended")
+		}
+		return err
+	})
+	return group.Wait()
 }
 
 // lead runs work while this process holds the lease.
@@ -147,6 +165,9 @@ type Scheduler struct {
 	handled []clientcache.InformerSynced
 	// deciding guards the snapshot: the loop holds it while it decides.
 	deciding  sync.Mutex
+	why       *why.Log
+	metrics   *metrics.Metrics
+	synced    atomic.Bool // the caches are filled
 	bindings  chan struct{}
 	inBinding sync.WaitGroup
 	// nextStart is where the next scan of the nodes begins, so that scans that stop early share the nodes evenly.
@@ -171,7 +192,9 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 		status:    newStatusWriter(client),
 		workers:   profile.Workers{Parallelism: parallelism},
 		bindings:  make(chan struct{}, maxBindings),
+		why:       why.NewLog(),
 	}
+	s.metrics = s.newMetrics()
 	s.pods = s.podInformer().Lister()
 	shared := &profile.Shared{
 		Client: client, RESTConfig: restConfig, Informers: s.informers, Recorder: s.recorder, Snapshot: s.snapshot, Workers: s.workers,
@@ -180,6 +203,11 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 	if err != nil {
 		return nil, err
 	}
+	ignored, err := s.addExtenders(conf.Extenders)
+	if err != nil {
+		return nil, err
+	}
+	shared.Extenders = s.extenders
 	qc := queue.Config{
 		PreEnqueue: map[string][]fwk.PreEnqueuePlugin{},
 		Hints:      map[string][]queue.Hint{},
@@ -195,6 +223,7 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 		if !servesDRA {
 			spec.plugins = slices.DeleteFunc(spec.plugins, func(p profile.Plugin) bool { return p.Name == dynamicresources.Name })
 		}
+		ignoreResources(spec.plugins, ignored)
 		p, err := profile.New(ctx, spec.name, spec.plugins, shared)
 		if err != nil {
 			return nil, err
@@ -205,6 +234,9 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 		qc.PreEnqueue[spec.name] = p.PreEnqueuePlugins()
 		if qc.Hints[spec.name], err = p.Hints(ctx); err != nil {
 			return nil, err
+		}
+		if len(s.extenders) > 0 { // nobody knows when an extender would answer otherwise
+			qc.Hints[spec.name] = append(qc.Hints[spec.name], queue.Hint{Plugin: extenderName, Event: fwk.ClusterEvent{Resource: fwk.WildCard, ActionType: fwk.All}})
 		}
 	}
 	s.queue = queue.New(qc)
@@ -241,6 +273,7 @@ func (s *Scheduler) run(ctx context.Context, work func(context.Context) error) e
 	if !clientcache.WaitForCacheSync(ctx.Done(), s.handled...) && ctx.Err() == nil {
 		return errors.New("the watches did not sync")
 	}
+	s.synced.Store(true)
 	err := work(ctx)
 	cancel()
 	s.inBinding.Wait()

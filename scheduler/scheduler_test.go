@@ -22,11 +22,17 @@ import (
 
 // cluster is a scheduler on a fake API that keeps bindings.
 type cluster struct {
-	t      *testing.T
-	client *fake.Clientset
+	t         *testing.T
+	client    *fake.Clientset
+	scheduler *Scheduler
 }
 
 func startCluster(t *testing.T, objects ...runtime.Object) *cluster {
+	t.Helper()
+	return startConfigured(t, &configv1.KubeSchedulerConfiguration{}, objects...)
+}
+
+func startConfigured(t *testing.T, conf *configv1.KubeSchedulerConfiguration, objects ...runtime.Object) *cluster {
 	t.Helper()
 	client := fake.NewClientset(objects...)
 	client.Resources = []*metav1.APIResourceList{{GroupVersion: "resource.k8s.io/v1"}}
@@ -45,7 +51,7 @@ func startCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		return true, binding, client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), pod, pod.Namespace)
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := newScheduler(ctx, client, nil, &configv1.KubeSchedulerConfiguration{}, nil)
+	s, err := newScheduler(ctx, client, nil, conf, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +63,7 @@ func startCluster(t *testing.T, objects ...runtime.Object) *cluster {
 			t.Error(err)
 		}
 	})
-	return &cluster{t, client}
+	return &cluster{t, client, s}
 }
 
 func (c *cluster) eventually(what string, check func(context.Context) (bool, error)) {

@@ -64,6 +64,7 @@ func run(ctx context.Context, args []string) error {
 
 func addFlags(flags *pflag.FlagSet, cfg *controllers.Config, kubeconfig *string) {
 	flags.StringVar(kubeconfig, "kubeconfig", "", "file with the API server's address and our credentials")
+	cfg.Serving.AddFlags(flags, 10257)
 	cfg.Leader = leadership.Defaults(controllers.LeaseName)
 	options.BindLeaderElectionFlags(&cfg.Leader, flags)
 	flags.StringVar(&cfg.ServiceAccountKeyFile, "service-account-private-key-file", "", "key that signs the tokens of service account token secrets")

@@ -28,6 +28,7 @@ import (
 	"keelson.dev/internal/kubeconfig"
 	"keelson.dev/internal/leadership"
 	"keelson.dev/internal/pki"
+	"keelson.dev/internal/secureserving"
 	"keelson.dev/scheduler"
 )
 
@@ -263,7 +264,7 @@ func (o *serverOptions) runControllers(ctx context.Context) error {
 			RESTConfig: config, ServiceAccountKeyFile: o.pki("sa.key"), RootCAFile: o.pki("ca.crt"),
 			ClusterSigningCertFile: o.pki("ca.crt"), ClusterSigningKeyFile: o.pki("ca.key"),
 			ClusterCIDRs: []string{o.clusterCIDR}, ServiceCIDRs: []string{o.serviceCIDR},
-			NodeMonitorGracePeriod: o.nodeMonitorGrace, LoadBalancerCIDR: o.loadBalancerCIDR,
+			NodeMonitorGracePeriod: o.nodeMonitorGrace, LoadBalancerCIDR: o.loadBalancerCIDR, Serving: o.port(10257),
 		})
 	})
 }
@@ -280,12 +281,19 @@ func again(ctx context.Context, run func() error) error {
 	}
 }
 
+// port is the port of a component of this process: it shows the same certificate as the API server.
+func (o *serverOptions) port(number int) secureserving.Config {
+	return secureserving.Config{
+		Address: o.address, Port: number, CertFile: o.pki("apiserver.crt"), KeyFile: o.pki("apiserver.key"), ClientCAFile: o.pki("ca.crt"),
+	}
+}
+
 func (o *serverOptions) runScheduler(ctx context.Context) error {
 	config, err := o.client("scheduler")
 	if err != nil {
 		return err
 	}
 	return again(ctx, func() error {
-		return scheduler.Run(ctx, scheduler.Config{RESTConfig: config, LeaderElect: o.leaderElect})
+		return scheduler.Run(ctx, scheduler.Config{RESTConfig: config, LeaderElect: o.leaderElect, Serving: o.port(10259)})
 	})
 }

@@ -48,6 +48,7 @@ func command() *cobra.Command {
 	flags.StringVar(&cfg.ConfigFile, "config", "", "KubeSchedulerConfiguration file")
 	flags.BoolVar(&cfg.LeaderElect, "leader-elect", true, "wait for the Lease kube-system/kube-scheduler")
 	flags.StringVar(&cfg.Identity, "leader-elect-identity", "", "name in the Lease; empty means the host name and a random part")
+	cfg.Serving.AddFlags(flags, 10259)
 	logging := flag.NewFlagSet("logging", flag.ContinueOnError)
 	klog.InitFlags(logging)
 	flags.AddGoFlag(logging.Lookup("v"))

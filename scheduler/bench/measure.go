@@ -12,8 +12,11 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
 )
 
 // creators is how many clients create objects at once: enough to keep an API server busy on a few cores.
@@ -159,7 +162,13 @@ func (g *group) createAndWait(ctx context.Context, count int) error {
 		return nil
 	}
 	g.bound = make(map[string]time.Time, count)
-	w, err := g.client.CoreV1().Pods(g.namespace).Watch(ctx, metav1.ListOptions{})
+	pods := cache.NewListWatchFromClient(g.client.CoreV1().RESTClient(), "pods", g.namespace, fields.Everything())
+	now, err := g.client.CoreV1().Pods(g.namespace).List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return err
+	}
+	// A server may end a watch at any time; this one goes on where it was.
+	w, err := watchtools.NewRetryWatcherWithContext(ctx, now.ResourceVersion, pods)
 	if err != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func (s *settings) startScheduler(k *stack, c combination) error {
 	if c.scheduler == "upstream" {
 		return k.start(filepath.Join(s.upstream, "kube-scheduler"), "scheduler", "--config="+config, "--secure-port=0", "--leader-elect=false")
 	}
-	return k.start(filepath.Join(s.bin, "scheduler"), "scheduler", "--kubeconfig="+path, "--leader-elect=false")
+	return k.start(filepath.Join(s.bin, "scheduler"), "scheduler", "--kubeconfig="+path, "--secure-port=0", "--leader-elect=false")
 }
 
 // start runs a program until stop; it dies with us.

@@ -22,6 +22,8 @@ type Pod struct {
 	// Attempts counts tries, Unschedulable those that ended with a refusal, Errors the unbroken run of those that ended with an
 	// error.
 	Attempts, Unschedulable, Errors int
+	// Began is when the attempt under way began.
+	Began time.Time
 	// BackoffExpiry is when the pod may be tried again.
 	BackoffExpiry time.Time
 	// Rejectors are the plugins that refused the pod the last time; Pending those that want to be asked again without back-off.

@@ -96,6 +96,9 @@ func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *core
 	}
 	hopeful, hopeless := split(pod, hopeful)
 	candidates, refusals, err := p.dryRun(ctx, state, pod, hopeful, budgets)
+	if err == nil {
+		candidates, err = p.heedExtenders(pod, candidates)
+	}
 	if err != nil {
 		return nil, fwk.AsStatus(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -58,7 +59,7 @@ func main() {
 	flags.IntVar(&o.watches, "watches", 10000, "Idle watches while memory is read.")
 	flags.IntSliceVar(&o.fanOut, "fan-out", []int{100, 1000}, "Watchers that each event goes to.")
 	_ = flags.Parse(os.Args[1:]) // ExitOnError
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

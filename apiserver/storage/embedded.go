@@ -45,6 +45,10 @@ type Member struct {
 	etcd *embed.Etcd
 }
 
+// entriesOfOne is how many entries of its log a member keeps in memory that no other member can fall behind: etcd's 5,000 would be
+// 20 MB of what was written last.
+const entriesOfOne = 100
+
 const socketName = "client.sock"
 
 // maxSocketPath is what the kernel takes for the path of a unix socket.
@@ -115,6 +119,9 @@ func memberConfig(o MemberOptions) (*embed.Config, string, error) {
 	cfg.WatchProgressNotifyInterval = 5 * time.Second
 	cfg.AutoCompactionRetention = "0" // the API server compacts
 	cfg.SnapshotCount = 10000
+	if len(o.ListenPeerURLs) == 0 {
+		cfg.SnapshotCatchUpEntries = entriesOfOne
+	}
 	cfg.ListenClientUrls = []url.URL{{Scheme: "unix", Path: socket}}
 	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
 

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/pflag"
-	"k8s.io/client-go/rest"
 	"k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
@@ -19,12 +17,7 @@ import (
 	"k8s.io/component-base/version/verflag"
 
 	"keelson.dev/apiserver/server"
-)
-
-// The garbage of the start is collected once, at its end; from then on the live heap is small, so collecting often is cheap.
-const (
-	gcPercentAtStart = 400
-	gcPercent        = 75
+	"keelson.dev/internal/heap"
 )
 
 func main() {
@@ -74,12 +67,6 @@ func run(ctx context.Context, args []string) error {
 	if err := logsapi.ValidateAndApply(logging, nil); err != nil {
 		return fmt.Errorf("logging options: %w", err)
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercentAtStart)
-		options.Ready = func(*rest.Config) {
-			debug.SetGCPercent(gcPercent)
-			debug.FreeOSMemory()
-		}
-	}
+	heap.Keep(ctx, 64<<20)
 	return server.Run(ctx, options)
 }

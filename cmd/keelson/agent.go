@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
+	"keelson.dev/internal/heap"
 	"keelson.dev/kubelet-lite/agent"
 	"keelson.dev/proxy-lite/podnetwork"
 	"keelson.dev/proxy-lite/proxier"
@@ -34,7 +35,7 @@ func agentCommand() *cobra.Command {
 }
 
 func runAgent(ctx context.Context, config agent.Config, clusterCIDR string) error {
-	keepSmall(ctx)
+	heap.Keep(ctx, 16<<20)
 	group, ctx := errgroup.WithContext(ctx)
 	config.Joined = func(identity *rest.Config) {
 		group.Go(func() error {

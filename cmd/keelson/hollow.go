@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"keelson.dev/internal/apiclient"
+	"keelson.dev/internal/heap"
 	"keelson.dev/kubelet-lite/hollow"
 )
 
@@ -69,7 +70,7 @@ func hollowCommand() *cobra.Command {
 }
 
 func runHollow(ctx context.Context, config hollow.Config, readyFD int) error {
-	keepSmall(ctx)
+	heap.Keep(ctx, 16<<20)
 	started := time.Now()
 	config.Ready = func() {
 		fmt.Fprintf(os.Stderr, "%d hollow nodes are Ready after %.1f s\n", config.Nodes, time.Since(started).Seconds())

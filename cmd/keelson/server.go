@@ -25,6 +25,7 @@ import (
 	"keelson.dev/controllers"
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/internal/bootstraptoken"
+	"keelson.dev/internal/heap"
 	"keelson.dev/internal/kubeconfig"
 	"keelson.dev/internal/leadership"
 	"keelson.dev/internal/pki"
@@ -88,7 +89,7 @@ func (o *serverOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	keepSmall(ctx)
+	heap.Keep(ctx, 64<<20)
 	group, ctx := errgroup.WithContext(ctx)
 	options.Ready = func(loopback *rest.Config) {
 		group.Go(func() error { return o.admitNodes(ctx, loopback) })

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +20,7 @@ type Main struct {
 	*genericregistry.Store
 	row   *resource.Resource
 	guard func(ctx context.Context, obj, old runtime.Object) error
+	pods  *podEncoder // nil for all kinds but pods
 }
 
 // ShortNames implements rest.ShortNamesProvider.
@@ -26,6 +28,15 @@ func (m *Main) ShortNames() []string { return m.row.ShortNames }
 
 // Categories implements rest.CategoriesProvider.
 func (m *Main) Categories() []string { return m.row.Categories }
+
+// List implements rest.Lister.
+func (m *Main) List(ctx context.Context, options *internalversion.ListOptions) (runtime.Object, error) {
+	list, err := m.Store.List(ctx, options)
+	if pods, ok := list.(*corev1.PodList); ok && m.pods != nil && err == nil {
+		return &podList{pods, m.pods}, nil
+	}
+	return list, err
+}
 
 // Create implements rest.Creater.
 func (m *Main) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {

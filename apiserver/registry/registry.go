@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -97,7 +98,13 @@ func (k *Kind) Storages() map[string]rest.Storage {
 }
 
 // Main is the storage of the resource itself with the names that discovery publishes.
-func (k *Kind) Main() *Main { return &Main{Store: k.Store, row: k.Row, guard: k.Guard} }
+func (k *Kind) Main() *Main {
+	main := &Main{Store: k.Store, row: k.Row, guard: k.Guard}
+	if k.Row.GroupResource() == corev1.Resource("pods") {
+		main.pods = newPodEncoder(k.scheme)
+	}
+	return main
+}
 
 func listFunc(row *resource.Resource, scheme *runtime.Scheme) (func() runtime.Object, error) {
 	list, err := scheme.New(row.GroupVersion.WithKind(row.Kind + "List"))

@@ -82,9 +82,9 @@ func (b *bench) listAll() benchCase {
 // listPages walks through all pods, as an informer of an old client does when it starts.
 func (b *bench) listPages() benchCase {
 	const pages = 100
-	limit := int64(max(b.stored, b.listed) / pages)
+	limit := int64(b.stored / pages)
 	return benchCase{
-		name: fmt.Sprintf("list Pods, %d pages of %d", pages, limit), workers: 4, prepare: ignoreExists(b.storeListed),
+		name: fmt.Sprintf("list Pods, %d pages of %d", pages, limit), workers: 4, prepare: b.store,
 		do: func(ctx context.Context, s *server, worker, _ int) error {
 			options := metav1.ListOptions{Limit: limit}
 			for range pages {

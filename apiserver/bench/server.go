@@ -37,6 +37,7 @@ type server struct {
 	clients   []*rest.RESTClient
 	namespace string
 	serial    atomic.Int64
+	filled    bool // with the many pods
 }
 
 func (s *server) setUp(ctx context.Context) error {

@@ -159,7 +159,7 @@ func (s *security) authenticate(ctx context.Context, c *config) error {
 	if err != nil {
 		return fmt.Errorf("set up authentication: %w", err)
 	}
-	c.generic.Authentication.Authenticator = auth
+	c.generic.Authentication.Authenticator = roomy{auth}
 	c.generic.Authentication.APIAudiences = s.audiences
 	c.generic.OpenAPIConfig.SecurityDefinitions = definitions
 	c.generic.OpenAPIV3Config.SecuritySchemes = securitySchemes(definitions)

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -68,10 +67,8 @@ func (p *pair) close() {
 
 func (p *pair) stop() {
 	for _, command := range p.running {
-		_ = command.Process.Signal(syscall.SIGTERM)
-	}
-	for _, command := range p.running {
-		_ = command.Wait() // ended by the signal
+		_ = command.Process.Kill() // nothing is kept, so nothing needs to drain
+		_ = command.Wait()         // ended by the signal
 	}
 	p.running = nil
 }

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bufio"
 	"encoding/binary"
 	"io"
 	"sync"
@@ -19,6 +20,9 @@ const (
 	encodedBytes = 32 << 20
 	// encodedFor is how long it is remembered without a list that uses it: a component that starts lists at once what others listed.
 	encodedFor = 5 * time.Minute
+	// writeBytes is how much of a list is written at once. The library compresses a response whose first write is larger than 128 KB,
+	// so a list that is larger must fill that much, and a smaller one must be one write.
+	writeBytes = 256 << 10
 )
 
 // podEncoder remembers the protobuf form of pods that lists have returned. Pods are by far the most of what is listed, again and again
@@ -26,6 +30,7 @@ const (
 // so what is remembered never is out of date; what lists do not ask for is forgotten.
 type podEncoder struct {
 	identifier runtime.Identifier // of the codec whose output this is
+	buffers    sync.Pool          // of *bufio.Writer
 
 	mu         sync.Mutex
 	young, old map[podVersion][]byte
@@ -41,6 +46,7 @@ type podVersion struct {
 func newPodEncoder(scheme *runtime.Scheme) *podEncoder {
 	codec := serializer.NewCodecFactory(scheme).EncoderForVersion(protobuf.NewSerializer(scheme, scheme), corev1.SchemeGroupVersion)
 	e := &podEncoder{identifier: codec.Identifier(), young: map[podVersion][]byte{}}
+	e.buffers.New = func() any { return bufio.NewWriterSize(nil, writeBytes) }
 	e.forget = time.AfterFunc(encodedFor, func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
@@ -114,7 +120,14 @@ func (l *podList) CacheEncode(id runtime.Identifier, encode func(runtime.Object,
 		}
 		messages = append(messages, message)
 	}
-	return writeList(w, metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, messages)
+	buffer := l.encoder.buffers.Get().(*bufio.Writer)
+	defer l.encoder.buffers.Put(buffer)
+	buffer.Reset(w)
+	defer buffer.Reset(nil)
+	if err := writeList(buffer, metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, messages); err != nil {
+		return err
+	}
+	return buffer.Flush()
 }
 
 // writeList writes what the library's serializer would: its prefix, and an envelope around the list's fields, of which metadata is the

@@ -56,6 +56,28 @@ func TestPodListIsEncodedAsTheLibraryDoes(t *testing.T) {
 	}
 }
 
+// writes remembers how long each write was.
+type writes []int
+
+func (w *writes) Write(p []byte) (int, error) {
+	*w = append(*w, len(p))
+	return len(p), nil
+}
+
+// TestPodListIsWrittenInLargeParts: what is larger than 128 KB must show it in its first write, to be compressed.
+func TestPodListIsWrittenInLargeParts(t *testing.T) {
+	encoder := newPodEncoder(apis.NewScheme())
+	for n, want := range map[int]int{0: 1, 3: 1, 60: 1, 120: 3} {
+		var seen writes
+		if err := (&podList{pods(n), encoder}).CacheEncode(encoder.identifier, nil, &seen); err != nil {
+			t.Fatal(err)
+		}
+		if len(seen) != want || want > 1 && seen[0] < 128<<10 {
+			t.Errorf("%d pods: writes of %v bytes", n, seen)
+		}
+	}
+}
+
 func TestPodEncoderTellsVersionsApart(t *testing.T) {
 	encoder := newPodEncoder(apis.NewScheme())
 	encode := func(change func(*corev1.Pod)) []byte {

@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 
@@ -55,7 +56,14 @@ func (s *server) setUp(ctx context.Context) error {
 		s.clients = append(s.clients, client)
 	}
 	var ns corev1.Namespace
-	err := s.clients[0].Post().Resource("namespaces").Body(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "bench-"}}).Do(ctx).Into(&ns)
+	// A role that was granted just now is known to the server a little later.
+	err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+		err := s.clients[0].Post().Resource("namespaces").Body(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "bench-"}}).Do(ctx).Into(&ns)
+		if apierrors.IsForbidden(err) {
+			return false, nil
+		}
+		return true, err
+	})
 	if err != nil {
 		return fmt.Errorf("create a namespace: %w", err)
 	}

@@ -203,13 +203,13 @@ func connectProxy(t *testing.T, through *atomic.Int32) string {
 			return
 		}
 		through.Add(1)
-		w.WriteHeader(http.StatusOK)
-		from, _, err := http.NewResponseController(w).Hijack()
+		from, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		go func() { _, _ = io.Copy(to, from); _ = to.Close() }()
+		_, _ = io.WriteString(from, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { _, _ = io.Copy(to, buffered); _ = to.Close() }()
 		_, _ = io.Copy(from, to)
 		_ = from.Close()
 	})}

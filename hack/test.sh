@@ -6,4 +6,5 @@ echo "test: unit tests"
 go test -p 2 ./... 2>&1 | { grep -v 'no test files' || true; }
 [ "${1:-}" = unit ] && exit 0
 echo "test: end to end"
+hack/e2e.sh bin/e2e
 go test -count=1 -timeout 30m -tags e2e ./lab/e2e/...

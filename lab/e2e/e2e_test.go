@@ -72,13 +72,10 @@ func home() string {
 
 func kubeconfig() string { return filepath.Join(home(), "clusters", *clusterName, "kubeconfig") }
 
-// clients are the kubectls that run the scripts, as shell commands: the one on the machine, if any, and the one built in.
+// clients are the kubectls that run the scripts, as shell commands: the oldest that is supported, which hack/e2e.sh has built, and the
+// one built in.
 func clients() map[string]string {
-	all := map[string]string{"BuiltIn": builtIn()}
-	if path, err := exec.LookPath("kubectl"); err == nil {
-		all["OnMachine"] = path
-	}
-	return all
+	return map[string]string{"BuiltIn": builtIn(), "Oldest": filepath.Join(filepath.Dir(keelson), "e2e", "kubectl-1.32")}
 }
 
 func builtIn() string { return keelson + " --name " + *clusterName + " kubectl" }

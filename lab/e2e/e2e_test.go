@@ -72,11 +72,13 @@ func home() string {
 
 func kubeconfig() string { return filepath.Join(home(), "clusters", *clusterName, "kubeconfig") }
 
-// clients are the kubectls that run the scripts, as shell commands: the oldest that is supported, which hack/e2e.sh has built, and the
-// one built in.
+// clients are the kubectls that run the scripts, as shell commands: the oldest that is supported, and the one built in.
 func clients() map[string]string {
-	return map[string]string{"BuiltIn": builtIn(), "Oldest": filepath.Join(filepath.Dir(keelson), "e2e", "kubectl-1.32")}
+	return map[string]string{"BuiltIn": builtIn(), "Oldest": tool("kubectl-1.32")}
 }
+
+// tool is a program that hack/e2e.sh has built.
+func tool(name string) string { return filepath.Join(filepath.Dir(keelson), "e2e", name) }
 
 func builtIn() string { return keelson + " --name " + *clusterName + " kubectl" }
 
@@ -105,6 +107,11 @@ func TestCluster(t *testing.T) {
 	runScripts(t, builtIn(), "cluster")
 }
 
+// TestHelm runs the scripts that are about Helm.
+func TestHelm(t *testing.T) {
+	runScripts(t, builtIn(), "helm")
+}
+
 // TestAlone runs the scripts that nothing else could run beside.
 func TestAlone(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/alone/*.txt")
@@ -124,6 +131,7 @@ func runFiles(t *testing.T, client string, params testscript.Params) {
 		Kubeconfig: kubeconfig(), Kubectl: client, Commands: commands,
 		Programs: map[string]string{
 			"keelson": fmt.Sprintf("case \"$1\" in --name) exec %[1]s \"$@\" ;; esac\nexec %[1]s --name %[2]s \"$@\"", keelson, *clusterName),
+			"helm":    "exec " + tool("helm") + ` --namespace "$NS" "$@"`,
 		},
 		Env: map[string]string{"CLUSTER": *clusterName, "KEELSON": keelson, "KEELSON_HOME": home()},
 	}.Run(t, params)

@@ -12,7 +12,7 @@ import (
 
 // mutatingAdmissionPolicy is a set of changes, in CEL, to objects in requests.
 var mutatingAdmissionPolicy = resource.Definition[*admissionregistrationv1.MutatingAdmissionPolicy]{
-	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "MutatingAdmissionPolicy", Plural: "mutatingadmissionpolicies",
+	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "MutatingAdmissionPolicy", AnyFinalizer: true, Plural: "mutatingadmissionpolicies",
 	Categories: []string{"api-extensions"}, AllowUnconditionalUpdate: true,
 	GenerationOf: func(p *admissionregistrationv1.MutatingAdmissionPolicy) any { return &p.Spec },
 	Default: func(p *admissionregistrationv1.MutatingAdmissionPolicy) {
@@ -60,11 +60,14 @@ func validateMutation(m *admissionregistrationv1.Mutation, path *field.Path) fie
 		memberPath := path.Child(member.name)
 		switch {
 		case m.PatchType != member.kind && member.set:
-			errs = append(errs, field.Invalid(memberPath, member.name, "must not be set when patchType is "+string(m.PatchType)))
+			if m.PatchType != admissionregistrationv1.PatchTypeApplyConfiguration && m.PatchType != admissionregistrationv1.PatchTypeJSONPatch {
+				continue // reported with the type
+			}
+			errs = append(errs, field.Invalid(memberPath, "{"+member.name+"}", "must not be specified when patchType is "+string(m.PatchType)))
 		case m.PatchType == member.kind && !member.set:
 			errs = append(errs, field.Required(memberPath, "must be specified when patchType is "+string(member.kind)))
 		case member.set && strings.TrimSpace(member.expression()) == "":
-			errs = append(errs, field.Required(memberPath.Child("expression"), "expression is not specified"))
+			errs = append(errs, field.Required(memberPath.Child("expression"), ""))
 		}
 	}
 	return append(errs, validate.RequiredOneOf(m.PatchType, path.Child("patchType"),

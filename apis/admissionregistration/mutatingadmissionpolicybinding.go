@@ -9,7 +9,7 @@ import (
 
 // mutatingAdmissionPolicyBinding puts a policy into force.
 var mutatingAdmissionPolicyBinding = resource.Definition[*admissionregistrationv1.MutatingAdmissionPolicyBinding]{
-	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "MutatingAdmissionPolicyBinding", Plural: "mutatingadmissionpolicybindings",
+	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "MutatingAdmissionPolicyBinding", AnyFinalizer: true, Plural: "mutatingadmissionpolicybindings",
 	Categories: []string{"api-extensions"}, AllowUnconditionalUpdate: true,
 	GenerationOf: func(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) any { return &b.Spec },
 	Default:      func(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
@@ -17,7 +17,7 @@ var mutatingAdmissionPolicyBinding = resource.Definition[*admissionregistrationv
 		path := field.NewPath("spec")
 		errs := validatePolicyName(b.Spec.PolicyName, path.Child("policyName"))
 		errs = append(errs, validateParamRef(b.Spec.ParamRef, path.Child("paramRef"))...)
-		return append(errs, validateMatch(b.Spec.MatchResources, path.Child("matchResouces"))...) // upstream's spelling
+		return append(errs, validateMatch(b.Spec.MatchResources, path.Child("matchResources"))...) // upstream's spelling
 	},
 	Columns: bindingColumns(
 		func(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) string { return b.Spec.PolicyName },

@@ -9,7 +9,7 @@ import (
 
 // mutatingWebhookConfiguration names servers that are asked about requests. Defaults and rules stand in webhook.go.
 var mutatingWebhookConfiguration = resource.Definition[*admissionregistrationv1.MutatingWebhookConfiguration]{
-	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "MutatingWebhookConfiguration", Plural: "mutatingwebhookconfigurations",
+	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "MutatingWebhookConfiguration", AnyFinalizer: true, Plural: "mutatingwebhookconfigurations",
 	Categories: []string{"api-extensions"}, AllowUnconditionalUpdate: true,
 	GenerationOf: func(c *admissionregistrationv1.MutatingWebhookConfiguration) any { return c.Webhooks },
 	Default: func(c *admissionregistrationv1.MutatingWebhookConfiguration) {

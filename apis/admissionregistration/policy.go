@@ -179,7 +179,7 @@ func validateParamRef(ref *admissionregistrationv1.ParamRef, refPath *field.Path
 		return append(errs, field.Required(action, ""))
 	}
 	return append(errs, validate.OneOf(*ref.ParameterNotFoundAction, action,
-		admissionregistrationv1.AllowAction, admissionregistrationv1.DenyAction)...)
+		admissionregistrationv1.DenyAction, admissionregistrationv1.AllowAction)...)
 }
 
 func printParamKind(kind *admissionregistrationv1.ParamKind) string {

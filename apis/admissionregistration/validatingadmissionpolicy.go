@@ -15,7 +15,7 @@ import (
 
 // validatingAdmissionPolicy is a set of rules in CEL that requests must obey.
 var validatingAdmissionPolicy = resource.Definition[*admissionregistrationv1.ValidatingAdmissionPolicy]{
-	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "ValidatingAdmissionPolicy", Plural: "validatingadmissionpolicies",
+	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "ValidatingAdmissionPolicy", AnyFinalizer: true, Plural: "validatingadmissionpolicies",
 	Categories: []string{"api-extensions"}, HasStatus: true, AllowUnconditionalUpdate: true,
 	Default: func(p *admissionregistrationv1.ValidatingAdmissionPolicy) {
 		resource.SetDefaultPtr(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)

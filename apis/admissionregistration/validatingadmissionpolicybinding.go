@@ -12,7 +12,7 @@ import (
 
 // validatingAdmissionPolicyBinding puts a policy into force.
 var validatingAdmissionPolicyBinding = resource.Definition[*admissionregistrationv1.ValidatingAdmissionPolicyBinding]{
-	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "ValidatingAdmissionPolicyBinding", Plural: "validatingadmissionpolicybindings",
+	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "ValidatingAdmissionPolicyBinding", AnyFinalizer: true, Plural: "validatingadmissionpolicybindings",
 	Categories: []string{"api-extensions"}, AllowUnconditionalUpdate: true,
 	GenerationOf: func(b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) any { return &b.Spec },
 	Default:      func(b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
@@ -20,7 +20,7 @@ var validatingAdmissionPolicyBinding = resource.Definition[*admissionregistratio
 		path := field.NewPath("spec")
 		errs := validatePolicyName(b.Spec.PolicyName, path.Child("policyName"))
 		errs = append(errs, validateParamRef(b.Spec.ParamRef, path.Child("paramRef"))...)
-		errs = append(errs, validateMatch(b.Spec.MatchResources, path.Child("matchResouces"))...) // upstream's spelling
+		errs = append(errs, validateMatch(b.Spec.MatchResources, path.Child("matchResources"))...) // upstream's spelling
 		return append(errs, validateActions(b.Spec.ValidationActions, path.Child("validationActions"))...)
 	},
 	Columns: bindingColumns(
@@ -32,7 +32,7 @@ var validatingAdmissionPolicyBinding = resource.Definition[*admissionregistratio
 
 func validateActions(actions []admissionregistrationv1.ValidationAction, path *field.Path) field.ErrorList {
 	if len(actions) == 0 {
-		return field.ErrorList{field.Required(path, "at least one validation action is required")}
+		return field.ErrorList{field.Required(path, "")}
 	}
 	var errs field.ErrorList
 	for i, action := range actions {

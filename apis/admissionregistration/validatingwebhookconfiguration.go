@@ -9,7 +9,7 @@ import (
 
 // validatingWebhookConfiguration names servers that are asked about requests. Defaults and rules stand in webhook.go.
 var validatingWebhookConfiguration = resource.Definition[*admissionregistrationv1.ValidatingWebhookConfiguration]{
-	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "ValidatingWebhookConfiguration", Plural: "validatingwebhookconfigurations",
+	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "ValidatingWebhookConfiguration", AnyFinalizer: true, Plural: "validatingwebhookconfigurations",
 	Categories: []string{"api-extensions"}, AllowUnconditionalUpdate: true,
 	GenerationOf: func(c *admissionregistrationv1.ValidatingWebhookConfiguration) any { return c.Webhooks },
 	Default: func(c *admissionregistrationv1.ValidatingWebhookConfiguration) {

@@ -146,10 +146,10 @@ func validateClientConfig(c *admissionregistrationv1.WebhookClientConfig, path *
 	var errs field.ErrorList
 	service, servicePath := c.Service, path.Child("service")
 	if service.Name == "" {
-		errs = append(errs, field.Required(servicePath.Child("name"), "service name is required"))
+		errs = append(errs, field.Required(servicePath.Child("namespace"), ""))
 	}
 	if service.Namespace == "" {
-		errs = append(errs, field.Required(servicePath.Child("namespace"), "service namespace is required"))
+		errs = append(errs, field.Required(servicePath.Child("name"), "")) // upstream tells the two the wrong way round
 	}
 	if service.Port != nil {
 		for _, message := range validation.IsValidPortNum(int(*service.Port)) {

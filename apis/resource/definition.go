@@ -60,6 +60,8 @@ type Definition[T Object] struct {
 	ValidateServed map[schema.GroupVersion]func(obj, old T) field.ErrorList
 	// NameOnce leaves the name and generateName unchecked on update, where upstream does.
 	NameOnce bool
+	// AnyFinalizer leaves finalizers without a domain alone, as upstream does for the kinds of admissionregistration.k8s.io.
+	AnyFinalizer bool
 	// ValidateName checks metadata.name (and generateName with prefix true); nil means a DNS-1123 subdomain.
 	ValidateName func(name string, prefix bool) []string
 	// Warn returns warnings for the client, on create (old is nil) and update.
@@ -127,6 +129,7 @@ type Resource struct {
 	ReturnDeleted    bool
 	LateGeneration   bool
 	NameOnce         bool
+	AnyFinalizer     bool
 
 	New                      func() Object
 	Default                  func(obj Object)
@@ -167,7 +170,7 @@ func (d *Definition[T]) Resource() *Resource {
 		ShortNames: d.ShortNames, Categories: d.Categories, Namespaced: d.Namespaced, KeyPrefix: d.KeyPrefix,
 		HasStatus: d.HasStatus, Index: d.Index, ValidateName: d.ValidateName,
 		StatusOnCreate: d.StatusOnCreate, OrphanDependents: d.OrphanDependents, OrphanWarning: d.OrphanWarning,
-		ReturnDeleted: d.ReturnDeleted, LateGeneration: d.LateGeneration, NameOnce: d.NameOnce,
+		ReturnDeleted: d.ReturnDeleted, LateGeneration: d.LateGeneration, NameOnce: d.NameOnce, AnyFinalizer: d.AnyFinalizer,
 		AllowCreateOnUpdate: d.AllowCreateOnUpdate, AllowUnconditionalUpdate: d.AllowUnconditionalUpdate,
 
 		New:            func() Object { return reflect.New(elem).Interface().(Object) },

@@ -46,7 +46,7 @@ func (s *statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Ob
 
 // ValidateUpdate implements rest.RESTUpdateStrategy.
 func (s *statusStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	errs := validateFinalizers(obj.(resource.Object))
+	errs := s.validateFinalizers(obj.(resource.Object))
 	if s.row.ValidateStatus == nil {
 		return errs
 	}

@@ -118,7 +118,7 @@ func (s *strategy) changed(obj, old resource.Object) bool {
 // Validate implements rest.RESTCreateStrategy.
 func (s *strategy) Validate(ctx context.Context, obj runtime.Object) field.ErrorList {
 	typed := obj.(resource.Object)
-	errs := append(s.validateMetadata(typed), validateFinalizers(typed)...)
+	errs := append(s.validateMetadata(typed), s.validateFinalizers(typed)...)
 	if check := s.served(ctx); check != nil {
 		return append(errs, check(typed, nil)...)
 	}
@@ -136,7 +136,10 @@ func (s *strategy) validateMetadata(obj resource.Object) field.ErrorList {
 	return validation.ValidateObjectMetaAccessor(obj, s.row.Namespaced, nameRule, field.NewPath("metadata"))
 }
 
-func validateFinalizers(obj resource.Object) field.ErrorList {
+func (s *strategy) validateFinalizers(obj resource.Object) field.ErrorList {
+	if s.row.AnyFinalizer {
+		return nil
+	}
 	var errs field.ErrorList
 	for i, name := range obj.GetFinalizers() {
 		errs = append(errs, rules.FinalizerName(name, field.NewPath("metadata", "finalizers").Index(i))...)
@@ -157,7 +160,7 @@ func (s *strategy) served(ctx context.Context) func(obj, old resource.Object) fi
 // the names.
 func (s *strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
 	typed, typedOld := obj.(resource.Object), old.(resource.Object)
-	errs := validateFinalizers(typed)
+	errs := s.validateFinalizers(typed)
 	if !s.row.NameOnce {
 		errs = append(errs, s.validateMetadata(typed)...)
 	}

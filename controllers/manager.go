@@ -33,6 +33,7 @@ import (
 	"keelson.dev/controllers/cronjob"
 	"keelson.dev/controllers/daemonset"
 	"keelson.dev/controllers/deployment"
+	"keelson.dev/controllers/devicetainteviction"
 	"keelson.dev/controllers/disruption"
 	"keelson.dev/controllers/endpoints"
 	"keelson.dev/controllers/endpointslice"
@@ -156,11 +157,14 @@ func list() []registration {
 		{"node-lifecycle", addNodeLifecycle},
 		{"ttl", workers(2, nodettl.Add)},
 		{"taint-eviction", workers(8, tainteviction.Add)},
+		{"device-taint-eviction", workers(8, devicetainteviction.Add)},
 		{"pod-garbage-collector", addPodGC},
 
 		{"certificatesigningrequest-approving", workers(2, certificates.AddApprover)},
 		{"certificatesigningrequest-signing", addSigner},
 		{"certificatesigningrequest-cleaner", func(e *env.Env, _ *Config) error { return certificates.AddCleaner(e) }},
+
+		{"podcertificaterequest-cleaner", func(e *env.Env, _ *Config) error { return certificates.AddPodCleaner(e) }},
 
 		// Last: it uses the informers that the others have asked for.
 		{"garbage-collector", workers(20, garbagecollector.Add)},

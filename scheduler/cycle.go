@@ -252,12 +252,12 @@ func (s *Scheduler) best(ctx context.Context, prof *profile.Profile, state *prof
 
 // pick returns one of the indices with the highest score. Each of n ties is kept with the chance 1/n, which makes all equally likely.
 func pick(n int, score func(int) int64) int {
-	best, ties := 0, 1
+	best, ties, highest := 0, 1, score(0)
 	for i := 1; i < n; i++ {
-		switch {
-		case score(i) > score(best):
-			best, ties = i, 1
-		case score(i) == score(best):
+		switch s := score(i); {
+		case s > highest:
+			best, ties, highest = i, 1, s
+		case s == highest:
 			ties++
 			if rand.IntN(ties) == 0 {
 				best = i

@@ -56,8 +56,9 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 			return "", &failure{status: status, diagnosis: profile.NewDiagnosis(), message: status.Message()}, true
 		}
 	}
-	best := pick(len(d.Feasible), func(i int) int64 { return scores[d.Feasible[i]] })
-	return nodes[d.Feasible[best]].Node().Name, nil, true
+	feasible := d.Feasible
+	best := pick(len(feasible), func(i int) int64 { return scores[feasible[i]] })
+	return nodes[feasible[best]].Node().Name, nil, true
 }
 
 // heedNominated refuses the nodes where there is room only if the pods do not come for which preemption has made it.

@@ -41,7 +41,6 @@ type Engine struct {
 	key     []byte
 	refused []*fwk.Status
 	total   []int64
-	scratch []int64
 	chosen  []int32
 }
 
@@ -167,46 +166,23 @@ func (e *Engine) Refuse(d *Decision, slot int32, why *fwk.Status) {
 // Narrow brings the feasible nodes in line with the refusals.
 func (e *Engine) Narrow(d *Decision) { e.narrow(d) }
 
-// Score returns the scores of the feasible slots, by slot.
+// Score returns the scores of the feasible slots, by slot. What is the same for all of them is left out.
 func (e *Engine) Score(d *Decision) []int64 {
 	if missing := e.table.Len() - len(e.total); missing > 0 {
-		e.total, e.scratch = append(e.total, make([]int64, missing)...), append(e.scratch, make([]int64, missing)...)
+		e.total = append(e.total, make([]int64, missing)...)
 	}
 	for _, slot := range d.Feasible {
-		e.total[slot] = 0
+		e.total[slot] = d.template.fixed[slot]
 	}
-	e.addLocal(d.template, d.Feasible)
+	for _, r := range d.template.scores {
+		if r != nil && r.Scale() != columns.AsIs && !r.zero {
+			r.add(d.Feasible, e.total)
+		}
+	}
 	for i, relation := range d.relations {
 		if relation != nil && e.related[i].weight > 0 {
 			relation.Score(d.Feasible, e.related[i].weight, e.total)
 		}
 	}
 	return e.total
-}
-
-// Scores returns the weighted scores of the feasible slots of one plugin after the other.
-func (e *Engine) Scores(d *Decision, each func(plugin string, scores []int64)) {
-	one := func(plugin string, add func(total []int64)) {
-		clear(e.scratch)
-		add(e.scratch)
-		each(plugin, e.scratch)
-	}
-	for i, s := range e.scores {
-		if d.template.scores[i] != nil {
-			one(s.plugin.Name(), func(total []int64) { d.template.add(i, s.weight, d.Feasible, total) })
-		}
-	}
-	for i, relation := range d.relations {
-		if relation != nil && e.related[i].weight > 0 {
-			one(e.related[i].Name(), func(total []int64) { relation.Score(d.Feasible, e.related[i].weight, total) })
-		}
-	}
-}
-
-func (e *Engine) addLocal(t *template, feasible []int32) {
-	for i, s := range e.scores {
-		if t.scores[i] != nil {
-			t.add(i, s.weight, feasible, e.total)
-		}
-	}
 }

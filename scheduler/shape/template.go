@@ -13,10 +13,12 @@ type template struct {
 	// refusedByNode are the refusals of the filters that look at the Node alone; refused are all.
 	refusedByNode, refused []*fwk.Status
 	scores                 []*rating // by score plugin; nil: no difference between nodes
+	fixed                  []int64   // the weighted sum of the scores that are not scaled
 }
 
 type rating struct {
 	columns.Score
+	weight  int64
 	raw     []int64
 	version uint64
 	// zero is set while no node has a raw score, so that nothing needs to be scaled.
@@ -37,7 +39,7 @@ func (e *Engine) template(pod fwk.PodInfo) *template {
 		for _, s := range e.scores {
 			var r *rating
 			if score := s.plugin.LocalScore(e.table, pod); score != nil {
-				r = &rating{Score: score}
+				r = &rating{Score: score, weight: s.weight}
 			}
 			t.scores = append(t.scores, r)
 		}
@@ -57,6 +59,7 @@ func (t *template) sync(table *columns.Table, changed, nodes []int32) {
 	if missing := table.Len() - len(t.refused); missing > 0 {
 		t.refused = append(t.refused, make([]*fwk.Status, missing)...)
 		t.refusedByNode = append(t.refusedByNode, make([]*fwk.Status, missing)...)
+		t.fixed = append(t.fixed, make([]int64, missing)...)
 	}
 	live := nodes[:0:0]
 	for _, slot := range nodes {
@@ -68,7 +71,7 @@ func (t *template) sync(table *columns.Table, changed, nodes []int32) {
 		live = append(live, slot)
 	}
 	t.filter(true, live, t.refusedByNode)
-	t.rate(table, live, true)
+	anew := t.rate(table, live, true)
 	open := changed[:0:0]
 	for _, slot := range changed {
 		t.refused[slot] = t.refusedByNode[slot]
@@ -77,7 +80,17 @@ func (t *template) sync(table *columns.Table, changed, nodes []int32) {
 		}
 	}
 	t.filter(false, open, t.refused)
-	t.rate(table, open, false)
+	if t.rate(table, open, false) || anew {
+		open = liveSlots(table)
+	}
+	for _, slot := range open {
+		t.fixed[slot] = 0
+		for _, r := range t.scores {
+			if r != nil && r.Scale() == columns.AsIs {
+				t.fixed[slot] += r.weight * r.raw[slot]
+			}
+		}
+	}
 }
 
 func (t *template) filter(ofNode bool, slots []int32, refused []*fwk.Status) {
@@ -88,7 +101,8 @@ func (t *template) filter(ofNode bool, slots []int32, refused []*fwk.Status) {
 	}
 }
 
-func (t *template) rate(table *columns.Table, slots []int32, ofNode bool) {
+// rate sets the raw scores of the slots and says whether it has set those of all nodes.
+func (t *template) rate(table *columns.Table, slots []int32, ofNode bool) (all bool) {
 	for _, r := range t.scores {
 		if r == nil || r.OfNode() != ofNode {
 			continue
@@ -98,17 +112,18 @@ func (t *template) rate(table *columns.Table, slots []int32, ofNode bool) {
 			r.raw = append(r.raw, make([]int64, missing)...)
 		}
 		if v, ok := r.Score.(columns.Versioned); ok && v.Version() != r.version {
-			r.version = v.Version()
-			of = live(table)
+			r.version, all = v.Version(), true
+			of = liveSlots(table)
 		}
 		r.Rate(of, r.raw)
 		if len(of) > 0 && r.Scale() != columns.AsIs {
 			r.zero = allZero(r.raw)
 		}
 	}
+	return all
 }
 
-func live(table *columns.Table) []int32 {
+func liveSlots(table *columns.Table) []int32 {
 	out := table.All()
 	n := 0
 	for _, slot := range out {
@@ -129,24 +144,15 @@ func allZero(values []int64) bool {
 	return true
 }
 
-// add adds the weighted scores of one plugin.
-func (t *template) add(i int, weight int64, feasible []int32, total []int64) {
-	r := t.scores[i]
-	scale := r.Scale()
-	if scale == columns.AsIs {
-		for _, slot := range feasible {
-			total[slot] += weight * r.raw[slot]
-		}
-		return
-	}
+// add adds the scaled and weighted scores.
+func (r *rating) add(feasible []int32, total []int64) {
 	var highest int64
-	if !r.zero {
-		for _, slot := range feasible {
-			highest = max(highest, r.raw[slot])
-		}
-	}
 	for _, slot := range feasible {
-		total[slot] += weight * scaled(scale, r.raw[slot], highest)
+		highest = max(highest, r.raw[slot])
+	}
+	scale := r.Scale()
+	for _, slot := range feasible {
+		total[slot] += r.weight * scaled(scale, r.raw[slot], highest)
 	}
 }
 

@@ -32,12 +32,14 @@ import (
 	"keelson.dev/kubelet-lite/certs"
 	"keelson.dev/kubelet-lite/cgroups"
 	"keelson.dev/kubelet-lite/cri"
+	"keelson.dev/kubelet-lite/dra"
 	"keelson.dev/kubelet-lite/eviction"
 	"keelson.dev/kubelet-lite/hooks"
 	"keelson.dev/kubelet-lite/images"
 	"keelson.dev/kubelet-lite/logs"
 	"keelson.dev/kubelet-lite/nodestatus"
 	"keelson.dev/kubelet-lite/objects"
+	"keelson.dev/kubelet-lite/plugins"
 	"keelson.dev/kubelet-lite/podworker"
 	"keelson.dev/kubelet-lite/probes"
 	"keelson.dev/kubelet-lite/server"
@@ -61,6 +63,7 @@ type agent struct {
 	cgroups    *cgroups.Manager
 	objects    *objects.Cache
 	volumes    *volumes.Manager
+	claims     *dra.Manager
 	images     *images.Manager
 	probes     *probes.Manager
 	status     *statusmanager.Manager
@@ -273,20 +276,24 @@ func (a *agent) makeServing(ctx context.Context) (err error) {
 }
 
 // makePods builds what pods run with.
-func (a *agent) makePods(ctx context.Context) error {
+func (a *agent) makePods(ctx context.Context) (err error) {
 	k := &a.cfg.Kubelet
 	a.sources = newSources(a.client, a.cfg.NodeName)
 	a.userns = cri.NewUserNamespaces(a.cfg.RootDir, int64(k.MaxPods))
 	a.status = statusmanager.New(a.client)
 	a.objects = objects.New(a.client)
+	if a.claims, err = dra.New(dra.Config{Client: a.client, NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, Clock: clock.RealClock{}}); err != nil {
+		return err
+	}
 	a.volumes = volumes.New(volumes.Config{
 		Client: a.client, NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, Objects: a.objects, Node: a.node.Node, Clock: a.clock,
 		Wake: func(uid types.UID) { a.workers.Poke(uid) }, RecursiveReadOnly: a.node.RecursiveReadOnly,
+		Plugins: map[string]plugins.Handler{plugins.DRA: a.claims},
 	})
 	a.images = images.New(images.Config{Images: a.runtime.Images, Secrets: a.objects, Recorder: a.recorder, Clock: a.clock, Parallel: parallelPulls(k.SerializeImagePulls, k.MaxParallelImagePulls)})
 	a.probes = probes.New(probes.Config{Exec: a.runtime.Runtime, Recorder: a.recorder, Clock: a.clock, Changed: func(uid types.UID) { a.workers.Poke(uid) }})
 	a.workers = podworker.New(ctx, podworker.Config{
-		Runtime: a.runtime, Node: a.criNode(), IDPrefix: a.prefix, Images: a.images, Volumes: a.volumes, Cgroups: a.cgroups, Probes: a.probes,
+		Runtime: a.runtime, Node: a.criNode(), IDPrefix: a.prefix, Images: a.images, Volumes: a.volumes, Cgroups: a.cgroups, Devices: a.claims, Probes: a.probes,
 		Hooks: &hooks.Runner{Exec: a.runtime.Runtime, Clock: a.clock}, Status: a.status, Recorder: a.recorder, Clock: a.clock,
 		HostIPs: func() []string { return a.nodeIPs }, Env: a.env, RuntimeHandler: a.runtimeHandler, RecursiveReadOnly: a.node.RecursiveReadOnly,
 		Grant: a.grant, Mirror: a.shownBy, Stopped: a.stopped, LegacyLogDir: legacyLogDir,

@@ -47,6 +47,9 @@ func (a *agent) runPods(ctx context.Context) error {
 	a.sources.start(ctx)
 	if cache.WaitForCacheSync(ctx.Done(), handler.HasSynced) {
 		a.endOrphans(ctx)
+		if err := a.claims.WipeUnknown(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "Devices of drivers that are gone may still be on offer")
+		}
 	}
 	<-ctx.Done()
 	a.workers.Wait()
@@ -188,6 +191,7 @@ func (a *agent) endOrphans(ctx context.Context) {
 	if err := a.volumes.Orphans(ctx, known); err != nil {
 		logger.Error(err, "Volumes of old pods not cleaned up")
 	}
+	a.claims.Orphans(ctx, known)
 	groups, err := a.cgroups.Pods()
 	if err != nil {
 		logger.Error(err, "Control groups not listed")

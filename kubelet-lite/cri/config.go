@@ -155,18 +155,19 @@ func (n *Node) limits(requests, limits corev1.ResourceList) *runtimeapi.LinuxCon
 
 // Instance is everything about one start of a container that is not in its spec.
 type Instance struct {
-	Attempt   int           // restart count
-	BackOff   time.Duration // to wait after this instance
-	ImageRef  string
-	ImageUser ImageUser
-	Command   []string
-	Args      []string
-	Envs      []*runtimeapi.KeyValue
-	Mounts    []*runtimeapi.Mount
-	Devices   []*runtimeapi.Device
-	TargetID  string // whose process namespace an ephemeral container joins
-	Handler   string // runtime handler of the pod's RuntimeClass
-	Resources *runtimeapi.LinuxContainerResources
+	Attempt    int           // restart count
+	BackOff    time.Duration // to wait after this instance
+	ImageRef   string
+	ImageUser  ImageUser
+	Command    []string
+	Args       []string
+	Envs       []*runtimeapi.KeyValue
+	Mounts     []*runtimeapi.Mount
+	Devices    []*runtimeapi.Device
+	CDIDevices []string
+	TargetID   string // whose process namespace an ephemeral container joins
+	Handler    string // runtime handler of the pod's RuntimeClass
+	Resources  *runtimeapi.LinuxContainerResources
 }
 
 // UserMapping returns the ID mapping of the pod's user namespace, or nil if it has none.
@@ -206,6 +207,7 @@ func (n *Node) ContainerConfig(pod *corev1.Pod, c *corev1.Container, in Instance
 		Envs:        in.Envs,
 		Mounts:      in.Mounts,
 		Devices:     in.Devices,
+		CDIDevices:  cdiDevices(in.CDIDevices),
 		Labels:      containerLabels(pod, c),
 		Annotations: containerAnnotations(pod, c, in.Attempt, in.BackOff),
 		LogPath:     logPath(c.Name, in.Attempt),
@@ -215,6 +217,14 @@ func (n *Node) ContainerConfig(pod *corev1.Pod, c *corev1.Container, in Instance
 		StopSignal:  stopSignal(c),
 		Linux:       &runtimeapi.LinuxContainerConfig{Resources: resources, SecurityContext: security},
 	}, nil
+}
+
+func cdiDevices(names []string) []*runtimeapi.CDIDevice {
+	var out []*runtimeapi.CDIDevice
+	for _, name := range names {
+		out = append(out, &runtimeapi.CDIDevice{Name: name})
+	}
+	return out
 }
 
 // stopSignal names the CRI's signal: SIGRTMIN+1 is SIGNAL_SIGRTMINPLUS1 there.

@@ -36,6 +36,7 @@ type Plugin struct {
 // Handler is told of the plugins of one type. An error from Register is told to the plugin, which may try again.
 type Handler interface {
 	Register(ctx context.Context, plugin Plugin) error
+	// Deregister may come after a newer instance of the same plugin, with another endpoint, has registered.
 	Deregister(ctx context.Context, plugin Plugin)
 }
 
@@ -163,9 +164,9 @@ func (w *Watcher) vanished(ctx context.Context, path string) {
 		return
 	}
 	delete(w.known, path)
-	// A plugin that was replaced has its new socket elsewhere already; it is the same plugin still.
+	// A plugin that registered again under another name of the socket is the same plugin still.
 	for _, other := range w.known {
-		if other.plugin.Name == gone.plugin.Name && other.handler == gone.handler {
+		if other.plugin.Name == gone.plugin.Name && other.plugin.Endpoint == gone.plugin.Endpoint && other.handler == gone.handler {
 			return
 		}
 	}

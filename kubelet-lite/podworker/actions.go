@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"keelson.dev/kubelet-lite/cri"
+	"keelson.dev/kubelet-lite/dra"
 	"keelson.dev/kubelet-lite/images"
 	"keelson.dev/kubelet-lite/podplan"
 )
@@ -186,7 +187,11 @@ func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, a podplan.A
 	}
 	handler, err := w.runSandbox(ctx, pod, a)
 	if err != nil {
-		w.event(pod, "", corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
+		if f, ok := errors.AsType[*failure](err); ok {
+			w.event(pod, "", corev1.EventTypeWarning, f.reason, "Failed to prepare dynamic resources: %v", err)
+		} else {
+			w.event(pod, "", corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
+		}
 		return nil, err
 	}
 	return func() { w.handler = handler }, nil
@@ -198,6 +203,9 @@ func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, a podplan.Acti
 	}
 	if err := w.m.cfg.Cgroups.EnsurePod(pod); err != nil {
 		return "", err
+	}
+	if err := w.m.cfg.Devices.Prepare(ctx, pod); err != nil {
+		return "", &failure{dra.ReasonFailed, err}
 	}
 	config, err := w.m.cfg.Node.SandboxConfig(pod, uint32(a.Attempt))
 	if err != nil {
@@ -272,7 +280,7 @@ func (w *worker) removeContainer(ctx context.Context, pod *corev1.Pod, seen *cri
 	return nil
 }
 
-// release hands back what a stopped pod still holds: volumes and cgroups.
+// release hands back what a stopped pod still holds: volumes, devices and cgroups.
 func (w *worker) release(ctx context.Context, pod *corev1.Pod) {
 	key := podplan.Key{Kind: "Release"}
 	if w.inFlight[key] != nil || w.setbacks[key].RetryAt.After(w.m.cfg.Clock.Now()) {
@@ -282,7 +290,7 @@ func (w *worker) release(ctx context.Context, pod *corev1.Pod) {
 	a := &action{Action: podplan.Action{Key: key}, cancel: func() {}}
 	w.inFlight[key] = a
 	w.m.wg.Go(func() {
-		err := errors.Join(w.m.cfg.Volumes.TearDown(ctx, pod.UID), w.m.cfg.Cgroups.RemovePod(pod.UID))
+		err := errors.Join(w.m.cfg.Volumes.TearDown(ctx, pod.UID), w.m.cfg.Devices.Release(ctx, pod.UID), w.m.cfg.Cgroups.RemovePod(pod.UID))
 		apply := func() {
 			if err != nil {
 				w.later(w.setbacks[key].RetryAt)

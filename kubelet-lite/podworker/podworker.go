@@ -41,6 +41,16 @@ type Cgroups interface {
 	RemovePod(uid types.UID) error
 }
 
+// Devices hands out devices to pods; *dra.Manager does.
+type Devices interface {
+	// Prepare comes before the pod's sandbox, and again if it has failed.
+	Prepare(ctx context.Context, pod *corev1.Pod) error
+	// Container adds what a container was given to its next instance.
+	Container(ctx context.Context, pod *corev1.Pod, c *corev1.Container, in *cri.Instance) error
+	// Release takes back what a pod had.
+	Release(ctx context.Context, pod types.UID) error
+}
+
 // Status brings statuses to the API; *statusmanager.Manager does.
 type Status interface {
 	Set(pod *corev1.Pod, status corev1.PodStatus)
@@ -56,6 +66,7 @@ type Config struct {
 	Images   *images.Manager
 	Volumes  Volumes
 	Cgroups  Cgroups
+	Devices  Devices
 	Probes   *probes.Manager
 	Hooks    *hooks.Runner
 	Status   Status

@@ -117,7 +117,10 @@ func (w *worker) surroundings(ctx context.Context, pod *corev1.Pod, seen *cri.Po
 		PodIPs: ips, Hostname: hostname, Domain: w.m.cfg.Node.FQDN(pod, hostname), Env: in.Envs, Images: refs,
 		Restarts: in.Attempt, UIDMappings: mapping, GIDMappings: mapping,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return w.m.cfg.Devices.Container(ctx, pod, c, in)
 }
 
 // imageVolumes pulls the images that the container mounts.

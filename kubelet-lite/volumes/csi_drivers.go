@@ -41,6 +41,7 @@ type csiDrivers struct {
 
 type csiDriver struct {
 	name         string
+	endpoint     string
 	conn         *grpc.ClientConn
 	node         csi.NodeClient
 	capabilities map[csi.NodeServiceCapability_RPC_Type]bool
@@ -65,7 +66,7 @@ func (d *csiDrivers) Register(ctx context.Context, plugin plugins.Plugin) error 
 	if err != nil {
 		return err
 	}
-	driver := &csiDriver{name: plugin.Name, conn: conn, node: csi.NewNodeClient(conn), capabilities: map[csi.NodeServiceCapability_RPC_Type]bool{}}
+	driver := &csiDriver{name: plugin.Name, endpoint: plugin.Endpoint, conn: conn, node: csi.NewNodeClient(conn), capabilities: map[csi.NodeServiceCapability_RPC_Type]bool{}}
 	if err := d.introduce(ctx, driver); err != nil {
 		return errors.Join(err, conn.Close())
 	}
@@ -110,6 +111,10 @@ func (d *csiDrivers) introduce(ctx context.Context, driver *csiDriver) error {
 func (d *csiDrivers) Deregister(ctx context.Context, plugin plugins.Plugin) {
 	d.mu.Lock()
 	driver := d.byName[plugin.Name]
+	if driver != nil && driver.endpoint != plugin.Endpoint { // replaced by a newer instance
+		d.mu.Unlock()
+		return
+	}
 	delete(d.byName, plugin.Name)
 	d.mu.Unlock()
 	if driver != nil {

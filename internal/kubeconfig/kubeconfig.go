@@ -8,6 +8,8 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"keelson.dev/internal/statefile"
 )
 
 // Entry is one cluster with one user of it. Either a client certificate or a token identifies the user.
@@ -102,12 +104,5 @@ func write(path string, config *clientcmdapi.Config) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return fmt.Errorf("make folder of kubeconfig: %w", err)
 	}
-	staged := path + ".keelson"
-	if err := os.WriteFile(staged, data, 0o600); err != nil {
-		return fmt.Errorf("write kubeconfig: %w", err)
-	}
-	if err := os.Rename(staged, path); err != nil {
-		return fmt.Errorf("write kubeconfig: %w", err)
-	}
-	return nil
+	return statefile.Write(path, data, 0o600)
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"keelson.dev/internal/statefile"
 )
 
 // Server is what a control plane node's certificates must name.
@@ -150,12 +152,5 @@ func writeFile(path string, data []byte, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make folder for %s: %w", filepath.Base(path), err)
 	}
-	staged := path + ".new"
-	if err := os.WriteFile(staged, data, mode); err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	if err := os.Rename(staged, path); err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	return nil
+	return statefile.Write(path, data, mode)
 }

@@ -108,7 +108,7 @@ func Fits(in Input) *Rejection {
 		if want.IsZero() || total.Cmp(capacity) <= 0 {
 			continue
 		}
-		if _, offered := in.Node.Status.Allocatable[name]; !offered && isExtended(name) {
+		if _, offered := in.Node.Status.Allocatable[name]; !offered && IsExtended(name) {
 			continue // a device plugin that has not registered again yet must not fail the pods that use it
 		}
 		if name == corev1.ResourceCPU {
@@ -119,7 +119,8 @@ func Fits(in Input) *Rejection {
 	return nil
 }
 
-func isExtended(name corev1.ResourceName) bool {
+// IsExtended reports whether a resource is one that a device plugin may offer.
+func IsExtended(name corev1.ResourceName) bool {
 	return strings.Contains(string(name), "/") && !strings.Contains(string(name), "kubernetes.io/")
 }
 

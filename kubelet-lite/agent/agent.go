@@ -32,6 +32,7 @@ import (
 	"keelson.dev/kubelet-lite/certs"
 	"keelson.dev/kubelet-lite/cgroups"
 	"keelson.dev/kubelet-lite/cri"
+	"keelson.dev/kubelet-lite/devices"
 	"keelson.dev/kubelet-lite/dra"
 	"keelson.dev/kubelet-lite/eviction"
 	"keelson.dev/kubelet-lite/hooks"
@@ -64,6 +65,7 @@ type agent struct {
 	objects    *objects.Cache
 	volumes    *volumes.Manager
 	claims     *dra.Manager
+	devices    *devices.Manager
 	images     *images.Manager
 	probes     *probes.Manager
 	status     *statusmanager.Manager
@@ -235,7 +237,7 @@ func (a *agent) measureNode(ctx context.Context) error {
 		Info:         nodestatus.Info(nodestatus.Version, runtime.RuntimeName+"://"+strings.TrimPrefix(runtime.RuntimeVersion, "v")),
 		InUse:        func() []corev1.UniqueVolumeName { return a.volumes.InUse() },
 		Pressure:     func(c corev1.NodeConditionType) bool { return a.eviction.Pressure(c) },
-		Extra:        func() (corev1.ResourceList, corev1.ResourceList) { return nil, nil },
+		Extra:        func() (corev1.ResourceList, corev1.ResourceList) { return a.devices.Resources() },
 	})
 	return nil
 }
@@ -285,15 +287,18 @@ func (a *agent) makePods(ctx context.Context) (err error) {
 	if a.claims, err = dra.New(dra.Config{Client: a.client, NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, Clock: clock.RealClock{}}); err != nil {
 		return err
 	}
+	if a.devices, err = devices.New(devices.Config{RootDir: a.cfg.RootDir, Changed: a.node.Nudge}); err != nil {
+		return err
+	}
 	a.volumes = volumes.New(volumes.Config{
 		Client: a.client, NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, Objects: a.objects, Node: a.node.Node, Clock: a.clock,
 		Wake: func(uid types.UID) { a.workers.Poke(uid) }, RecursiveReadOnly: a.node.RecursiveReadOnly,
-		Plugins: map[string]plugins.Handler{plugins.DRA: a.claims},
+		Plugins: map[string]plugins.Handler{plugins.DRA: a.claims, plugins.Device: a.devices},
 	})
 	a.images = images.New(images.Config{Images: a.runtime.Images, Secrets: a.objects, Recorder: a.recorder, Clock: a.clock, Parallel: parallelPulls(k.SerializeImagePulls, k.MaxParallelImagePulls)})
 	a.probes = probes.New(probes.Config{Exec: a.runtime.Runtime, Recorder: a.recorder, Clock: a.clock, Changed: func(uid types.UID) { a.workers.Poke(uid) }})
 	a.workers = podworker.New(ctx, podworker.Config{
-		Runtime: a.runtime, Node: a.criNode(), IDPrefix: a.prefix, Images: a.images, Volumes: a.volumes, Cgroups: a.cgroups, Devices: a.claims, Probes: a.probes,
+		Runtime: a.runtime, Node: a.criNode(), IDPrefix: a.prefix, Images: a.images, Volumes: a.volumes, Cgroups: a.cgroups, Devices: []podworker.Devices{a.devices, a.claims}, Probes: a.probes,
 		Hooks: &hooks.Runner{Exec: a.runtime.Runtime, Clock: a.clock}, Status: a.status, Recorder: a.recorder, Clock: a.clock,
 		HostIPs: func() []string { return a.nodeIPs }, Env: a.env, RuntimeHandler: a.runtimeHandler, RecursiveReadOnly: a.node.RecursiveReadOnly,
 		Grant: a.grant, Mirror: a.shownBy, Stopped: a.stopped, LegacyLogDir: legacyLogDir,
@@ -372,6 +377,7 @@ func (a *agent) run(ctx context.Context) error {
 	for name, part := range map[string]func(context.Context) error{
 		"node status": a.node.Run,
 		"volumes":     a.volumes.Run,
+		"devices":     a.devices.Run,
 		"server":      srv.Run,
 		"static pods": a.runStaticPods,
 		"pods":        a.runPods,

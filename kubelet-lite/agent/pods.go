@@ -15,6 +15,7 @@ import (
 	"keelson.dev/apis/core"
 	"keelson.dev/kubelet-lite/admit"
 	"keelson.dev/kubelet-lite/cri"
+	"keelson.dev/kubelet-lite/devices"
 	"keelson.dev/kubelet-lite/podplan"
 	"keelson.dev/kubelet-lite/podstatus"
 	"keelson.dev/kubelet-lite/staticpods"
@@ -74,7 +75,7 @@ func (a *agent) accept(ctx context.Context, pod *corev1.Pod, known, static bool)
 	_, running := a.preexisting[pod.UID]
 	over := pod.DeletionTimestamp != nil || podplan.IsTerminal(pod.Status.Phase)
 	if !known && !running && !over {
-		if rejection := a.admit(pod, static); rejection != nil {
+		if rejection := a.admit(ctx, pod, static); rejection != nil {
 			klog.FromContext(ctx).Info("Pod rejected", "pod", klog.KObj(pod), "reason", rejection.Reason, "message", rejection.Message)
 			a.recorder.Event(cri.ContainerReference(pod, ""), corev1.EventTypeWarning, rejection.Reason, rejection.Message)
 			a.mu.Lock()
@@ -94,11 +95,18 @@ func (a *agent) accept(ctx context.Context, pod *corev1.Pod, known, static bool)
 	}
 }
 
-func (a *agent) admit(pod *corev1.Pod, static bool) *admit.Rejection {
-	return admit.Check(admit.Input{
+func (a *agent) admit(ctx context.Context, pod *corev1.Pod, static bool) *admit.Rejection {
+	rejection := admit.Check(admit.Input{
 		Pod: pod, Static: static, Node: a.node.Node(), Active: a.active(pod.UID), AppArmor: cri.AppArmorEnabled(),
 		UnsafeSysctls: a.cfg.Kubelet.AllowedUnsafeSysctls, Pressure: a.eviction.Pressure,
 	})
+	if rejection != nil {
+		return rejection
+	}
+	if err := a.devices.Admit(ctx, pod); err != nil {
+		return &admit.Rejection{Reason: devices.ReasonRejected, Message: err.Error()}
+	}
+	return nil
 }
 
 // active are the pods other than one that hold resources of the node.
@@ -192,6 +200,9 @@ func (a *agent) endOrphans(ctx context.Context) {
 		logger.Error(err, "Volumes of old pods not cleaned up")
 	}
 	a.claims.Orphans(ctx, known)
+	if err := a.devices.Orphans(known); err != nil {
+		logger.Error(err, "Devices of old pods not taken back")
+	}
 	groups, err := a.cgroups.Pods()
 	if err != nil {
 		logger.Error(err, "Control groups not listed")

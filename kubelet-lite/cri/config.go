@@ -2,6 +2,7 @@ package cri
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -155,19 +156,20 @@ func (n *Node) limits(requests, limits corev1.ResourceList) *runtimeapi.LinuxCon
 
 // Instance is everything about one start of a container that is not in its spec.
 type Instance struct {
-	Attempt    int           // restart count
-	BackOff    time.Duration // to wait after this instance
-	ImageRef   string
-	ImageUser  ImageUser
-	Command    []string
-	Args       []string
-	Envs       []*runtimeapi.KeyValue
-	Mounts     []*runtimeapi.Mount
-	Devices    []*runtimeapi.Device
-	CDIDevices []string
-	TargetID   string // whose process namespace an ephemeral container joins
-	Handler    string // runtime handler of the pod's RuntimeClass
-	Resources  *runtimeapi.LinuxContainerResources
+	Attempt     int           // restart count
+	BackOff     time.Duration // to wait after this instance
+	ImageRef    string
+	ImageUser   ImageUser
+	Command     []string
+	Args        []string
+	Envs        []*runtimeapi.KeyValue
+	Mounts      []*runtimeapi.Mount
+	Devices     []*runtimeapi.Device
+	CDIDevices  []string
+	Annotations map[string]string // beside the agent's own
+	TargetID    string            // whose process namespace an ephemeral container joins
+	Handler     string            // runtime handler of the pod's RuntimeClass
+	Resources   *runtimeapi.LinuxContainerResources
 }
 
 // UserMapping returns the ID mapping of the pod's user namespace, or nil if it has none.
@@ -198,6 +200,8 @@ func (n *Node) ContainerConfig(pod *corev1.Pod, c *corev1.Container, in Instance
 	if resources == nil {
 		resources = n.Resources(pod, c)
 	}
+	annotations := containerAnnotations(pod, c, in.Attempt, in.BackOff)
+	maps.Copy(annotations, in.Annotations)
 	return &runtimeapi.ContainerConfig{
 		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(in.Attempt)},
 		Image:       &runtimeapi.ImageSpec{Image: in.ImageRef, UserSpecifiedImage: c.Image, RuntimeHandler: in.Handler},
@@ -209,7 +213,7 @@ func (n *Node) ContainerConfig(pod *corev1.Pod, c *corev1.Container, in Instance
 		Devices:     in.Devices,
 		CDIDevices:  cdiDevices(in.CDIDevices),
 		Labels:      containerLabels(pod, c),
-		Annotations: containerAnnotations(pod, c, in.Attempt, in.BackOff),
+		Annotations: annotations,
 		LogPath:     logPath(c.Name, in.Attempt),
 		Stdin:       c.Stdin,
 		StdinOnce:   c.StdinOnce,

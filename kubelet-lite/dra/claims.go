@@ -1,12 +1,7 @@
 package dra
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -110,33 +105,4 @@ func uses(pod *corev1.Pod, c *corev1.Container) []use {
 	return out
 }
 
-// stateFile holds the claims below the agent's root directory.
-const stateFile = "dra_claims.json"
-
-func load(root string) (map[types.UID]*claim, error) {
-	out := map[types.UID]*claim{}
-	data, err := os.ReadFile(filepath.Join(root, stateFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return out, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(data, &out)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read prepared claims: %w", err)
-	}
-	return out, nil
-}
-
-// save replaces the file as a whole, so that a crash leaves the old or the new one.
-func save(root string, claims map[types.UID]*claim) error {
-	data, err := json.Marshal(claims)
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(root, stateFile)
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return fmt.Errorf("write prepared claims: %w", err)
-	}
-	return os.Rename(path+".new", path)
-}
+func stateFile(root string) string { return filepath.Join(root, "dra_claims.json") }

@@ -21,11 +21,18 @@ import (
 	drapb "k8s.io/kubelet/pkg/apis/dra/v1"
 	"k8s.io/utils/clock"
 
+	"keelson.dev/internal/statefile"
 	"keelson.dev/kubelet-lite/cri"
 )
 
-// ReasonFailed is the reason of the event that tells of a claim that could not be prepared.
-const ReasonFailed = "FailedPrepareDynamicResources"
+// PrepareError says why a claim could not be prepared.
+type PrepareError struct{ Err error }
+
+// Reason is that of the event that tells of it.
+func (*PrepareError) Reason() string { return "FailedPrepareDynamicResources" }
+
+func (e *PrepareError) Error() string { return "Failed to prepare dynamic resources: " + e.Err.Error() }
+func (e *PrepareError) Unwrap() error { return e.Err }
 
 // Config is what a manager works with.
 type Config struct {
@@ -46,11 +53,12 @@ type Manager struct {
 
 // New returns a manager that knows what was prepared before.
 func New(cfg Config) (*Manager, error) {
-	m := &Manager{cfg: cfg, drivers: drivers{byName: map[string][]*driver{}, wipes: map[string]clock.Timer{}}}
-	var err error
-	m.claims, err = load(cfg.RootDir)
-	return m, err
+	m := &Manager{cfg: cfg, drivers: drivers{byName: map[string][]*driver{}, wipes: map[string]clock.Timer{}}, claims: map[types.UID]*claim{}}
+	return m, statefile.LoadJSON(stateFile(cfg.RootDir), &m.claims)
 }
+
+// save needs the lock.
+func (m *Manager) save() error { return statefile.SaveJSON(stateFile(m.cfg.RootDir), m.claims) }
 
 // Prepare makes all claims of a pod usable, before its sandbox is created. It may be called again.
 func (m *Manager) Prepare(ctx context.Context, pod *corev1.Pod) error {
@@ -59,7 +67,7 @@ func (m *Manager) Prepare(ctx context.Context, pod *corev1.Pod) error {
 		err = m.prepare(ctx, pod.UID, wanted)
 	}
 	if err != nil {
-		return fmt.Errorf("prepare dynamic resources: %w", err)
+		return &PrepareError{fmt.Errorf("prepare dynamic resources: %w", err)}
 	}
 	return nil
 }
@@ -118,7 +126,7 @@ func (m *Manager) prepare(ctx context.Context, pod types.UID, wanted []*resource
 			known.Prepared = true
 		}
 	}
-	return save(m.cfg.RootDir, m.claims)
+	return m.save()
 }
 
 // book writes down that a pod uses claims, and returns which drivers must prepare which of them.
@@ -149,7 +157,7 @@ func (m *Manager) book(pod types.UID, wanted []*resourcev1.ResourceClaim) (map[s
 			}
 		}
 	}
-	return calls, save(m.cfg.RootDir, m.claims)
+	return calls, m.save()
 }
 
 func (m *Manager) prepareBy(ctx context.Context, name string, claims []*drapb.Claim) error {
@@ -240,7 +248,7 @@ func (m *Manager) leave(pod types.UID) ([]*claim, error) {
 	if !changed {
 		return last, nil
 	}
-	return last, save(m.cfg.RootDir, m.claims)
+	return last, m.save()
 }
 
 // unprepare has all drivers take back a claim, and forgets it.
@@ -253,7 +261,7 @@ func (m *Manager) unprepare(ctx context.Context, c *claim) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.claims, c.UID)
-	return save(m.cfg.RootDir, m.claims)
+	return m.save()
 }
 
 func (m *Manager) unprepareBy(ctx context.Context, name string, c *claim) error {

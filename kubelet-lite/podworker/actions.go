@@ -187,8 +187,8 @@ func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, a podplan.A
 	}
 	handler, err := w.runSandbox(ctx, pod, a)
 	if err != nil {
-		if f, ok := errors.AsType[*failure](err); ok {
-			w.event(pod, "", corev1.EventTypeWarning, f.reason, "Failed to prepare dynamic resources: %v", err)
+		if unprepared, ok := errors.AsType[*dra.PrepareError](err); ok {
+			w.event(pod, "", corev1.EventTypeWarning, unprepared.Reason(), "%v", err)
 		} else {
 			w.event(pod, "", corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
 		}
@@ -204,8 +204,10 @@ func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, a podplan.Acti
 	if err := w.m.cfg.Cgroups.EnsurePod(pod); err != nil {
 		return "", err
 	}
-	if err := w.m.cfg.Devices.Prepare(ctx, pod); err != nil {
-		return "", &failure{dra.ReasonFailed, err}
+	for _, d := range w.m.cfg.Devices {
+		if err := d.Prepare(ctx, pod); err != nil {
+			return "", err
+		}
 	}
 	config, err := w.m.cfg.Node.SandboxConfig(pod, uint32(a.Attempt))
 	if err != nil {
@@ -290,7 +292,11 @@ func (w *worker) release(ctx context.Context, pod *corev1.Pod) {
 	a := &action{Action: podplan.Action{Key: key}, cancel: func() {}}
 	w.inFlight[key] = a
 	w.m.wg.Go(func() {
-		err := errors.Join(w.m.cfg.Volumes.TearDown(ctx, pod.UID), w.m.cfg.Devices.Release(ctx, pod.UID), w.m.cfg.Cgroups.RemovePod(pod.UID))
+		errs := []error{w.m.cfg.Volumes.TearDown(ctx, pod.UID), w.m.cfg.Cgroups.RemovePod(pod.UID)}
+		for _, d := range w.m.cfg.Devices {
+			errs = append(errs, d.Release(ctx, pod.UID))
+		}
+		err := errors.Join(errs...)
 		apply := func() {
 			if err != nil {
 				w.later(w.setbacks[key].RetryAt)

@@ -41,7 +41,7 @@ type Cgroups interface {
 	RemovePod(uid types.UID) error
 }
 
-// Devices hands out devices to pods; *dra.Manager does.
+// Devices hands out devices to pods; *dra.Manager and *devices.Manager do.
 type Devices interface {
 	// Prepare comes before the pod's sandbox, and again if it has failed.
 	Prepare(ctx context.Context, pod *corev1.Pod) error
@@ -66,7 +66,7 @@ type Config struct {
 	Images   *images.Manager
 	Volumes  Volumes
 	Cgroups  Cgroups
-	Devices  Devices
+	Devices  []Devices // in the order in which they prepare
 	Probes   *probes.Manager
 	Hooks    *hooks.Runner
 	Status   Status

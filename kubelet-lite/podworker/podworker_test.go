@@ -227,7 +227,7 @@ func newBench(t *testing.T, r *runtime) *bench {
 	b.Manager = New(ctx, Config{
 		Runtime: client, Node: &cri.Node{RootDir: dir, PodLogsRoot: filepath.Join(dir, "logs")}, IDPrefix: "x://",
 		Images:  images.New(images.Config{Images: r, Recorder: recorder, Clock: clock.RealClock{}, Parallel: 1}),
-		Volumes: b.disk, Cgroups: b.disk, Devices: noDevices{}, Hooks: &hooks.Runner{Clock: clock.RealClock{}}, Status: b.api, Recorder: recorder, Clock: clock.RealClock{},
+		Volumes: b.disk, Cgroups: b.disk, Hooks: &hooks.Runner{Clock: clock.RealClock{}}, Status: b.api, Recorder: recorder, Clock: clock.RealClock{},
 		Probes:  probes.New(probes.Config{Recorder: recorder, Clock: clock.RealClock{}, Changed: func(types.UID) {}}),
 		HostIPs: func() []string { return []string{"192.0.2.1"} },
 		Env: func(context.Context, *corev1.Pod, *corev1.Container, []string) ([]*runtimeapi.KeyValue, error) {
@@ -372,12 +372,3 @@ func TestEviction(t *testing.T) {
 		t.Error("an evicted pod still holds resources")
 	}
 }
-
-// noDevices hands out nothing.
-type noDevices struct{}
-
-func (noDevices) Prepare(context.Context, *corev1.Pod) error { return nil }
-func (noDevices) Container(context.Context, *corev1.Pod, *corev1.Container, *cri.Instance) error {
-	return nil
-}
-func (noDevices) Release(context.Context, types.UID) error { return nil }

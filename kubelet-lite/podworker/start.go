@@ -120,7 +120,12 @@ func (w *worker) surroundings(ctx context.Context, pod *corev1.Pod, seen *cri.Po
 	if err != nil {
 		return err
 	}
-	return w.m.cfg.Devices.Container(ctx, pod, c, in)
+	for _, d := range w.m.cfg.Devices {
+		if err := d.Container(ctx, pod, c, in); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // imageVolumes pulls the images that the container mounts.

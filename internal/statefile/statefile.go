@@ -1,0 +1,47 @@
+// Package statefile writes small files that must survive a crash: a reader finds the old content or the new one, never a part.
+package statefile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Write replaces the content of path in one step. The folder must exist.
+func Write(path string, data []byte, mode fs.FileMode) error {
+	staged := path + ".new"
+	if err := os.WriteFile(staged, data, mode); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	if err := os.Rename(staged, path); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// SaveJSON writes value as JSON that only the owner can read.
+func SaveJSON(path string, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
+	}
+	return Write(path, data, 0o600)
+}
+
+// LoadJSON reads what SaveJSON wrote. It leaves value alone if there is no file.
+func LoadJSON(path string, value any) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, value)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}

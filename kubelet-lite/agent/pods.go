@@ -132,6 +132,13 @@ func (a *agent) granted(pod *corev1.Pod) *corev1.Pod {
 	}
 	out := *pod
 	out.Spec = *pod.Spec.DeepCopy()
+	if own := out.Spec.Resources; own != nil && status.AllocatedResources != nil {
+		for name := range own.Requests {
+			if q, ok := status.AllocatedResources[name]; ok {
+				own.Requests[name] = q
+			}
+		}
+	}
 	for _, s := range slices.Concat(status.InitContainerStatuses, status.ContainerStatuses) {
 		for _, list := range [][]corev1.Container{out.Spec.InitContainers, out.Spec.Containers} {
 			for i := range list {

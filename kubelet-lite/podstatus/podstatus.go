@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 
 	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/podplan"
@@ -28,6 +29,8 @@ type Input struct {
 	IDPrefix string // "containerd://"
 	// Resize are the conditions of a resize that is pending or in progress.
 	Resize []corev1.PodCondition
+	// PodResources are the pod-level resources in force; nil if the pod has none.
+	PodResources *corev1.ResourceRequirements
 	// RecursiveReadOnly says whether the pod's runtime handler can do recursive read-only mounts.
 	RecursiveReadOnly bool
 }
@@ -65,6 +68,8 @@ func For(in Input) corev1.PodStatus {
 		c := corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
 		status.EphemeralContainerStatuses = append(status.EphemeralContainerStatuses, in.container(&c, find(old.EphemeralContainerStatuses, c.Name), ephemeral, initialized))
 	}
+	status.AllocatedResources = resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	status.Resources = in.podResources(status.AllocatedResources)
 	status.Conditions = conditions(in, &status, initialized)
 	return status
 }

@@ -1,8 +1,11 @@
 package podstatus
 
 import (
+	"maps"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"keelson.dev/kubelet-lite/cri"
@@ -25,6 +28,16 @@ func (in Input) setResources(status *corev1.ContainerStatus, c *corev1.Container
 	if request, ok := status.Resources.Requests[corev1.ResourceCPU]; ok && actual.CpuShares > 0 && cri.Shares(request.MilliValue()) != actual.CpuShares {
 		status.Resources.Requests[corev1.ResourceCPU] = *resource.NewMilliQuantity((actual.CpuShares*1000+1023)/1024, resource.DecimalSI)
 	}
+}
+
+// podResources are the pod's as a whole: what is in force of its own, and for the rest the sum of its containers.
+func (in Input) podResources(requests corev1.ResourceList) *corev1.ResourceRequirements {
+	out := &corev1.ResourceRequirements{Requests: requests.DeepCopy(), Limits: resourcehelper.PodLimits(in.Pod, resourcehelper.PodResourcesOptions{})}
+	if own := in.PodResources; own != nil {
+		maps.Copy(out.Requests, own.Requests)
+		maps.Copy(out.Limits, own.Limits)
+	}
+	return out
 }
 
 // setLimit replaces a limit only if the runtime enforces another one, so that rounding in the kernel's units does not show.

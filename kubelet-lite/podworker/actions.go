@@ -138,7 +138,8 @@ func (w *worker) handlerOf(a *action, pod *corev1.Pod, seen *cri.Pod) step {
 	case podplan.Kill:
 		return func(ctx context.Context) (func(), error) { return nil, w.kill(ctx, pod, seen, a) }
 	case podplan.Resize:
-		return func(ctx context.Context) (func(), error) { return nil, w.resize(ctx, pod, seen) }
+		last := w.last
+		return func(ctx context.Context) (func(), error) { return w.resize(ctx, pod, seen, last) }
 	}
 	return func(context.Context) (func(), error) { return nil, fmt.Errorf("unknown action %q", a.Kind) }
 }

@@ -15,10 +15,14 @@ import (
 
 // resourceState is how a pod's resources stand: what the spec asks for is first granted (allocated), then brought to the containers.
 type resourceState struct {
-	allocated map[string]corev1.ResourceRequirements
-	pending   *corev1.PodCondition // asked for and not granted
-	resizing  bool                 // granted and not yet in force everywhere
+	allocated map[string]corev1.ResourceRequirements // by container; those of the pod as a whole stand under wholePod
+	applied   *corev1.ResourceRequirements           // of the pod as a whole, as its control group enforces them
+	pending   *corev1.PodCondition                   // asked for and not granted
+	resizing  bool                                   // granted and not yet in force everywhere
 }
+
+// wholePod is the key of the pod's own resources beside those of its containers, whose names are not empty.
+const wholePod = ""
 
 // allocate grants a changed spec's resources if the node has them, and returns the pod with those that are granted.
 func (w *worker) allocate(pod *corev1.Pod) *corev1.Pod {
@@ -26,6 +30,7 @@ func (w *worker) allocate(pod *corev1.Pod) *corev1.Pod {
 	if r.allocated == nil {
 		r.allocated = allocatedBefore(pod)
 		r.resizing = hasCondition(pod, corev1.PodResizeInProgress)
+		r.applied = appliedBefore(pod, r)
 	}
 	if !differs(pod, r.allocated) || pod.DeletionTimestamp != nil {
 		r.pending = nil
@@ -53,7 +58,37 @@ func allocatedBefore(pod *corev1.Pod) map[string]corev1.ResourceRequirements {
 			}
 		}
 	}
+	if own := pod.Spec.Resources; own != nil && pod.Status.Resources != nil {
+		out[wholePod] = restricted(pod.Status.AllocatedResources, pod.Status.Resources.Limits, own)
+	}
 	return out
+}
+
+// appliedBefore is what the pod's group enforces when its worker starts: that which was granted, unless an earlier agent was at it.
+func appliedBefore(pod *corev1.Pod, r *resourceState) *corev1.ResourceRequirements {
+	granted, ok := r.allocated[wholePod]
+	if !ok {
+		return nil
+	}
+	if r.resizing && pod.Status.Resources != nil {
+		granted = restricted(pod.Status.Resources.Requests, pod.Status.Resources.Limits, &granted)
+	}
+	return &granted
+}
+
+// restricted are requests and limits, but only of the resources that others name.
+func restricted(requests, limits corev1.ResourceList, others *corev1.ResourceRequirements) corev1.ResourceRequirements {
+	pick := func(values, names corev1.ResourceList) corev1.ResourceList {
+		out := corev1.ResourceList{}
+		for name, value := range names {
+			if v, ok := values[name]; ok {
+				value = v
+			}
+			out[name] = value
+		}
+		return out
+	}
+	return corev1.ResourceRequirements{Requests: pick(requests, others.Requests), Limits: pick(limits, others.Limits)}
 }
 
 func hasCondition(pod *corev1.Pod, t corev1.PodConditionType) bool {
@@ -71,6 +106,9 @@ func wanted(pod *corev1.Pod) map[string]corev1.ResourceRequirements {
 		for i := range list {
 			out[list[i].Name] = list[i].Resources
 		}
+	}
+	if pod.Spec.Resources != nil {
+		out[wholePod] = *pod.Spec.Resources
 	}
 	return out
 }
@@ -95,6 +133,9 @@ func withResources(pod *corev1.Pod, resources map[string]corev1.ResourceRequirem
 			}
 		}
 	}
+	if r, ok := resources[wholePod]; ok {
+		out.Spec.Resources = &r
+	}
 	return &out
 }
 
@@ -113,6 +154,9 @@ func (w *worker) compare(pod *corev1.Pod, seen *cri.Pod) (inPlace bool) {
 		}
 		inPlace = true
 	})
+	if granted, ok := w.resources.allocated[wholePod]; ok && !equality.Semantic.DeepEqual(w.resources.applied, &granted) {
+		settled, inPlace = false, true
+	}
 	if settled {
 		w.resources.resizing = false
 	}
@@ -155,9 +199,9 @@ func mustRestart(c *corev1.Container, have, want *runtimeapi.LinuxContainerResou
 
 // resize brings the granted resources to the running containers. The pod's own group is first made large enough for the old and the
 // new ones, and then as small as it may be.
-func (w *worker) resize(ctx context.Context, pod *corev1.Pod, seen *cri.Pod) error {
-	if err := w.m.cfg.Cgroups.UpdatePod(largest(pod, w.last)); err != nil {
-		return err
+func (w *worker) resize(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, last *corev1.PodStatus) (func(), error) {
+	if err := w.m.cfg.Cgroups.UpdatePod(largest(pod, last)); err != nil {
+		return nil, err
 	}
 	var errs []error
 	w.eachStale(pod, seen, func(c *corev1.Container, inst *cri.Container, want *runtimeapi.LinuxContainerResources) {
@@ -176,9 +220,12 @@ func (w *worker) resize(ctx context.Context, pod *corev1.Pod, seen *cri.Pod) err
 		}
 	})
 	if err := errors.Join(errs...); err != nil {
-		return err
+		return nil, err
 	}
-	return w.m.cfg.Cgroups.UpdatePod(pod)
+	if err := w.m.cfg.Cgroups.UpdatePod(pod); err != nil {
+		return nil, err
+	}
+	return func() { w.resources.applied = pod.Spec.Resources }, nil
 }
 
 // largest is the pod with the larger of its granted and its reported limits and requests.
@@ -196,6 +243,12 @@ func largest(pod *corev1.Pod, last *corev1.PodStatus) *corev1.Pod {
 				resources[s.Name] = r
 			}
 		}
+	}
+	if own, ok := resources[wholePod]; ok && last.Resources != nil {
+		r := *own.DeepCopy()
+		raise(r.Requests, last.Resources.Requests)
+		raise(r.Limits, last.Resources.Limits)
+		resources[wholePod] = r
 	}
 	return withResources(pod, resources)
 }

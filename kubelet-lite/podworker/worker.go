@@ -287,7 +287,7 @@ func (w *worker) report(pod *corev1.Pod, o podplan.Observed, plan podplan.Plan, 
 	}
 	status := podstatus.For(podstatus.Input{
 		Pod: pod, Observed: o, Plan: plan, Now: w.m.cfg.Clock.Now(), IDPrefix: w.m.cfg.IDPrefix,
-		Resize: w.resizeConditions(pod), RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(w.handler),
+		Resize: w.resizeConditions(pod), PodResources: w.resources.applied, RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(w.handler),
 	})
 	target := w.m.cfg.Mirror(pod)
 	if target == nil {

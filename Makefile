@@ -62,7 +62,7 @@ lint: ## golangci-lint with the rules of .golangci.yml
 PROCS ?= 4
 COUNT ?= 60
 SUITE = cd conformance && ../bin/conformance/conformance
-SUITE_FLAGS = -procs $(PROCS) $(if $(KUBECONFIG),-kubeconfig $(KUBECONFIG)) -kubectl $(CURDIR)/hack/kubectl.sh
+SUITE_FLAGS = -procs $(PROCS) $(if $(KUBECONFIG),-kubeconfig $(KUBECONFIG))
 
 .PHONY: conformance-build
 conformance-build: images

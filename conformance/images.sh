@@ -48,7 +48,7 @@ gobuild() {
 }
 
 echo "conformance images: agnhost"
-rootfs agnhost bash coreutils curl bind9-dnsutils netcat-openbsd iperf socat iproute2 util-linux mount hostname procps grep sed \
+rootfs agnhost bash coreutils curl bind9-dnsutils net-tools netcat-openbsd iperf socat iproute2 util-linux mount hostname procps grep sed \
 	findutils tar gzip ncurses-bin libc-bin ca-certificates
 # A test of image volumes tells this image by its distribution.
 rm "$trees/agnhost/etc/os-release"

@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string) error {
 	flags.IntVar(&h.count, "count", 60, "slice: how many tests")
 	flags.StringVar(&h.seed, "seed", "", "slice: what rotates the choice, such as a commit")
 	flags.StringVar(&h.kubeconfig, "kubeconfig", "", "cluster to test; empty: one that is made, and removed afterwards")
-	flags.StringVar(&h.kubectl, "kubectl", "kubectl", "kubectl for the tests of the command line")
+	flags.StringVar(&h.kubectl, "kubectl", "", "kubectl for the tests of the command line; empty: the suite's own version, in bin/conformance")
 	flags.StringVar(&h.bin, "bin", "../bin", "folder of the built programs")
 	flags.StringVar(&h.out, "out", "", "folder of the results; empty: below bin")
 	flags.StringVar(&h.passingFile, "passing", "passing.txt", "list of the tests that pass")
@@ -67,7 +67,10 @@ func run(ctx context.Context, args []string) error {
 	if h.out == "" {
 		h.out = filepath.Join(h.bin, "conformance", "results", time.Now().UTC().Format("20060102-150405")+"-"+args[0])
 	}
-	for _, dir := range []*string{&h.bin, &h.out} {
+	if h.kubectl == "" {
+		h.kubectl = filepath.Join(h.bin, "conformance", "kubectl")
+	}
+	for _, dir := range []*string{&h.bin, &h.out, &h.kubectl} {
 		absolute, err := filepath.Abs(*dir)
 		if err != nil {
 			return err

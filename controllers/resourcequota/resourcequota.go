@@ -79,7 +79,7 @@ func Add(e *env.Env, workers int) error {
 			}
 		}}),
 		env.On(&corev1.PersistentVolumeClaim{}, env.Changes[*corev1.PersistentVolumeClaim]{Updated: func(before, after *corev1.PersistentVolumeClaim, queue env.Queue) {
-			if !equality.Semantic.DeepEqual(before.Spec, after.Spec) || !equality.Semantic.DeepEqual(before.Status.AllocatedResources, after.Status.AllocatedResources) {
+			if !equality.Semantic.DeepEqual(before.Spec, after.Spec) || !equality.Semantic.DeepEqual(before.Status, after.Status) {
 				r.wake(after.Namespace, queue)
 			}
 		}}),

@@ -9,7 +9,7 @@ trees=$out/trees
 version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
 upstream=$(go list -m -f '{{.Dir}}' k8s.io/kubernetes)
 
-stamp=$(cat go.mod images.sh sh.c | sha256sum | cut -d' ' -f1)
+stamp=$(cat go.mod images.sh sh.c socketproxy/main.go | sha256sum | cut -d' ' -f1)
 [ "$(cat "$out/images/.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 
 rm -rf "$trees" "$out/images"
@@ -98,6 +98,9 @@ chmod u+s,g+s "$trees/nonewprivs/usr/local/bin/nnp"
 cp -a "$trees/busybox" "$trees/etcd"
 (cd "$root" && go build -trimpath -ldflags '-s -w' -o "$trees/etcd/usr/local/bin/etcd" go.etcd.io/etcd/server/v3)
 gobuild sample-apiserver/sample-apiserver k8s.io/sample-apiserver
+cp -a "$trees/busybox" "$trees/hostpathplugin"
+gobuild hostpathplugin/hostpathplugin ./socketproxy
+hostpath=$(grep -rhoE 'sig-storage/hostpathplugin:v[0-9.]+' "$upstream/test/e2e/testing-manifests/storage-csi" | sort -V | tail -n 1)
 
 e2e=registry.k8s.io/e2e-test-images
 path='"env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]'
@@ -115,6 +118,7 @@ cat >"$out/specs.json" <<-EOT
 	{"ref": "$e2e/nginx:1.27.0-2", "files": {"/": "$trees/nginx"}, "cmd": ["nginx", "-g", "daemon off;"], "ports": ["80/tcp"], $path},
 	{"ref": "$e2e/nginx:1.28.0-2", "files": {"/": "$trees/nginx"}, "cmd": ["nginx", "-g", "daemon off;"], "ports": ["80/tcp"], "workingDir": "/usr", $path},
 	{"ref": "$e2e/sample-apiserver:1.29.2", "files": {"/": "$trees/sample-apiserver"}, "entrypoint": ["/sample-apiserver"], $path},
+	{"ref": "registry.k8s.io/$hostpath", "files": {"/": "$trees/hostpathplugin"}, "entrypoint": ["/hostpathplugin"], $path},
 	{"ref": "registry.k8s.io/etcd:3.7.0-0", "files": {"/": "$trees/etcd"}, "cmd": ["etcd"], $path}
 	]
 EOT

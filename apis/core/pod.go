@@ -73,6 +73,7 @@ func preparePod(p, old *corev1.Pod) {
 	if old != nil {
 		return
 	}
+	completePodLevelResources(p)
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: ComputePodQOS(p)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{

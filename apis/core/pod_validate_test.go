@@ -525,16 +525,28 @@ func TestSubresources(t *testing.T) {
 			`spec.ephemeralContainers: Forbidden: existing ephemeral containers "d" may not be changed`,
 		}, ValidatePodEphemeralContainersUpdate(p, old))
 	})
-	sized := func(p *corev1.Pod) { first(p).Resources.Requests = quantities("cpu", "1", "memory", "1Gi") }
+	sized := func(p *corev1.Pod) {
+		first(p).Resources.Requests, p.Status.QOSClass = quantities("cpu", "1", "memory", "1Gi"), corev1.PodQOSBurstable
+	}
 	resizes := map[string]struct {
 		mutate func(*corev1.Pod)
 		want   []string
 	}{
 		"cpu":       {func(p *corev1.Pod) { first(p).Resources.Requests = quantities("cpu", "2", "memory", "1Gi") }, nil},
-		"class":     {func(p *corev1.Pod) { first(p).Resources.Limits = quantities("cpu", "1", "memory", "1Gi") }, []string{`spec: Invalid value: "Guaranteed": Pod QOS Class may not change as a result of resizing`}},
+		"class":     {func(p *corev1.Pod) { first(p).Resources.Limits = quantities("cpu", "1", "memory", "1Gi") }, []string{`spec: Invalid value: "Burstable": Pod QOS Class may not change as a result of resizing`}},
 		"removed":   {func(p *corev1.Pod) { first(p).Resources.Requests = quantities("cpu", "2") }, []string{"spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed"}},
 		"storage":   {func(p *corev1.Pod) { first(p).Resources.Requests["ephemeral-storage"] = resource.MustParse("1Gi") }, []string{"spec: Forbidden: only cpu and memory resources are mutable"}},
 		"something": {func(p *corev1.Pod) { first(p).Image = "ignored" }, nil},
+		"renamed":   {func(p *corev1.Pod) { first(p).Name = "other" }, []string{"spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize"}},
+		"added": {func(p *corev1.Pod) {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "d", Image: "i", TerminationMessagePolicy: "File", ImagePullPolicy: "Always"})
+		}, []string{"spec.containers: Forbidden: containers may not be added or removed on resize"}},
+		"pod-level": {func(p *corev1.Pod) { p.Spec.Resources = &corev1.ResourceRequirements{Requests: quantities("cpu", "3")} }, nil},
+		"pod-level storage": {func(p *corev1.Pod) {
+			p.Spec.Resources = &corev1.ResourceRequirements{Limits: quantities("hugepages-2Mi", "2Mi")}
+		}, []string{
+			"spec: Forbidden: only cpu and memory resources are mutable at pod-level",
+		}},
 	}
 	for name, tc := range resizes {
 		t.Run("resize "+name, func(t *testing.T) {
@@ -545,6 +557,13 @@ func TestSubresources(t *testing.T) {
 			comparePrefixes(t, tc.want, ValidatePodResize(p, old))
 		})
 	}
+	t.Run("resize of a pod whose node does not report resources", func(t *testing.T) {
+		old := validPod(sized)
+		old.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+		p := old.DeepCopy()
+		PreparePodResize(p, old)
+		comparePrefixes(t, []string{"spec: Forbidden: Pod running on node without support for resize"}, ValidatePodResize(p, old))
+	})
 	t.Run("binding", func(t *testing.T) {
 		comparePrefixes(t, []string{`target.kind: Unsupported value: "Pod": supported values: "Node", "<empty>"`, "target.name: Required value"},
 			ValidatePodBinding(&corev1.Binding{Target: corev1.ObjectReference{Kind: "Pod"}}))

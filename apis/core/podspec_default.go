@@ -154,24 +154,64 @@ func defaultPodLevelResources(p *corev1.Pod) {
 	if len(r.Requests)+len(r.Limits) > 0 {
 		r.Limits = withHugePageLimits(p)
 	}
-	if len(r.Limits) == 0 {
+	if len(r.Limits) > 0 {
+		r.Requests = withPodLevelRequests(p)
+	}
+}
+
+// completePodLevelResources does more than the defaults of pods and templates: a pod that says only a part of its requests gets the
+// rest of them and its limits too, when it is made and when it is resized.
+func completePodLevelResources(p *corev1.Pod) {
+	r := p.Spec.Resources
+	if r == nil || len(r.Requests)+len(r.Limits) == 0 {
 		return
 	}
+	r.Limits = withHugePageLimits(p)
+	r.Requests = withPodLevelRequests(p)
+	sums := resourcehelper.AggregateContainerLimits(p, resourcehelper.PodResourcesOptions{})
+	for name, request := range r.Requests {
+		limit, limited := sums[name]
+		if _, given := r.Limits[name]; given || !limited || !resourcehelper.IsSupportedPodLevelResource(name) || !allLimited(&p.Spec, name) {
+			continue
+		}
+		if request.Cmp(limit) > 0 {
+			limit = request
+		}
+		if r.Limits == nil {
+			r.Limits = corev1.ResourceList{}
+		}
+		r.Limits[name] = limit.DeepCopy()
+	}
+}
+
+// allLimited reports whether every container has a limit of a resource.
+func allLimited(spec *corev1.PodSpec, name corev1.ResourceName) bool {
+	all := true
+	visitContainers(spec, func(_ string, _ int, c *corev1.Container) {
+		_, limited := c.Resources.Limits[name]
+		all = all && limited
+	})
+	return all
+}
+
+// withPodLevelRequests adds to the pod's requests what its containers ask for together, and else what it is limited to.
+func withPodLevelRequests(p *corev1.Pod) corev1.ResourceList {
 	requests := corev1.ResourceList{}
-	maps.Copy(requests, r.Requests)
+	maps.Copy(requests, p.Spec.Resources.Requests)
 	for name, quantity := range resourcehelper.AggregateContainerRequests(p, resourcehelper.PodResourcesOptions{}) {
 		if _, ok := requests[name]; !ok && resourcehelper.IsSupportedPodLevelResource(name) && validate.IsOvercommitAllowed(name) {
 			requests[name] = quantity.DeepCopy()
 		}
 	}
-	for name, quantity := range r.Limits {
+	for name, quantity := range p.Spec.Resources.Limits {
 		if _, ok := requests[name]; !ok && resourcehelper.IsSupportedPodLevelResource(name) {
 			requests[name] = quantity.DeepCopy()
 		}
 	}
-	if len(requests) > 0 {
-		r.Requests = requests
+	if len(requests) == 0 {
+		return p.Spec.Resources.Requests
 	}
+	return requests
 }
 
 // withHugePageLimits adds the sum of the containers' huge pages to the pod's limits, where the pod itself says nothing of them.

@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ndf "k8s.io/component-helpers/nodedeclaredfeatures"
+	ndftypes "k8s.io/component-helpers/nodedeclaredfeatures/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -21,6 +23,7 @@ func (m *Manager) fill(ctx context.Context, node *corev1.Node) {
 	s.NodeInfo = m.cfg.Info
 	s.DaemonEndpoints.KubeletEndpoint.Port = m.cfg.KubeletPort
 	s.VolumesInUse = m.cfg.InUse()
+	s.DeclaredFeatures = declaredFeatures()
 	if images := m.images(ctx); images != nil {
 		s.Images = images
 	}
@@ -30,6 +33,17 @@ func (m *Manager) fill(ctx context.Context, node *corev1.Node) {
 	}
 	m.pressureConditions(s)
 	m.readyCondition(s, status, err)
+}
+
+// declaredFeatures names what this agent can do that older ones cannot (KEP-5328): the API server and the scheduler keep pods that
+// need it away from others.
+func declaredFeatures() []string {
+	return slices.Sorted(slices.Values(ndf.DefaultFramework.DiscoverNodeFeatures(&ndftypes.NodeConfiguration{
+		FeatureGates: ndftypes.FeatureGateMap{
+			"ContainerRestartRules": true, "RestartAllContainersOnContainerExits": true, "ExtendWebSocketsToKubelet": true,
+			"InPlacePodLevelResourcesVerticalScaling": true, "InPlacePodVerticalScalingInitContainers": true,
+		},
+	})))
 }
 
 // fillResources reports what the node has, and keeps the extended resources that others put into its capacity: administrators

@@ -1,6 +1,7 @@
 package nodestatus
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -34,5 +35,15 @@ func TestExtendedResourcesOfOthersStay(t *testing.T) {
 				t.Errorf("allocatable: -want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestDeclaredFeatures(t *testing.T) {
+	want := []string{
+		"ExtendWebSocketsToKubelet", "InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers",
+		"RestartAllContainersOnContainerExits",
+	}
+	if got := declaredFeatures(); !slices.Equal(got, want) {
+		t.Errorf("declared features: %v, want %v", got, want)
 	}
 }

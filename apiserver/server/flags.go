@@ -1,7 +1,6 @@
 package server
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -65,9 +64,6 @@ func (o *Options) addUnusedFlags(fs *pflag.FlagSet) {
 	} {
 		fs.Duration(name, value, "Without effect: coordinated leader election is off.")
 	}
-	fs.Func("admission-control", "Not supported: use --enable-admission-plugins and --disable-admission-plugins.", func(string) error {
-		return errors.New("use --enable-admission-plugins and --disable-admission-plugins")
-	})
 	fs.Int("apiserver-count", 1, "The number of API servers.")
 	fs.Uint("kubelet-read-only-port", 10255, "Read-only port of kubelets.")
 	for _, name := range []string{"apiserver-count", "kubelet-read-only-port"} {

@@ -36,8 +36,8 @@ func root() *cobra.Command {
 	}
 	command.PersistentFlags().StringVar(&name, "name", name, "the cluster that is meant")
 	command.AddCommand(
-		upCommand(&name), downCommand(&name), statusCommand(&name), nodeCommand(&name), imageCommand(&name), kubectlCommand(&name),
-		whyCommand(&name),
+		upCommand(&name), downCommand(&name), statusCommand(&name), nodeCommand(&name), imageCommand(&name), addonCommand(&name),
+		kubectlCommand(&name), whyCommand(&name),
 		serverCommand(), agentCommand(), hollowCommand(), registryCommand(&name),
 	)
 	return command

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Builds what a node runs beside Keelson itself, from pinned Go modules, into DIR (default bin): containerd, its shim, ctr,
-# runc, the CNI plugins and CoreDNS. A stamp over the pins makes a second call return at once.
+# runc, the CNI plugins, CoreDNS and metrics-server. A stamp over the pins makes a second call return at once.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-$here/../../bin}
 mkdir -p "$out/cni"
 out=$(cd "$out" && pwd)
-stamp=$(cat "$here"/*/go.mod "$here"/*/go.sum "$here"/coredns/main.go "$0" | sha256sum | cut -d' ' -f1)
+stamp=$(cat "$here"/*/go.mod "$here"/*/go.sum "$here"/*/main.go "$0" | sha256sum | cut -d' ' -f1)
 [ "$(cat "$out/.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 
 step() { echo "  building $1" >&2; }
@@ -31,4 +31,6 @@ CGO_ENABLED=1 go build -trimpath -tags "seccomp netgo osusergo" \
 	-o "$out/runc" github.com/opencontainers/runc
 cd "$here/coredns"
 build coredns .
+cd "$here/metricsserver"
+build metrics-server sigs.k8s.io/metrics-server/cmd/metrics-server
 echo "$stamp" >"$out/.stamp"

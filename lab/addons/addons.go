@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"text/template"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -32,6 +34,9 @@ type DNS struct {
 // Demo is what the demo addon is told.
 type Demo struct{ Image string }
 
+// MetricsServer is what the metrics-server addon is told: the certificate that it serves with, and the authority that issued that.
+type MetricsServer struct{ Image, CertBase64, KeyBase64, AuthorityBase64 string }
+
 // Apply applies the addon of that name, server-side, with values for its placeholders. Applying twice changes nothing.
 func Apply(ctx context.Context, client dynamic.Interface, name string, values any) error {
 	objects, err := Objects(name, values)
@@ -39,18 +44,36 @@ func Apply(ctx context.Context, client dynamic.Interface, name string, values an
 		return err
 	}
 	for _, object := range objects {
-		kind := object.GroupVersionKind()
-		plural, _ := meta.UnsafeGuessKindToResource(kind)
-		var target dynamic.ResourceInterface = client.Resource(plural)
-		if namespace := object.GetNamespace(); namespace != "" {
-			target = client.Resource(plural).Namespace(namespace)
-		}
-		_, err := target.Apply(ctx, object.GetName(), object, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+		_, err := resource(client, object).Apply(ctx, object.GetName(), object, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 		if err != nil {
-			return fmt.Errorf("addon %s: apply %s %s: %w", name, kind.Kind, object.GetName(), err)
+			return fmt.Errorf("addon %s: apply %s %s: %w", name, object.GetKind(), object.GetName(), err)
 		}
 	}
 	return nil
+}
+
+// Remove deletes what the addon consists of, last first. What is gone already is no error.
+func Remove(ctx context.Context, client dynamic.Interface, name string, values any) error {
+	objects, err := Objects(name, values)
+	if err != nil {
+		return err
+	}
+	for _, object := range slices.Backward(objects) {
+		background := metav1.DeletePropagationBackground
+		err := resource(client, object).Delete(ctx, object.GetName(), metav1.DeleteOptions{PropagationPolicy: &background})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("addon %s: delete %s %s: %w", name, object.GetKind(), object.GetName(), err)
+		}
+	}
+	return nil
+}
+
+func resource(client dynamic.Interface, object *unstructured.Unstructured) dynamic.ResourceInterface {
+	plural, _ := meta.UnsafeGuessKindToResource(object.GroupVersionKind())
+	if namespace := object.GetNamespace(); namespace != "" {
+		return client.Resource(plural).Namespace(namespace)
+	}
+	return client.Resource(plural)
 }
 
 // Objects returns what the addon consists of.

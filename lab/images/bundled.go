@@ -11,7 +11,9 @@ const (
 	Pause   = "registry.k8s.io/pause:3.10.2"
 	CoreDNS = "registry.keelson.dev/coredns:1.14.7"
 	Demo    = "registry.keelson.dev/demo:1"
-	Toolbox = "registry.keelson.dev/toolbox:1"
+	// MetricsServer is pulled by clusters that have the addon of that name.
+	MetricsServer = "registry.keelson.dev/metrics-server:0.9.0"
+	Toolbox       = "registry.keelson.dev/toolbox:1"
 )
 
 // BuildBundled makes the bundled images from the binaries in dir and writes them into its OCI layout dir/images.
@@ -28,6 +30,10 @@ func BuildBundled(dir string) error {
 		{
 			Ref: Demo, User: "65532:65532", Entrypoint: []string{"/demo"}, Ports: []string{"8080/tcp"},
 			Files: map[string]string{"demo": filepath.Join(dir, "demo")},
+		},
+		{
+			Ref: MetricsServer, User: "65532:65532", Entrypoint: []string{"/metrics-server"}, Ports: []string{"10250/tcp"},
+			Files: map[string]string{"metrics-server": filepath.Join(dir, "metrics-server")},
 		},
 		{ // a shell and its friends, to look around with, and a client for HTTP
 			Ref: Toolbox, Cmd: []string{"/bin/sh"}, Env: []string{"PATH=/bin"},

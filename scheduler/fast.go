@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
@@ -31,7 +32,17 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 		return "", nil, false
 	}
 	d, err := e.Filter(info)
-	if err != nil || !s.heedNominated(ctx, e, d, prof, pod) {
+	if err != nil {
+		return "", nil, false
+	}
+	others, mine := s.queue.Nominator.NodesBefore(pod), s.queue.Nominator.NodeOf(pod.UID)
+	if slot, known := s.snapshot.Table().Slot(mine); known && d.Refused[slot] == nil && !prof.Filters(state.GetSkipFilterPlugins()) {
+		// Room was made for it there: no other node needs to be looked at if it is still there.
+		if !slices.Contains(others, mine) || s.heedNominated(ctx, e, d, prof, pod, []string{mine}) && d.Refused[slot] == nil {
+			return mine, nil, true
+		}
+	}
+	if !s.heedNominated(ctx, e, d, prof, pod, others) {
 		return "", nil, false
 	}
 	if len(d.Feasible) > 0 && prof.Filters(state.GetSkipFilterPlugins()) {
@@ -44,8 +55,8 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 		return "", f, ok
 	}
 	nodes := s.snapshot.Table().Nodes
-	if slot, mine := s.snapshot.Table().Slot(s.queue.Nominator.NodeOf(pod.UID)); mine && d.Refused[slot] == nil {
-		return nodes[slot].Node().Name, nil, true
+	if slot, known := s.snapshot.Table().Slot(mine); known && d.Refused[slot] == nil {
+		return mine, nil, true
 	}
 	if len(d.Feasible) == 1 {
 		return nodes[d.Feasible[0]].Node().Name, nil, true
@@ -61,9 +72,8 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 	return nodes[feasible[best]].Node().Name, nil, true
 }
 
-// heedNominated refuses the nodes where there is room only if the pods do not come for which preemption has made it.
-func (s *Scheduler) heedNominated(ctx context.Context, e *shape.Engine, d *shape.Decision, prof *profile.Profile, pod *corev1.Pod) bool {
-	names := s.queue.Nominator.NodesBefore(pod)
+// heedNominated refuses those of the named nodes where there is room only if the pods do not come for which preemption has made it.
+func (s *Scheduler) heedNominated(ctx context.Context, e *shape.Engine, d *shape.Decision, prof *profile.Profile, pod *corev1.Pod, names []string) bool {
 	if len(names) == 0 || len(d.Feasible) == 0 {
 		return true
 	}

@@ -254,7 +254,7 @@ func (w *world) onColumns(info *nodeinfo.PodInfo) verdict {
 	w.tb.Helper()
 	e, prof := w.engines[corev1.DefaultSchedulerName], w.profiles[corev1.DefaultSchedulerName]
 	d, err := e.Filter(info)
-	if err != nil || !w.heedNominated(w.tb.Context(), e, d, prof, info.GetPod()) {
+	if err != nil || !w.heedNominated(w.tb.Context(), e, d, prof, info.GetPod(), w.queue.Nominator.NodesBefore(info.GetPod())) {
 		w.tb.Fatal(err)
 	}
 	v := verdict{feasible: sets.New[string](), best: sets.New[string]()}

@@ -66,7 +66,7 @@ func promises(t *testing.T, seed uint64) {
 	lives.Wait()
 	stop()
 	recording.Wait()
-	report(t, check(h, a.ended, 3*stall), len(h.changes))
+	report(t, check(h, a.ended, 5*stall), len(h.changes))
 	must(t, shared.client.CoreV1().Namespaces().Delete(context.WithoutCancel(ctx), ns, metav1.DeleteOptions{}))
 }
 

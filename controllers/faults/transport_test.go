@@ -97,20 +97,24 @@ func (i infected) read(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// late is the body of a watch that stands still now and then.
+// late is the body of a watch that stands still now and then. In between it catches up, so that it is never later than the longest
+// stall: that is what the checker's window is about.
 type late struct {
 	io.ReadCloser
-	ctx context.Context
-	ill *ill
+	ctx  context.Context
+	ill  *ill
+	rest time.Time // it does not stand still before this
 }
 
 func (l *late) Read(p []byte) (int, error) {
 	n, err := l.ReadCloser.Read(p)
-	if l.ill.chance(0.1) {
+	if time.Now().After(l.rest) && l.ill.chance(0.1) {
+		stall := l.ill.upTo(l.ill.stall)
 		select {
 		case <-l.ctx.Done():
-		case <-time.After(l.ill.upTo(l.ill.stall)):
+		case <-time.After(stall):
 		}
+		l.rest = time.Now().Add(2 * stall)
 	}
 	return n, err
 }

@@ -18,6 +18,9 @@ import (
 	"keelson.dev/lab/images"
 )
 
+// addonPatience is how long an addon may take to be available.
+const addonPatience = 3 * time.Minute
+
 // Addon is something that a cluster can have besides what it needs.
 type Addon struct {
 	Name, About string
@@ -69,6 +72,8 @@ func (c *Cluster) EnableAddon(ctx context.Context, name string) error {
 	if err := addons.Apply(ctx, api.dynamic, name, values); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, addonPatience)
+	defer cancel()
 	return api.waitDeployment(ctx, addon.namespace, name)
 }
 

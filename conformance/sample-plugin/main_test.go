@@ -44,7 +44,7 @@ func startAPI(t *testing.T) *rest.Config {
 		t.Fatal(err)
 	}
 	// The test is about the scheduler: no controller makes service accounts or takes the taint of new nodes away.
-	server := exec.CommandContext(t.Context(), program, "--data-dir="+dir+"/etcd", "--cert-dir="+dir, fmt.Sprintf("--secure-port=%d", port),
+	server := exec.CommandContext(t.Context(), program, "--data-dir="+dir+"/etcd", "--tls-cert-file="+serving(t, dir), "--tls-private-key-file="+dir+"/serving.key", fmt.Sprintf("--secure-port=%d", port),
 		"--bind-address=127.0.0.1", "--token-auth-file="+tokens, "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+saKey(t, dir), "--service-account-signing-key-file="+saKey(t, dir),
 		"--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition")
@@ -63,6 +63,18 @@ func saKey(t *testing.T, dir string) string {
 		return path
 	}
 	if output, err := exec.CommandContext(t.Context(), "openssl", "genrsa", "-out", path, "2048").CombinedOutput(); err != nil {
+		t.Fatalf("openssl: %v\n%s", err, output)
+	}
+	return path
+}
+
+// serving makes a certificate; the client does not look at it.
+func serving(t *testing.T, dir string) string {
+	t.Helper()
+	path := filepath.Join(dir, "serving.crt")
+	output, err := exec.CommandContext(t.Context(), "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+		"-keyout", filepath.Join(dir, "serving.key"), "-out", path).CombinedOutput()
+	if err != nil {
 		t.Fatalf("openssl: %v\n%s", err, output)
 	}
 	return path

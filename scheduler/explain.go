@@ -188,6 +188,7 @@ func mostFree(nodes []fwk.NodeInfo, name string) string {
 		return resource.NewMilliQuantity(most, resource.DecimalSI).String()
 	case corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
 		return resource.NewQuantity(most, resource.BinarySI).String()
+	default: // counted in units
+		return resource.NewQuantity(most, resource.DecimalSI).String()
 	}
-	return resource.NewQuantity(most, resource.DecimalSI).String()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -179,7 +178,7 @@ func TestExtenderConfigurationIsChecked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := (&Scheduler{}).addExtenders(confs); err == nil {
-				t.Error(fmt.Sprintf("%v was accepted", confs))
+				t.Errorf("%v was accepted", confs)
 			}
 		})
 	}

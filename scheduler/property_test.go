@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -376,7 +375,7 @@ func TestColumnsAgree(t *testing.T) {
 
 // settle tries pending pods until the queue has none that it would try, and checks each binding.
 func (w *world) settle() {
-	ctx, prof := context.Context(w.tb.Context()), w.profiles[corev1.DefaultSchedulerName]
+	ctx, prof := w.tb.Context(), w.profiles[corev1.DefaultSchedulerName]
 	for {
 		if active, backoff, _ := w.queue.Pending(); active+backoff == 0 {
 			return

@@ -94,7 +94,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	work := func(ctx context.Context) error { s.loop(ctx); return nil }
+	work := func(ctx context.Context) error { s.loop(ctx); return nil } //nolint:unparam // leading may fail
 	if cfg.LeaderElect {
 		work = func(ctx context.Context) error { return lead(ctx, client, cfg.Identity, s.loop) }
 	}

@@ -182,7 +182,7 @@ func validateEphemeralVolume(v *corev1.EphemeralVolumeSource, path *field.Path) 
 		{"namespace", metadata.Namespace != ""},
 		{"uID", metadata.UID != ""},
 		{"resourceVersion", metadata.ResourceVersion != ""},
-		{"selfLink", metadata.SelfLink != ""},
+		{"selfLink", metadata.SelfLink != ""}, //nolint:staticcheck // no longer filled, but refused here all the same
 		{"generation", metadata.Generation != 0},
 		{"creationTimestamp", !metadata.CreationTimestamp.IsZero()},
 		{"deletionTimestamp", metadata.DeletionTimestamp != nil},

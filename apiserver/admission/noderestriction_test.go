@@ -24,7 +24,8 @@ func TestNodeRestriction(t *testing.T) {
 			p.Name, p.UID, p.Spec.NodeName, p.Spec.ServiceAccountName = name, types.UID(name+"-uid"), node, "sa"
 			p.Spec.Volumes = []corev1.Volume{
 				{Name: "t", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-					{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}}, {ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "vault"}},
+					{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}},
+					{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "vault"}},
 					{PodCertificate: &corev1.PodCertificateProjection{SignerName: "example.com/s"}},
 				}}}},
 				{Name: "c", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: "d"}}},

@@ -145,7 +145,7 @@ func claimResize(d dependencies) hooks {
 				return nil
 			}
 			if old.Status.Phase != corev1.ClaimBound {
-				return admission.NewForbidden(a, errors.New("Only bound persistent volume claims can be expanded")) //nolint:staticcheck // the API's wording
+				return admission.NewForbidden(a, errors.New("Only bound persistent volume claims can be expanded"))
 			}
 			class, err := lister.Get(storagehelpers.GetPersistentVolumeClaimClass(claim))
 			if err != nil || !ptr.Deref(class.AllowVolumeExpansion, false) || storagehelpers.GetPersistentVolumeClaimClass(old) != class.Name {

@@ -152,7 +152,7 @@ func (s *server) watch(ctx context.Context, i int, options metav1.ListOptions, e
 		return err
 	}
 	request.Header.Set("Accept", "application/vnd.kubernetes.protobuf;stream=watch")
-	response, err := client.Client.Do(request)
+	response, err := client.Client.Do(request) //nolint:bodyclose // the watch stays open until the benchmark ends
 	if err != nil {
 		return err
 	}

@@ -136,7 +136,7 @@ func TestPodListIsAList(t *testing.T) {
 	if diff := cmp.Diff([]string{"pod-0", "pod-1"}, names); err != nil || diff != "" {
 		t.Error(err, diff)
 	}
-	if err := meta.SetList(list, []runtime.Object{}); err != nil || meta.LenList(list) != 0 || list.PodList.Items == nil {
+	if err := meta.SetList(list, []runtime.Object{}); err != nil || meta.LenList(list) != 0 || list.Items == nil {
 		t.Errorf("emptied: %v, %d items", err, meta.LenList(list))
 	}
 	accessor, err := meta.ListAccessor(list)

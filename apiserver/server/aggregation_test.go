@@ -28,8 +28,10 @@ func sample(frontProxies *x509.CertPool) http.Handler {
 		_ = json.NewEncoder(w).Encode(body)
 	}
 	mux.HandleFunc("/apis/"+sampleGroup+"/v1", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: sampleGroup + "/v1",
-			APIResources: []metav1.APIResource{{Name: "whoami", SingularName: "whoami", Kind: "WhoAmI", Verbs: metav1.Verbs{"get", "list"}}}})
+		answer(w, metav1.APIResourceList{
+			TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: sampleGroup + "/v1",
+			APIResources: []metav1.APIResource{{Name: "whoami", SingularName: "whoami", Kind: "WhoAmI", Verbs: metav1.Verbs{"get", "list"}}},
+		})
 	})
 	mux.HandleFunc("/apis/"+sampleGroup+"/v1/whoami", func(w http.ResponseWriter, r *http.Request) {
 		proven := ""
@@ -38,8 +40,10 @@ func sample(frontProxies *x509.CertPool) http.Handler {
 				proven = certificates[0].Subject.CommonName
 			}
 		}
-		answer(w, map[string]any{"kind": "WhoAmI", "apiVersion": sampleGroup + "/v1", "proxy": proven, "user": r.Header.Get("X-Remote-User"),
-			"groups": r.Header.Values("X-Remote-Group"), "authorization": r.Header.Get("Authorization")})
+		answer(w, map[string]any{
+			"kind": "WhoAmI", "apiVersion": sampleGroup + "/v1", "proxy": proven, "user": r.Header.Get("X-Remote-User"),
+			"groups": r.Header.Values("X-Remote-Group"), "authorization": r.Header.Get("Authorization"),
+		})
 	})
 	mux.HandleFunc("/openapi/v2", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, map[string]any{"swagger": "2.0", "info": map[string]any{"title": "sample", "version": "v1"}, "paths": map[string]any{

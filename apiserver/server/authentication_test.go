@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -73,9 +74,7 @@ func (i *issuer) token(t *testing.T, claims map[string]any) string {
 	all := map[string]any{
 		"iss": i.URL, "aud": "cluster", "exp": time.Now().Add(time.Hour).Unix(), "jti": rand.Text(),
 	}
-	for k, v := range claims {
-		all[k] = v
-	}
+	maps.Copy(all, claims)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return must(jwt.Signed(i.signer).Claims(all).Serialize())(t)
@@ -132,9 +131,7 @@ func TestOIDC(t *testing.T) {
 	full := map[string]any{"sub": "ann", "tier": "gold", "roles": []string{"dev", "ops"}, "number": "7", "tenant": "blue"}
 	with := func(key string, value any) map[string]any {
 		out := map[string]any{}
-		for k, v := range full {
-			out[k] = v
-		}
+		maps.Copy(out, full)
 		out[key] = value
 		return out
 	}

@@ -58,7 +58,7 @@ func newEtcd(t *testing.T) *etcd {
 	e.Client = must(clientv3.New(clientv3.Config{
 		Endpoints: []string{e.endpoint}, TLS: &tls.Config{RootCAs: authorities, Certificates: []tls.Certificate{pair}},
 	}))(t)
-	t.Cleanup(func() { _ = e.Client.Close() })
+	t.Cleanup(func() { _ = e.Close() })
 	return e
 }
 
@@ -117,7 +117,7 @@ func TestEncryptionAtRest(t *testing.T) {
 	must(core.Secrets("default").Create(ctx, &corev1.Secret{ObjectMeta: meta}, metav1.CreateOptions{}))(t)
 	must(core.ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: meta}, metav1.CreateOptions{}))(t)
 	must(core.ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: meta}, metav1.CreateOptions{}))(t)
-	must(core.Endpoints("default").Create(ctx, &corev1.Endpoints{ObjectMeta: meta}, metav1.CreateOptions{}))(t) //nolint:staticcheck // an unencrypted kind
+	must(core.Endpoints("default").Create(ctx, &corev1.Endpoints{ObjectMeta: meta}, metav1.CreateOptions{}))(t)
 	for key, prefix := range map[string]string{
 		"secrets/default/x":            "k8s:enc:aescbc:v1:key1:",
 		"configmaps/default/x":         "k8s:enc:aesgcm:v1:key1:",

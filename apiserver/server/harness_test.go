@@ -82,7 +82,7 @@ func (s *testServer) raw(t *testing.T, method, path, contentType, accept, body s
 	request := must(http.NewRequestWithContext(t.Context(), method, s.loopback.Host+path, strings.NewReader(body)))(t)
 	request.Header.Set("Content-Type", contentType)
 	request.Header.Set("Accept", accept)
-	response := must(must(apiclient.HTTPClient(s.loopback))(t).Do(request))(t)
+	response := must(must(apiclient.HTTPClient(s.loopback))(t).Do(request))(t) //nolint:bodyclose // it is, below
 	defer response.Body.Close()
 	return response.StatusCode, string(must(io.ReadAll(response.Body))(t))
 }

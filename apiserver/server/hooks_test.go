@@ -44,8 +44,10 @@ func (s *testServer) newBackend(t *testing.T, namespace string, handler http.Han
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair := must(authority.Issue(pki.Request{CommonName: "backend", DNSNames: []string{"localhost", "backend." + namespace + ".svc"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)},
-		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, time.Now()))(t)
+	pair := must(authority.Issue(pki.Request{
+		CommonName: "backend", DNSNames: []string{"localhost", "backend." + namespace + ".svc"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)},
+		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, time.Now()))(t)
 	server := httptest.NewUnstartedServer(handler)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{must(tls.X509KeyPair(pair.CertPEM, pair.KeyPEM))(t)}, ClientAuth: tls.RequestClientCert}
 	server.StartTLS()

@@ -93,7 +93,7 @@ func (s *testServer) create(t *testing.T, namespace, body, query string) (int, s
 	t.Helper()
 	request := must(http.NewRequestWithContext(t.Context(), http.MethodPost, s.loopback.Host+"/api/v1/namespaces/"+namespace+"/configmaps"+query, strings.NewReader(body)))(t)
 	request.Header.Set("Content-Type", "application/json")
-	response := must(must(apiclient.HTTPClient(s.loopback))(t).Do(request))(t)
+	response := must(must(apiclient.HTTPClient(s.loopback))(t).Do(request))(t) //nolint:bodyclose // it is, below
 	defer response.Body.Close()
 	return response.StatusCode, string(must(io.ReadAll(response.Body))(t)), strings.Join(response.Header.Values("Warning"), "\n")
 }

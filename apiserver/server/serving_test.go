@@ -76,7 +76,7 @@ func TestShutdownIsGraceful(t *testing.T) {
 	if code := <-done; code != http.StatusCreated {
 		t.Errorf("the request in flight: %d", code)
 	}
-	for range w.ResultChan() { //nolint:revive // until the server ends it
+	for range w.ResultChan() {
 	}
 	if err := <-stopped; err != nil {
 		t.Error(err)
@@ -122,7 +122,7 @@ func TestLimits(t *testing.T) {
 	for origin, want := range map[string]string{"https://good.example": "https://good.example", "https://bad.example": ""} {
 		request := must(http.NewRequestWithContext(t.Context(), http.MethodGet, s.loopback.Host+"/version", nil))(t)
 		request.Header.Set("Origin", origin)
-		response := must(must(apiclient.HTTPClient(s.loopback))(t).Do(request))(t)
+		response := must(must(apiclient.HTTPClient(s.loopback))(t).Do(request))(t) //nolint:bodyclose // it is, below
 		_ = response.Body.Close()
 		if got := response.Header.Get("Access-Control-Allow-Origin"); got != want {
 			t.Errorf("origin %s is answered %q", origin, got)

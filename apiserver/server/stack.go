@@ -13,7 +13,7 @@ type roomy struct{ authenticator.Request }
 
 // AuthenticateRequest implements authenticator.Request.
 func (r roomy) AuthenticateRequest(request *http.Request) (*authenticator.Response, bool, error) {
-	makeRoom(len(request.URL.Path))
+	makeRoom(len(request.Header))
 	return r.Request.AuthenticateRequest(request)
 }
 

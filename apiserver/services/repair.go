@@ -99,8 +99,10 @@ func (a *addresses) otherDefault(cidrs []networkingv1.ServiceCIDR) []finding {
 		if cidrs[i].Name != defaultCIDRs || slices.Equal(cidrs[i].Spec.CIDRs, cidrStrings(a.initial)) {
 			continue
 		}
-		return []finding{{&cidrs[i], "KubernetesDefaultServiceCIDRInconsistent", "ServiceCIDRComparison",
-			fmt.Sprintf("The default ServiceCIDR %v does not match the controller flag configurations %s", cidrs[i].Spec.CIDRs, cidrStrings(a.initial))}}
+		return []finding{{
+			&cidrs[i], "KubernetesDefaultServiceCIDRInconsistent", "ServiceCIDRComparison",
+			fmt.Sprintf("The default ServiceCIDR %v does not match the controller flag configurations %s", cidrs[i].Spec.CIDRs, cidrStrings(a.initial)),
+		}}
 	}
 	return nil
 }

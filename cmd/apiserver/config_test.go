@@ -105,7 +105,7 @@ tls-private-key-file tls-sni-cert-key token-auth-file tracing-config-file v vers
 `
 
 func TestUpstreamsFlagsAreKnown(t *testing.T) {
-	for _, name := range strings.Fields(upstreamFlags) {
+	for name := range strings.FieldsSeq(upstreamFlags) {
 		if name == "help" {
 			continue // it prints
 		}

@@ -107,6 +107,6 @@ func eventually(within time.Duration, ask func() error) error {
 		if err == nil || time.Now().After(deadline) {
 			return err
 		}
-		time.Sleep(50 * time.Millisecond) // a test may wait
+		<-time.After(50 * time.Millisecond)
 	}
 }

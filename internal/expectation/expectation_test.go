@@ -68,14 +68,16 @@ func TestSatisfied(t *testing.T) {
 				t.Failed(owner, io.ErrUnexpectedEOF)
 				t.Found(owner, []metav1.Object{pod("a", "7", false)})
 			},
-			view{version: "6"}, false,
+			view{version: "6"},
+			false,
 		},
 		"it was carried out and is shown": {
 			func(t *Tracker) {
 				t.Failed(owner, io.ErrUnexpectedEOF)
 				t.Found(owner, []metav1.Object{pod("a", "7", false)})
 			},
-			view{version: "6", pods: map[string]*corev1.Pod{"ns/p": pod("a", "7", false)}}, true,
+			view{version: "6", pods: map[string]*corev1.Pod{"ns/p": pod("a", "7", false)}},
+			true,
 		},
 		"a deletion that was not carried out": {
 			func(t *Tracker) {
@@ -83,7 +85,8 @@ func TestSatisfied(t *testing.T) {
 				t.Failed(owner, apierrors.NewInternalError(io.ErrUnexpectedEOF))
 				t.Found(owner, []metav1.Object{pod("a", "7", false)})
 			},
-			view{version: "9", pods: map[string]*corev1.Pod{"ns/p": pod("a", "7", false)}}, true,
+			view{version: "9", pods: map[string]*corev1.Pod{"ns/p": pod("a", "7", false)}},
+			true,
 		},
 		"the deleted pod is gone": {func(t *Tracker) { t.Deleted(owner, pod("a", "3", false)) }, view{version: "9"}, true},
 	}

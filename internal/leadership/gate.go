@@ -37,7 +37,7 @@ func (g gated) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("%s %s is not sent: %w: %w", req.Method, req.URL.Path, ErrLost, err)
 	}
 	ctx, cancel := context.WithCancel(req.Context())
-	stop := context.AfterFunc(g.held, cancel)
+	stop := context.AfterFunc(g.held, cancel) //nolint:contextcheck // a request ends with the lease as well
 	resp, err := g.next.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		stop()

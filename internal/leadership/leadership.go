@@ -57,7 +57,7 @@ func Run(ctx context.Context, client kubernetes.Interface, cfg config.LeaderElec
 		Lock:          lock,
 		LeaseDuration: cfg.LeaseDuration.Duration, RenewDeadline: cfg.RenewDeadline.Duration, RetryPeriod: cfg.RetryPeriod.Duration,
 		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(held context.Context) { //nolint:contextcheck // it ends with either
+			OnStartedLeading: func(held context.Context) {
 				close(leading)
 				defer end()
 				held, stop := context.WithCancel(held)
@@ -79,7 +79,7 @@ func Run(ctx context.Context, client kubernetes.Interface, cfg config.LeaderElec
 		}
 	})
 	defer stop()
-	elector.Run(campaign) //nolint:contextcheck // made out of ctx, and ends later
+	elector.Run(campaign)
 	select {
 	case <-leading:
 	default:

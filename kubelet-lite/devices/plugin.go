@@ -96,7 +96,7 @@ func (r registry) Register(_ context.Context, in *pluginapi.RegisterRequest) (*p
 	if !slices.Contains(pluginapi.SupportedVersions[:], in.Version) {
 		return nil, fmt.Errorf("requested API version %q is not supported by kubelet. Supported versions are %q", in.Version, pluginapi.SupportedVersions)
 	}
-	return &pluginapi.Empty{}, r.m.connect(r.ctx, in.ResourceName, filepath.Join(r.m.directory(), filepath.Base(in.Endpoint)), in.Options)
+	return &pluginapi.Empty{}, r.m.connect(r.ctx, in.ResourceName, filepath.Join(r.m.directory(), filepath.Base(in.Endpoint)), in.Options) //nolint:contextcheck // the stream outlives the call
 }
 
 // Run answers plugins until ctx ends. Plugins register again when they see a new kubelet.sock.

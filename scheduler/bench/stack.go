@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -166,9 +167,9 @@ func (k *stack) start(program, name string, args ...string) error {
 
 // stop ends all, the scheduler first, and removes what they left but for the logs, if they are wanted.
 func (k *stack) stop(logs string) {
-	for i := len(k.processes) - 1; i >= 0; i-- {
-		_ = k.processes[i].Process.Kill() // it fails only for a process that has ended
-		_ = k.processes[i].Wait()
+	for _, v := range slices.Backward(k.processes) {
+		_ = v.Process.Kill() // it fails only for a process that has ended
+		_ = v.Wait()
 	}
 	if logs != "" {
 		found, _ := filepath.Glob(filepath.Join(k.dir, "*.log")) // the pattern is valid

@@ -62,10 +62,7 @@ func plain(r Reason) string {
 	if !ok {
 		return r.Reason
 	}
-	text := rule.plain
-	if strings.Contains(text, "%s") {
-		text = strings.Replace(text, "%s", rest, 1)
-	}
+	text := strings.Replace(rule.plain, "%s", rest, 1)
 	if r.Plugin == "NodeResourcesFit" && r.Remedy != "" {
 		before, _, _ := strings.Cut(r.Remedy, ": ")
 		text += " (" + before + ")"

@@ -70,7 +70,7 @@ func TestContainersEndByThemselves(t *testing.T) {
 			state runtimeapi.ContainerState
 			code  int32
 		}{{29 * time.Second, runtimeapi.ContainerState_CONTAINER_RUNNING, 0}, {2 * time.Second, runtimeapi.ContainerState_CONTAINER_EXITED, 3}} {
-			time.Sleep(step.after)
+			time.Sleep(step.after) //nolint:forbidigo // the bubble's time, not the wall's
 			synctest.Wait()
 			got, err := r.ContainerStatus(ctx, id, false)
 			if err != nil || got.Status.State != step.state || got.Status.ExitCode != step.code {

@@ -65,6 +65,7 @@ func (unimplemented) ListMetricDescriptors(context.Context) ([]*runtimeapi.Metri
 func (unimplemented) ListPodSandboxMetrics(context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
 	return no[[]*runtimeapi.PodSandboxMetrics]()
 }
+
 func (unimplemented) UpdateRuntimeConfig(context.Context, *runtimeapi.RuntimeConfig) error {
 	return nil
 }

@@ -68,7 +68,7 @@ func check(site *Site) (admission.Warnings, error) {
 func (*Site) Hub() {}
 
 // ConvertTo makes a v1 site of this one.
-func (s *OldSite) ConvertTo(hub conversion.Hub) error {
+func (s *OldSite) ConvertTo(hub conversion.Hub) error { //nolint:unparam // conversion.Convertible asks for it
 	site := hub.(*Site)
 	site.ObjectMeta, site.Status = s.ObjectMeta, s.Status
 	site.Spec = SiteSpec{Image: s.Spec.Image, Replicas: s.Spec.Instances}
@@ -76,7 +76,7 @@ func (s *OldSite) ConvertTo(hub conversion.Hub) error {
 }
 
 // ConvertFrom makes this the old form of a v1 site.
-func (s *OldSite) ConvertFrom(hub conversion.Hub) error {
+func (s *OldSite) ConvertFrom(hub conversion.Hub) error { //nolint:unparam // conversion.Convertible asks for it
 	site := hub.(*Site)
 	s.ObjectMeta, s.Status = site.ObjectMeta, site.Status
 	s.Spec = OldSiteSpec{Image: site.Spec.Image, Instances: site.Spec.Replicas}

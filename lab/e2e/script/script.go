@@ -76,7 +76,7 @@ func (c Cluster) setup(env *testscript.Env) error {
 }
 
 func (c Cluster) kubectl(args ...string) error {
-	command := exec.Command("/bin/sh", append([]string{"-c", "exec " + c.Kubectl + ` "$@"`, "kubectl"}, args...)...)
+	command := exec.CommandContext(context.Background(), "/bin/sh", append([]string{"-c", "exec " + c.Kubectl + ` "$@"`, "kubectl"}, args...)...)
 	command.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig)
 	if out, err := command.CombinedOutput(); err != nil {
 		return fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, out)

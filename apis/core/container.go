@@ -60,9 +60,7 @@ func validateInitContainers(c *podContext, path *field.Path) field.ErrorList {
 				errs = append(errs, field.Forbidden(at.Child(f.name), "may not be set for init containers without restartPolicy=Always"))
 			}
 		}
-		if len(container.ResizePolicy) > 0 {
-			errs = append(errs, field.Invalid(at.Child("resizePolicy"), container.ResizePolicy, "must not be set for init containers"))
-		}
+		errs = append(errs, validateResizePolicy(container.ResizePolicy, at.Child("resizePolicy"), c.spec.RestartPolicy)...)
 	}
 	return errs
 }
@@ -96,6 +94,7 @@ func validateEphemeralContainers(c *podContext, path *field.Path) field.ErrorLis
 	for i := range c.spec.EphemeralContainers {
 		ephemeral, at := &c.spec.EphemeralContainers[i], path.Index(i)
 		errs = append(errs, validateContainerCommon(c, (*corev1.Container)(&ephemeral.EphemeralContainerCommon), at)...)
+		errs = append(errs, validateResizePolicy(ephemeral.ResizePolicy, at.Child("resizePolicy"), c.spec.RestartPolicy)...)
 		errs = append(errs, validateContainerName(ephemeral.Name, names, at)...)
 		if ephemeral.TargetContainerName != "" && !targets.Has(ephemeral.TargetContainerName) {
 			errs = append(errs, field.NotFound(at.Child("targetContainerName"), ephemeral.TargetContainerName))

@@ -36,6 +36,13 @@ func dropAlphaFields(spec *corev1.PodSpec) {
 				c.Lifecycle = nil
 			}
 		}
+		if c.Lifecycle != nil {
+			for _, hook := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
+				if hook != nil && hook.HTTPGet != nil {
+					hook.HTTPGet.Protocol = nil
+				}
+			}
+		}
 		for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
 			if probe != nil && probe.GRPC != nil {
 				probe.GRPC.Mode = nil

@@ -161,7 +161,7 @@ func TestValidatePod(t *testing.T) {
 		}, []string{
 			`spec.containers[0].volumeMounts[0].name: Not found: "gone"`,
 			`spec.containers[0].volumeMounts[1].mountPath: Invalid value: "/a": must be unique`,
-			`spec.containers[0].volumeMounts[1].subPath: Invalid value: "../x": must not contain '..'`,
+			`spec.containers[0].volumeMounts.subPath: Invalid value: "../x": must not contain '..'`,
 			"spec.containers[0].volumeMounts.mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers",
 			"spec.containers[0].volumeMounts.recursiveReadOnly: Forbidden: may only be specified when readOnly is true",
 		}},
@@ -300,7 +300,7 @@ func TestValidatePod(t *testing.T) {
 			`spec.securityContext.sysctls[3].name: Duplicate value: "kernel/sem"`,
 		}},
 		"host users": {func(p *corev1.Pod) { p.Spec.HostUsers, p.Spec.HostPID = new(false), true }, []string{
-			"spec.hostPID: Forbidden: when `hostUsers` is false",
+			"spec.HostPID: Forbidden: when `hostUsers` is false",
 		}},
 		"windows on linux": {func(p *corev1.Pod) {
 			p.Spec.OS = &corev1.PodOS{Name: corev1.Linux}

@@ -129,7 +129,7 @@ func validateNames(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 		errs = append(errs, field.Forbidden(override, "may not be specified when `setHostnameAsFQDN` is true"))
 	}
 	if spec.HostNetwork {
-		errs = append(errs, field.Forbidden(override, "may not be specified when `hostNetwork` is true"))
+		errs = append(errs, field.Forbidden(override, "may not be specified when hostNetwork is true"))
 	}
 	return errs
 }

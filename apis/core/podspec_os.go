@@ -108,7 +108,7 @@ func forbid(path *field.Path, fields []presence) field.ErrorList {
 
 const (
 	maxGMSASpecLength = 64 * 1024
-	maxWindowsUser    = 256
+	maxWindowsUser    = 104
 	maxWindowsDomain  = 253
 )
 
@@ -183,13 +183,13 @@ func validateHostProcess(spec *corev1.PodSpec, path, specPath *field.Path) field
 	}
 	total, hostProcess := 0, 0
 	var errs field.ErrorList
-	visitContainers(spec, func(_ string, _ int, c *corev1.Container) {
+	visitContainers(spec, func(list string, i int, c *corev1.Container) {
 		total++
 		own := podWide
 		if c.SecurityContext != nil && c.SecurityContext.WindowsOptions != nil && c.SecurityContext.WindowsOptions.HostProcess != nil {
 			own = c.SecurityContext.WindowsOptions.HostProcess
 			if podWide != nil && *podWide != *own {
-				errs = append(errs, field.Invalid(path.Child("windowsOptions", "hostProcess"), *podWide,
+				errs = append(errs, field.Invalid(specPath.Child(list).Index(i).Child("securityContext", "windowsOptions", "hostProcess"), *own,
 					fmt.Sprintf("pod hostProcess value must be identical if both are specified, was %v", *podWide)))
 			}
 		}

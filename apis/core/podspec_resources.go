@@ -48,7 +48,7 @@ func validatePodResources(c *podContext, specPath *field.Path) field.ErrorList {
 		for _, name := range validate.SortedNames(c.Resources.Limits) {
 			whole, ok := spec.Resources.Limits[name]
 			if limit := c.Resources.Limits[name]; ok && limit.Cmp(whole) > 0 {
-				errs = append(errs, field.Invalid(specPath.Child(list).Index(i).Child("resources", "limits").Key(string(name)), limit.String(),
+				errs = append(errs, field.Invalid(path.Child(list).Index(i).Key(string(name)).Child("limits"), limit.String(),
 					fmt.Sprintf("must be less than or equal to pod limits of %s", whole.String())))
 			}
 		}

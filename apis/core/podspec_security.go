@@ -19,7 +19,7 @@ func validatePodSecurity(c *podContext, specPath *field.Path) field.ErrorList {
 	spec, path := c.spec, specPath.Child("securityContext")
 	errs := validateHostPorts(c, specPath)
 	if ptr.Deref(spec.ShareProcessNamespace, false) && spec.HostPID {
-		errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
+		errs = append(errs, field.Invalid(specPath.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
 	}
 	errs = append(errs, validateHostUsers(spec, specPath)...)
 	sc := spec.SecurityContext
@@ -92,10 +92,10 @@ func validateHostUsers(spec *corev1.PodSpec, specPath *field.Path) field.ErrorLi
 		errs = append(errs, field.Forbidden(specPath.Child("hostNetwork"), message))
 	}
 	if spec.HostIPC {
-		errs = append(errs, field.Forbidden(specPath.Child("hostIPC"), message))
+		errs = append(errs, field.Forbidden(specPath.Child("HostIPC"), message))
 	}
 	if spec.HostPID {
-		errs = append(errs, field.Forbidden(specPath.Child("hostPID"), message))
+		errs = append(errs, field.Forbidden(specPath.Child("HostPID"), message))
 	}
 	return errs
 }

@@ -187,9 +187,9 @@ func validateEphemeralVolume(v *corev1.EphemeralVolumeSource, path *field.Path) 
 		{"creationTimestamp", !metadata.CreationTimestamp.IsZero()},
 		{"deletionTimestamp", metadata.DeletionTimestamp != nil},
 		{"deletionGracePeriodSeconds", metadata.DeletionGracePeriodSeconds != nil},
-		{"managedFields", len(metadata.ManagedFields) > 0},
-		{"finalizers", len(metadata.Finalizers) > 0},
-		{"ownerReferences", len(metadata.OwnerReferences) > 0},
+		{"managedFields", metadata.ManagedFields != nil},
+		{"finalizers", metadata.Finalizers != nil},
+		{"ownerReferences", metadata.OwnerReferences != nil},
 	} {
 		if f.set {
 			errs = append(errs, field.Forbidden(at.Child(f.name), "cannot be set"))
@@ -232,13 +232,13 @@ func validateVolumeMounts(c *podContext, container *corev1.Container, fieldPath 
 			errs = append(errs, field.Invalid(at.Child("mountPath"), mount.MountPath, "must not already exist as a path in volumeDevices"))
 		}
 		if mount.SubPath != "" {
-			errs = append(errs, validate.DescendingPath(mount.SubPath, at.Child("subPath"))...)
+			errs = append(errs, validate.DescendingPath(mount.SubPath, fieldPath.Child("subPath"))...)
 		}
 		if mount.SubPathExpr != "" {
 			if mount.SubPath != "" {
 				errs = append(errs, field.Invalid(at.Child("subPathExpr"), mount.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
 			}
-			errs = append(errs, validate.DescendingPath(mount.SubPathExpr, at.Child("subPathExpr"))...)
+			errs = append(errs, validate.DescendingPath(mount.SubPathExpr, fieldPath.Child("subPathExpr"))...)
 		}
 		errs = append(errs, validatePropagation(mount, isPrivileged(container), fieldPath)...)
 	}

@@ -99,11 +99,13 @@ func nodeFieldRequirement(requirement *corev1.NodeSelectorRequirement, path *fie
 	return errs
 }
 
-// notTolerationOperator names the numeric operators too, although they are alpha and refused.
+// notTolerationOperator names the numeric operators, which are alpha, only to those who tried one.
 func notTolerationOperator(operator corev1.TolerationOperator, path *field.Path) field.ErrorList {
-	return field.ErrorList{field.NotSupported(path, operator, []corev1.TolerationOperator{
-		corev1.TolerationOpEqual, corev1.TolerationOpExists, corev1.TolerationOpLt, corev1.TolerationOpGt,
-	})}
+	known := []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}
+	if operator == corev1.TolerationOpLt || operator == corev1.TolerationOpGt {
+		known = append(known, corev1.TolerationOpLt, corev1.TolerationOpGt)
+	}
+	return field.ErrorList{field.NotSupported(path, operator, known)}
 }
 
 // Tolerations checks a pod's (or runtime class's) tolerations. The numeric operators are alpha in 1.37 and not served.

@@ -78,7 +78,7 @@ func newSelfSubjectReview() rest.Storage {
 			if !ok {
 				return apierrors.NewBadRequest("no user present on request")
 			}
-			in.CreationTimestamp = metav1.Now()
+			in.ObjectMeta = metav1.ObjectMeta{CreationTimestamp: metav1.Now(), ManagedFields: in.ManagedFields}
 			in.Status = authenticationv1.SelfSubjectReviewStatus{UserInfo: userInfo(who)}
 			return nil
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -59,16 +60,10 @@ func (e *eviction) Create(ctx context.Context, name string, obj runtime.Object, 
 	if name != request.Name {
 		return nil, apierrors.NewBadRequest("name in URL does not match name in Eviction object")
 	}
-	deleteOptions := request.DeleteOptions
-	if deleteOptions == nil {
-		deleteOptions = &metav1.DeleteOptions{}
-	} else {
-		deleteOptions = deleteOptions.DeepCopy()
+	deleteOptions, err := evictionOptions(request, options)
+	if err != nil {
+		return nil, err
 	}
-	if !dryrun.IsDryRun(options.DryRun) && dryrun.IsDryRun(deleteOptions.DryRun) {
-		return nil, apierrors.NewBadRequest("dry run in deleteOptions but not in options")
-	}
-	deleteOptions.DryRun = options.DryRun
 	pod, err := e.pod(ctx, name)
 	if err != nil {
 		return nil, err
@@ -92,6 +87,21 @@ func (e *eviction) Create(ctx context.Context, name string, obj runtime.Object, 
 		return nil, err
 	}
 	return &metav1.Status{Status: metav1.StatusSuccess}, nil
+}
+
+// evictionOptions takes dry run from the request or from its body; where both name it they must agree.
+func evictionOptions(request *policyv1.Eviction, options *metav1.CreateOptions) (*metav1.DeleteOptions, error) {
+	if request.DeleteOptions == nil {
+		return &metav1.DeleteOptions{DryRun: options.DryRun}, nil
+	}
+	result := request.DeleteOptions.DeepCopy()
+	switch {
+	case len(result.DryRun) == 0:
+		result.DryRun = options.DryRun
+	case len(options.DryRun) > 0 && !slices.Equal(options.DryRun, result.DryRun):
+		return nil, fmt.Errorf("Non-matching dry-run options in request and content: %v and %v", options.DryRun, result.DryRun) //nolint:staticcheck // the API's wording
+	}
+	return result, nil
 }
 
 func createTooManyRequests(name string, cause error) error {

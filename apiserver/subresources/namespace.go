@@ -2,7 +2,6 @@ package subresources
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -78,13 +77,10 @@ func (n *namespace) Delete(ctx context.Context, name string, validate rest.Valid
 	if found.DeletionTimestamp.IsZero() {
 		return n.terminate(ctx, name, validate, options)
 	}
-	if len(found.Spec.Finalizers) == 0 {
-		return n.store.Delete(ctx, name, validate, options)
+	if len(found.Spec.Finalizers) > 0 { // it ends when its finalizers have gone, and is on its way
+		return found, false, nil
 	}
-	// Whoever deletes twice waits for the end, which is not in this server's hand.
-	err = apierrors.NewConflict(corev1.Resource("namespaces"), name, errors.New( //nolint:staticcheck // the API's wording
-		"The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will automatically be purged by the system."))
-	return nil, false, err
+	return n.store.Delete(ctx, name, validate, options)
 }
 
 func pinNamespace(options *metav1.DeleteOptions, found *corev1.Namespace) *metav1.DeleteOptions {

@@ -117,10 +117,12 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 // complete checks the request against the service account in the path and fills what it leaves out.
 func (r *tokenREST) complete(request *authenticationv1.TokenRequest, sa *corev1.ServiceAccount) error {
 	if request.Name != "" && request.Name != sa.Name {
-		return apierrors.NewBadRequest(fmt.Sprintf("the name in the request (%s) does not match the service account (%s)", request.Name, sa.Name))
+		return apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), sa.Name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "name"), request.Name, "must match the service account name if specified")})
 	}
 	if request.Namespace != "" && request.Namespace != sa.Namespace {
-		return apierrors.NewBadRequest(fmt.Sprintf("the namespace in the request (%s) does not match the service account (%s)", request.Namespace, sa.Namespace))
+		return apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), sa.Name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "namespace"), request.Namespace, "must match the service account namespace if specified")})
 	}
 	if request.CreationTimestamp.IsZero() {
 		request.CreationTimestamp = metav1.NewTime(r.cfg.Clock.Now())
@@ -135,7 +137,7 @@ func (r *tokenREST) complete(request *authenticationv1.TokenRequest, sa *corev1.
 		request.Spec.Audiences = r.cfg.Audiences
 	}
 	if errs := validateLifetime(*request.Spec.ExpirationSeconds); len(errs) != 0 {
-		return apierrors.NewInvalid(schema.GroupKind{Group: authenticationv1.GroupName, Kind: "TokenRequest"}, "", errs)
+		return apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), "", errs)
 	}
 	if limit := int64(r.cfg.MaxLifetime / time.Second); limit > 0 && *request.Spec.ExpirationSeconds > limit {
 		request.Spec.ExpirationSeconds = &limit

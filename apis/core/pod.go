@@ -92,7 +92,35 @@ func preparePodStatus(p, old *corev1.Pod) {
 		p.Status.QOSClass = ComputePodQOS(p)
 	}
 	p.OwnerReferences = old.OwnerReferences
+	keepUnknownStatus(&p.Status, &old.Status)
 	mirrorIP(&p.Status, &old.Status)
+}
+
+// keepUnknownStatus keeps what an older client, which does not know the fields, leaves out. An empty list does clear.
+func keepUnknownStatus(status, old *corev1.PodStatus) {
+	if status.ResourceClaimStatuses == nil {
+		status.ResourceClaimStatuses = old.ResourceClaimStatuses
+	}
+	if status.ExtendedResourceClaimStatus == nil {
+		status.ExtendedResourceClaimStatus = old.ExtendedResourceClaimStatus
+	}
+	if status.ObservedGeneration == 0 {
+		status.ObservedGeneration = old.ObservedGeneration
+	}
+	seen := map[corev1.PodConditionType]int{} // a type may come several times: the nth is held beside the nth
+	for i := range status.Conditions {
+		condition, n := &status.Conditions[i], 0
+		for j := range old.Conditions {
+			if old.Conditions[j].Type != condition.Type {
+				continue
+			}
+			if n == seen[condition.Type] && condition.ObservedGeneration == 0 {
+				condition.ObservedGeneration = old.Conditions[j].ObservedGeneration
+			}
+			n++
+		}
+		seen[condition.Type]++
+	}
 }
 
 // mirrorIP keeps the older single-address fields and the lists in step: whichever the client changed wins.

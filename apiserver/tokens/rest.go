@@ -182,14 +182,14 @@ func (r *tokenREST) bind(ctx context.Context, ref *authenticationv1.BoundObjectR
 	case gvk.Group == "" && gvk.Kind == "Secret":
 		found, err := r.cfg.Secrets.Get(namespaced(ctx, want), ref.Name, &metav1.GetOptions{})
 		if err != nil {
-			return err
+			return missing(err, "secrets", ref.Name)
 		}
 		want.Secret = found.(*corev1.Secret)
 		return sameUID(ref, corev1.Resource("secrets"), want.Secret.UID)
 	case gvk.Group == "" && gvk.Kind == "Node":
 		found, err := r.cfg.Nodes.Get(genericapirequest.WithNamespace(ctx, ""), ref.Name, &metav1.GetOptions{})
 		if err != nil {
-			return err
+			return missing(err, "nodes", ref.Name)
 		}
 		want.Node = found.(*corev1.Node)
 		return sameUID(ref, corev1.Resource("nodes"), want.Node.UID)
@@ -197,10 +197,18 @@ func (r *tokenREST) bind(ctx context.Context, ref *authenticationv1.BoundObjectR
 	return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", gvk.String()))
 }
 
+// missing names the kind that was looked for: the store names that of the request.
+func missing(err error, resource, name string) error {
+	if apierrors.IsNotFound(err) {
+		return apierrors.NewNotFound(corev1.Resource(resource), name)
+	}
+	return err
+}
+
 func (r *tokenREST) bindPod(ctx context.Context, ref *authenticationv1.BoundObjectReference, want *satoken.Request) error {
 	found, err := r.cfg.Pods.Get(namespaced(ctx, want), ref.Name, &metav1.GetOptions{})
 	if err != nil {
-		return err
+		return missing(err, "pods", ref.Name)
 	}
 	pod := found.(*corev1.Pod)
 	if pod.Spec.ServiceAccountName != want.ServiceAccount.Name {

@@ -6,9 +6,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"keelson.dev/apis/certificates"
 	"keelson.dev/apis/validate"
 )
 
@@ -101,7 +101,7 @@ func validateTrustBundleProjection(p *corev1.ClusterTrustBundleProjection, path 
 		if *p.SignerName == "" {
 			errs = append(errs, field.Required(path.Child("signerName"), "must be a valid signer name"))
 		} else {
-			errs = append(errs, validation.IsDomainPrefixedPath(path.Child("signerName"), *p.SignerName)...)
+			errs = append(errs, certificates.ValidateSignerName(path.Child("signerName"), *p.SignerName)...)
 		}
 		errs = append(errs, validate.LabelSelector(p.LabelSelector, path.Child("labelSelector"))...)
 	}
@@ -122,7 +122,7 @@ func validateCertificateProjection(p *corev1.PodCertificateProjection, path *fie
 	if p.SignerName == "" {
 		errs = append(errs, field.Required(path.Child("signerName"), ""))
 	} else {
-		errs = append(errs, validation.IsDomainPrefixedPath(path.Child("signerName"), p.SignerName)...)
+		errs = append(errs, certificates.ValidateSignerName(path.Child("signerName"), p.SignerName)...)
 	}
 	errs = append(errs, validate.OneOf(p.KeyType, path.Child("keyType"), certificateKeyTypes...)...)
 	if seconds := p.MaxExpirationSeconds; seconds != nil {

@@ -113,6 +113,10 @@ bench-scheduler: build ## Our scheduler beside upstream's, with scheduler_perf's
 	@go run ./scheduler/bench $(if $(CASES),-cases $(CASES)) $(if $(NODES),-nodes $(NODES)) $(if $(ROUNDS),-rounds $(ROUNDS))
 
 KILL_FOR ?= 10m
+.PHONY: faults
+faults: ## Controllers under late watches, failed calls, lost answers and deaths: SEEDS plagues, every promise checked at every revision
+	@go test -count=1 -timeout 0 ./controllers/faults -run TestPromises -args -stderrthreshold=FATAL -logtostderr=false -faults.seeds=$(or $(SEEDS),3)
+
 .PHONY: kill-leader
 kill-leader: ## Kill the leading controller manager every 10 s for KILL_FOR under churn, and check every promise at every revision
 	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/controller-manager

@@ -54,10 +54,9 @@ func TestConfigFile(t *testing.T) {
 
 func TestCommandLineErrors(t *testing.T) {
 	for arg, want := range map[string]string{
-		"--no-such-flag":                 "unknown flag: --no-such-flag",
-		"argument":                       "does not take any arguments",
-		"--feature-gates=NoSuchGate=yes": "invalid value of NoSuchGate",
-		"--secure-port=x":                "invalid argument",
+		"--no-such-flag":  "unknown flag: --no-such-flag",
+		"argument":        "does not take any arguments",
+		"--secure-port=x": "invalid argument",
 	} {
 		if _, _, err := parse([]string{arg}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", arg, err, want)

@@ -10,11 +10,13 @@ import (
 func TestStatusKeepsWhatOlderClientsLeaveOut(t *testing.T) {
 	claims := []corev1.PodResourceClaimStatus{{Name: "a"}}
 	old := corev1.PodStatus{ObservedGeneration: 3, ResourceClaimStatuses: claims, Conditions: []corev1.PodCondition{
-		{Type: "a", ObservedGeneration: 1}, {Type: "b", ObservedGeneration: 2}, {Type: "a", ObservedGeneration: 3}}}
+		{Type: "a", ObservedGeneration: 1}, {Type: "b", ObservedGeneration: 2}, {Type: "a", ObservedGeneration: 3},
+	}}
 	got := corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: "a"}, {Type: "a"}, {Type: "b", ObservedGeneration: 9}, {Type: "c"}}}
 	keepUnknownStatus(&got, &old)
 	want := corev1.PodStatus{ObservedGeneration: 3, ResourceClaimStatuses: claims, Conditions: []corev1.PodCondition{
-		{Type: "a", ObservedGeneration: 1}, {Type: "a", ObservedGeneration: 3}, {Type: "b", ObservedGeneration: 9}, {Type: "c"}}}
+		{Type: "a", ObservedGeneration: 1}, {Type: "a", ObservedGeneration: 3}, {Type: "b", ObservedGeneration: 9}, {Type: "c"},
+	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}

@@ -176,7 +176,7 @@ func windowsUserName(name string, path *field.Path) field.ErrorList {
 }
 
 // validateHostProcess: host-process containers of Windows come all or none, in the host's network.
-func validateHostProcess(spec *corev1.PodSpec, path, specPath *field.Path) field.ErrorList {
+func validateHostProcess(spec *corev1.PodSpec, specPath *field.Path) field.ErrorList {
 	var podWide *bool
 	if o := spec.SecurityContext.WindowsOptions; o != nil {
 		podWide = o.HostProcess

@@ -42,7 +42,7 @@ func validatePodSecurity(c *podContext, specPath *field.Path) field.ErrorList {
 	errs = append(errs, validateSeccomp(sc.SeccompProfile, path.Child("seccompProfile"))...)
 	errs = append(errs, validateAppArmor(sc.AppArmorProfile, path.Child("appArmorProfile"))...)
 	errs = append(errs, validateWindowsOptions(sc.WindowsOptions, path.Child("windowsOptions"))...)
-	return append(errs, validateHostProcess(spec, path, specPath)...)
+	return append(errs, validateHostProcess(spec, specPath)...)
 }
 
 func userID(id *int64, path *field.Path) field.ErrorList {

@@ -52,7 +52,7 @@ func (c *config) newCore(delegate genericapiserver.DelegationTarget) (*genericap
 	if c.options.EnableLogsHandler {
 		server.Handler.NonGoRestfulMux.HandlePrefix("/logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir("/var/log"))))
 	}
-	if err := c.security.publishKeys(c, server.Handler.NonGoRestfulMux); err != nil {
+	if err := c.security.publishKeys(c, server); err != nil {
 		return nil, err
 	}
 	kinds, err := c.newKinds()

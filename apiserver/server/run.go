@@ -30,7 +30,7 @@ func Run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return err
 	}
-	if cfg.backend, err = etcd.ready(stop, o); err != nil {
+	if cfg.backend, err = etcd.ready(stop, o); err != nil { //nolint:contextcheck // the backend ends with Close
 		return err
 	}
 	defer cfg.backend.Close()

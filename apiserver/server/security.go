@@ -10,6 +10,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
 	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
+	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/server/egressselector"
 
@@ -191,15 +192,15 @@ func (s *security) authorize(ctx context.Context, c *config) error {
 
 // publishKeys serves the documents that let others verify our service account tokens. An issuer that is no https URL has nothing that
 // others could fetch; upstream serves such clusters without the documents, too.
-func (s *security) publishKeys(c *config, mux tokens.Mux) error {
+func (s *security) publishKeys(c *config, server *genericapiserver.GenericAPIServer) error {
 	o := c.options.ServiceAccount
 	if len(o.Issuers) == 0 || !strings.HasPrefix(o.Issuers[0], "https://") {
 		return nil
 	}
-	discovery, err := tokens.NewDiscovery(o.Issuers[0], o.JWKSURI, c.generic.ExternalAddress, s.keys)
+	discovery, err := tokens.NewDiscovery(o.Issuers[0], o.JWKSURI, server.ExternalAddress, s.keys)
 	if err != nil {
 		return fmt.Errorf("--service-account-issuer: %w", err)
 	}
-	discovery.Install(mux)
+	discovery.Install(server.Handler.NonGoRestfulMux)
 	return nil
 }

@@ -173,7 +173,7 @@ func TestSigningKeyIsRotatedWithoutARestart(t *testing.T) {
 		t.Errorf("a token of the former key: %+v", unused)
 	}
 	code, body := s.raw(t, http.MethodGet, "/.well-known/openid-configuration", "", "", "")
-	if code != http.StatusOK || !strings.Contains(body, `"issuer":"https://kubernetes.default.svc.cluster.local"`) || !strings.Contains(body, "/openid/v1/jwks") {
+	if code != http.StatusOK || !strings.Contains(body, `"issuer":"https://kubernetes.default.svc.cluster.local"`) || !strings.Contains(body, `"jwks_uri":"https://192.0.2.1:`) {
 		t.Errorf("discovery: %d %s", code, body)
 	}
 	if _, err := s.as(t, func(*rest.Config) {}).Discovery().RESTClient().Get().AbsPath("/openid/v1/jwks").DoRaw(t.Context()); !apierrors.IsUnauthorized(err) {

@@ -118,11 +118,13 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 func (r *tokenREST) complete(request *authenticationv1.TokenRequest, sa *corev1.ServiceAccount) error {
 	if request.Name != "" && request.Name != sa.Name {
 		return apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), sa.Name, field.ErrorList{
-			field.Invalid(field.NewPath("metadata", "name"), request.Name, "must match the service account name if specified")})
+			field.Invalid(field.NewPath("metadata", "name"), request.Name, "must match the service account name if specified"),
+		})
 	}
 	if request.Namespace != "" && request.Namespace != sa.Namespace {
 		return apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), sa.Name, field.ErrorList{
-			field.Invalid(field.NewPath("metadata", "namespace"), request.Namespace, "must match the service account namespace if specified")})
+			field.Invalid(field.NewPath("metadata", "namespace"), request.Namespace, "must match the service account namespace if specified"),
+		})
 	}
 	if request.CreationTimestamp.IsZero() {
 		request.CreationTimestamp = metav1.NewTime(r.cfg.Clock.Now())

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -163,7 +164,7 @@ func (r *reconciler) observe(name string, node *corev1.Node, now time.Time) node
 		volume := ptr.Deref(a.Spec.Source.PersistentVolumeName, "")
 		s.volumeNodes[volume] = append(s.volumeNodes[volume], a.Spec.NodeName)
 		v, ok := r.volumes.Find("", volume)
-		if a.Spec.NodeName != name || volume == "" || ok && (v.Spec.CSI == nil || a.Name != attachmentName(v.Spec.CSI, name)) {
+		if a.Spec.NodeName != name || volume == "" || !ours(a, v, ok) {
 			continue // made by somebody else
 		}
 		found := attachment{VolumeAttachment: a}
@@ -207,6 +208,14 @@ func (r *reconciler) wantedBy(pod *corev1.Pod) []wantedVolume {
 		}
 	}
 	return wanted
+}
+
+// ours reports whether this controller made an attachment, as its name tells; that of a volume which is gone tells only by its form.
+func ours(a *storagev1.VolumeAttachment, v *corev1.PersistentVolume, found bool) bool {
+	if !found {
+		return strings.HasPrefix(a.Name, namePrefix)
+	}
+	return v.Spec.CSI != nil && a.Name == attachmentName(v.Spec.CSI, a.Spec.NodeName)
 }
 
 // attachable reports whether a driver wants to hear of attachments. One without a CSIDriver object does.

@@ -140,9 +140,11 @@ func claimName(pod *corev1.Pod, v *corev1.Volume) string {
 	return ""
 }
 
+const namePrefix = "csi-"
+
 // attachmentName is the name that kubelets look for.
 func attachmentName(csi *corev1.CSIPersistentVolumeSource, node string) string {
-	return fmt.Sprintf("csi-%x", sha256.Sum256([]byte(csi.VolumeHandle+csi.Driver+node)))
+	return namePrefix + fmt.Sprintf("%x", sha256.Sum256([]byte(csi.VolumeHandle+csi.Driver+node)))
 }
 
 // deviceName is how nodes name a volume in their status.

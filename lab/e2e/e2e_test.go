@@ -97,7 +97,7 @@ func TestNodes(t *testing.T) {
 	for name, client := range clients() {
 		t.Run(name, func(t *testing.T) {
 			t.Cleanup(func() { _ = kubectl("uncordon", "worker-2") })
-			runScripts(t, client, "nodes")
+			oneByOne(t, client, "nodes")
 		})
 	}
 }
@@ -113,11 +113,14 @@ func TestHelm(t *testing.T) {
 }
 
 // TestAlone runs the scripts that nothing else could run beside.
-func TestAlone(t *testing.T) {
-	files, err := filepath.Glob("testdata/script/alone/*.txt")
+func TestAlone(t *testing.T) { oneByOne(t, builtIn(), "alone") }
+
+// oneByOne waits for each script of a folder before it runs the next.
+func oneByOne(t *testing.T, client, dir string) {
+	files, err := filepath.Glob(filepath.Join("testdata/script", dir, "*.txt"))
 	must(t, err)
 	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) { runFiles(t, builtIn(), testscript.Params{Files: []string{file}}) })
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) { runFiles(t, client, testscript.Params{Files: []string{file}}) })
 	}
 }
 

@@ -67,3 +67,22 @@ func namespaceExists(d dependencies) hooks {
 		return err
 	}}
 }
+
+// podsOfNamespaces judges pods together with their namespace: first it may change them, later, after all others, only refuse them.
+func (d dependencies) podsOfNamespaces(judge func(a admission.Attributes, pod *corev1.Pod, namespace *corev1.Namespace, change bool) error) hooks {
+	read, synced := d.namespaces()
+	hook := func(change bool) func(context.Context, admission.Attributes) error {
+		return func(ctx context.Context, a admission.Attributes) error {
+			pod, ok := a.GetObject().(*corev1.Pod)
+			if !ok || !mainResource(a) {
+				return nil
+			}
+			namespace, err := read(ctx, a.GetNamespace())
+			if err != nil {
+				return err
+			}
+			return judge(a, pod, namespace, change)
+		}
+	}
+	return hooks{synced: []cache.InformerSynced{synced}, admit: hook(true), validate: hook(false)}
+}

@@ -1,7 +1,6 @@
 package admission
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/admission"
-	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/yaml"
 )
 
@@ -40,38 +38,26 @@ func loadPodNodeSelector(config io.Reader) (func(dependencies) hooks, error) {
 
 // podNodeSelector keeps the pods of a namespace on its nodes: it adds the namespace's selector, and refuses another.
 func podNodeSelector(d dependencies, selectors map[string]string) hooks {
-	read, synced := d.namespaces()
-	judge := func(change bool) func(context.Context, admission.Attributes) error {
-		return func(ctx context.Context, a admission.Attributes) error {
-			pod, ok := a.GetObject().(*corev1.Pod)
-			if !ok || !mainResource(a) {
-				return nil
-			}
-			namespace, err := read(ctx, a.GetNamespace())
-			if err != nil {
-				return err
-			}
-			own, err := selectorOf(namespace, selectors)
-			if err != nil {
-				return admission.NewForbidden(a, err)
-			}
-			allowed, err := labels.ConvertSelectorToLabelsMap(selectors[a.GetNamespace()])
-			if err != nil {
-				return admission.NewForbidden(a, err)
-			}
-			if labels.Conflicts(own, pod.Spec.NodeSelector) {
-				return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, errors.New("pod node label selector conflicts with its namespace node label selector"))
-			}
-			if change {
-				pod.Spec.NodeSelector = labels.Merge(own, pod.Spec.NodeSelector)
-			}
-			if !within(pod.Spec.NodeSelector, allowed) {
-				return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, errors.New("pod node label selector labels conflict with its namespace whitelist"))
-			}
-			return nil
+	return d.podsOfNamespaces(func(a admission.Attributes, pod *corev1.Pod, namespace *corev1.Namespace, change bool) error {
+		own, err := selectorOf(namespace, selectors)
+		if err != nil {
+			return admission.NewForbidden(a, err)
 		}
-	}
-	return hooks{synced: []cache.InformerSynced{synced}, admit: judge(true), validate: judge(false)}
+		allowed, err := labels.ConvertSelectorToLabelsMap(selectors[a.GetNamespace()])
+		if err != nil {
+			return admission.NewForbidden(a, err)
+		}
+		if labels.Conflicts(own, pod.Spec.NodeSelector) {
+			return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, errors.New("pod node label selector conflicts with its namespace node label selector"))
+		}
+		if change {
+			pod.Spec.NodeSelector = labels.Merge(own, pod.Spec.NodeSelector)
+		}
+		if !within(pod.Spec.NodeSelector, allowed) {
+			return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, errors.New("pod node label selector labels conflict with its namespace whitelist"))
+		}
+		return nil
+	})
 }
 
 // selectorOf is what the namespace's annotation says, else the cluster's selector.

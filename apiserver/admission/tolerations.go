@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/admission"
-	"k8s.io/client-go/tools/cache"
 
 	"keelson.dev/apis/core"
 	"keelson.dev/apis/validate"
@@ -49,30 +48,19 @@ func loadPodTolerationRestriction(config io.Reader) (func(dependencies) hooks, e
 
 // podTolerationRestriction gives pods the default tolerations of their namespace, and refuses those that it does not allow.
 func podTolerationRestriction(d dependencies, cluster tolerationConfig) hooks {
-	read, synced := d.namespaces()
-	judge := func(change bool) func(context.Context, admission.Attributes) error {
-		return func(ctx context.Context, a admission.Attributes) error {
-			pod, ok := a.GetObject().(*corev1.Pod)
-			if !ok || !mainResource(a) {
-				return nil
-			}
-			namespace, err := read(ctx, a.GetNamespace())
-			if err != nil {
-				return err
-			}
-			if change {
-				err = addTolerations(pod, namespace, cluster, a.GetOperation() == admission.Create)
-			}
-			if err == nil {
-				err = checkTolerations(pod, namespace, cluster)
-			}
-			if err != nil {
-				return admission.NewForbidden(a, err)
-			}
-			return nil
+	return d.podsOfNamespaces(func(a admission.Attributes, pod *corev1.Pod, namespace *corev1.Namespace, change bool) error {
+		var err error
+		if change {
+			err = addTolerations(pod, namespace, cluster, a.GetOperation() == admission.Create)
 		}
-	}
-	return hooks{synced: []cache.InformerSynced{synced}, admit: judge(true), validate: judge(false)}
+		if err == nil {
+			err = checkTolerations(pod, namespace, cluster)
+		}
+		if err != nil {
+			return admission.NewForbidden(a, err)
+		}
+		return nil
+	})
 }
 
 func addTolerations(pod *corev1.Pod, namespace *corev1.Namespace, cluster tolerationConfig, create bool) error {

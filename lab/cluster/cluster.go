@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson.dev/internal/statefile"
 	"keelson.dev/lab/network"
 	"keelson.dev/lab/node"
 )
@@ -148,14 +149,7 @@ func (c *Cluster) save() error {
 	if err != nil {
 		return fmt.Errorf("encode cluster state: %w", err)
 	}
-	path := filepath.Join(c.dir(), "cluster.json")
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return fmt.Errorf("write cluster state: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write cluster state: %w", err)
-	}
-	return nil
+	return statefile.Write(filepath.Join(c.dir(), "cluster.json"), data, 0o600)
 }
 
 func (c *Cluster) acquire() error {

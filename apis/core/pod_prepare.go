@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"keelson.dev/internal/features"
 )
 
 // visitContainers calls f for every container of any sort, with the name of the list it stands in.
@@ -23,20 +25,30 @@ func visitContainers(spec *corev1.PodSpec, f func(list string, index int, c *cor
 // PreparePodTemplate drops from a template what this version does not serve.
 func PreparePodTemplate(template *corev1.PodTemplateSpec) { dropAlphaFields(&template.Spec) }
 
-// dropAlphaFields clears the fields whose feature gates are alpha, so off, in 1.37: what is not acted on is not stored.
+// dropAlphaFields clears the fields whose feature gates are off, as those of alpha features are unless opened: what is not acted on
+// is not stored.
 func dropAlphaFields(spec *corev1.PodSpec) {
-	spec.SchedulingGroup = nil
-	spec.EvictionResponders = nil
+	if !features.Enabled("GenericWorkload") {
+		spec.SchedulingGroup = nil
+	}
+	if !features.Enabled("EvictionRequestAPI") {
+		spec.EvictionResponders = nil
+	}
+	bindOptions, stopSignals := features.Enabled("VolumeBindMountOptions"), features.Enabled("ContainerStopSignals")
+	protocols, grpcTLS := features.Enabled("H2CContainerProbe"), features.Enabled("GRPCContainerProbeTLS")
 	visitContainers(spec, func(_ string, _ int, c *corev1.Container) {
 		for i := range c.VolumeMounts {
+			if bindOptions {
+				break
+			}
 			c.VolumeMounts[i].BindMountOptions = nil
 		}
-		if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		if !stopSignals && c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 			if c.Lifecycle.StopSignal = nil; *c.Lifecycle == (corev1.Lifecycle{}) {
 				c.Lifecycle = nil
 			}
 		}
-		if c.Lifecycle != nil {
+		if !protocols && c.Lifecycle != nil {
 			for _, hook := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
 				if hook != nil && hook.HTTPGet != nil {
 					hook.HTTPGet.Protocol = nil
@@ -44,23 +56,27 @@ func dropAlphaFields(spec *corev1.PodSpec) {
 			}
 		}
 		for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
-			if probe != nil && probe.GRPC != nil {
+			if !grpcTLS && probe != nil && probe.GRPC != nil {
 				probe.GRPC.Mode = nil
 			}
-			if probe != nil && probe.HTTPGet != nil {
+			if !protocols && probe != nil && probe.HTTPGet != nil {
 				probe.HTTPGet.Protocol = nil
 			}
 		}
 	})
+	modes, users := features.Enabled("EmptyDirVolumeMode"), features.Enabled("AtomicWriteVolumeUserFields")
 	for i := range spec.Volumes {
-		dropAlphaVolumeFields(&spec.Volumes[i])
+		if v := &spec.Volumes[i]; !modes && v.EmptyDir != nil {
+			v.EmptyDir.Mode = nil
+		}
+		if users {
+			continue
+		}
+		dropVolumeUsers(&spec.Volumes[i])
 	}
 }
 
-func dropAlphaVolumeFields(v *corev1.Volume) {
-	if v.EmptyDir != nil {
-		v.EmptyDir.Mode = nil
-	}
+func dropVolumeUsers(v *corev1.Volume) {
 	if v.Secret != nil {
 		v.Secret.DefaultUser = nil
 		dropUsers(v.Secret.Items)

@@ -9,10 +9,13 @@ import (
 	"github.com/spf13/pflag"
 	cliflag "k8s.io/component-base/cli/flag"
 	utilnet "k8s.io/utils/net"
+
+	"keelson.dev/internal/features"
 )
 
 // AddFlags registers kube-apiserver's flags, and --data-dir and --etcd-* for the embedded etcd.
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
+	features.Register()
 	o.Run.AddUniversalFlags(fs)
 	o.Serving.AddFlags(fs)
 	o.Audit.AddFlags(fs)

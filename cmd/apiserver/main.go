@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/pflag"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/component-base/version/verflag"
 
 	"keelson.dev/apiserver/server"
+	"keelson.dev/internal/features"
 	"keelson.dev/internal/heap"
 )
 
@@ -50,7 +52,7 @@ func parse(args []string) (*server.Options, *logsapi.LoggingConfiguration, error
 			return nil, nil, err
 		}
 	}
-	return options, logging, nil
+	return options, logging, features.Apply()
 }
 
 func run(ctx context.Context, args []string) error {
@@ -64,7 +66,7 @@ func run(ctx context.Context, args []string) error {
 	verflag.PrintAndExitIfRequested()
 	logs.InitLogs()
 	defer logs.FlushLogs()
-	if err := logsapi.ValidateAndApply(logging, nil); err != nil {
+	if err := logsapi.ValidateAndApply(logging, utilfeature.DefaultFeatureGate); err != nil {
 		return fmt.Errorf("logging options: %w", err)
 	}
 	heap.Keep(ctx, 64<<20)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/pflag"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/config/options"
 	"k8s.io/component-base/logs"
@@ -19,6 +20,7 @@ import (
 
 	"keelson.dev/controllers"
 	"keelson.dev/internal/apiclient"
+	"keelson.dev/internal/features"
 	"keelson.dev/internal/leadership"
 )
 
@@ -41,6 +43,7 @@ func run(ctx context.Context, args []string) error {
 	addFlags(flags, &cfg, &kubeconfig)
 	logging := logsapi.NewLoggingConfiguration()
 	logsapi.AddFlags(logging, flags)
+	features.AddFlags(flags)
 	verflag.AddFlags(flags)
 	switch err := flags.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
@@ -49,9 +52,12 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	verflag.PrintAndExitIfRequested()
+	if err := features.Apply(); err != nil {
+		return err
+	}
 	logs.InitLogs()
 	defer logs.FlushLogs()
-	if err := logsapi.ValidateAndApply(logging, nil); err != nil {
+	if err := logsapi.ValidateAndApply(logging, utilfeature.DefaultFeatureGate); err != nil {
 		return fmt.Errorf("logging options: %w", err)
 	}
 	restConfig, err := apiclient.FromKubeconfig(kubeconfig, "controller-manager")

@@ -25,6 +25,7 @@ import (
 	"keelson.dev/controllers"
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/internal/bootstraptoken"
+	"keelson.dev/internal/features"
 	"keelson.dev/internal/heap"
 	"keelson.dev/internal/kubeconfig"
 	"keelson.dev/internal/leadership"
@@ -201,7 +202,7 @@ func (o *serverOptions) apiserver() (*server.Options, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API server flags: %w", err)
 	}
-	return options, nil
+	return options, features.Apply()
 }
 
 // admitNodes stores the token by which nodes may ask for their certificates.

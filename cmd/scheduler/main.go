@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"keelson.dev/internal/apiclient"
+	"keelson.dev/internal/features"
 	"keelson.dev/scheduler"
 )
 
@@ -35,6 +36,9 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := features.Apply(); err != nil {
+				return err
+			}
 			restConfig, err := apiclient.FromKubeconfig(kubeconfig, "scheduler")
 			if err != nil {
 				return err
@@ -49,6 +53,7 @@ func command() *cobra.Command {
 	flags.BoolVar(&cfg.LeaderElect, "leader-elect", true, "wait for the Lease kube-system/kube-scheduler")
 	flags.StringVar(&cfg.Identity, "leader-elect-identity", "", "name in the Lease; empty means the host name and a random part")
 	cfg.Serving.AddFlags(flags, 10259)
+	features.AddFlags(flags)
 	logging := flag.NewFlagSet("logging", flag.ContinueOnError)
 	klog.InitFlags(logging)
 	flags.AddGoFlag(logging.Lookup("v"))

@@ -44,7 +44,7 @@ func parse(args []string) (*settings, error) {
 	flags.StringVar(&s.accepted, "accepted", "differential/accepted.yaml", "list of accepted differences")
 	flags.StringVar(&s.out, "out", "", "folder of the report and the servers' logs; empty: below -bin")
 	flags.IntVar(&s.workers, "workers", 4, "requests at the same time")
-	kinds := flags.String("kinds", "", "regular expression of the seed files to use")
+	kinds := flags.String("kinds", "", "regular expression of the seeds to use: their files or kinds")
 	stages := flags.String("stages", "", "regular expression of the stages to run: surface, requests, subresources, create, update, status, tables")
 	if err := flags.Parse(args); err != nil {
 		return nil, err

@@ -33,7 +33,7 @@ func (s *seed) name() string {
 	return name
 }
 
-// readSeeds reads the objects of every file whose name matches, in the order of the names.
+// readSeeds reads the objects whose file or kind matches, in the order of the files' names.
 func readSeeds(dir string, kinds *regexp.Regexp) ([]*seed, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if err != nil {
@@ -41,15 +41,15 @@ func readSeeds(dir string, kinds *regexp.Regexp) ([]*seed, error) {
 	}
 	var out []*seed
 	for _, file := range files {
-		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
-		if !kinds.MatchString(name) {
-			continue
-		}
 		list, err := readSeedFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		out = append(out, list...)
+		for _, one := range list {
+			if kinds.MatchString(one.file) || kinds.MatchString(one.kind()) {
+				out = append(out, one)
+			}
+		}
 	}
 	if len(out) == 0 {
 		return nil, errors.New("no seeds selected")

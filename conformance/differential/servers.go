@@ -57,6 +57,12 @@ func startServers(ctx context.Context, s *settings) (_ *servers, err error) {
 	v.pair = pair{upstream: upstream, ours: ours}
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
+	for _, cmd := range v.started {
+		go func() { // its end, too early, ends the wait
+			_ = cmd.Wait()
+			cancel()
+		}()
+	}
 	return v, errors.Join(upstream.ready(ctx), ours.ready(ctx))
 }
 
@@ -120,7 +126,7 @@ func (v *servers) start(logs, name, program string, args ...string) error {
 func (v *servers) stop() {
 	for i := len(v.started) - 1; i >= 0; i-- {
 		_ = v.started[i].Process.Kill() // it fails only for a process that has ended
-		_ = v.started[i].Wait()
+		_, _ = v.started[i].Process.Wait()
 	}
 	_ = os.RemoveAll(v.dir)
 }

@@ -39,9 +39,22 @@ func (c *comparison) surface(ctx context.Context) {
 	c.report.add("openapi", "/openapi/v3", walkDifference("", strip(upstream.object()), strip(ours.object())))
 	upstream, ours = c.pair.send(ctx, request{method: http.MethodGet, path: "/openapi/v2"})
 	c.report.add("openapi", "/openapi/v2", walkDifference("", strip(upstream.object()), strip(ours.object())))
-	for _, path := range []string{"/version/", "/.well-known/openid-configuration", "/livez", "/readyz", "/healthz", "/nothing", "/apis/nothing", "/apis/apps/v9", "/api/v1/nothing"} {
+	for _, path := range []string{"/version/", "/.well-known/openid-configuration", "/livez", "/readyz", "/healthz", "/livez?verbose", "/readyz?verbose", "/nothing", "/apis/nothing", "/apis/apps/v9", "/api/v1/nothing"} {
 		c.both(ctx, "paths", request{method: http.MethodGet, path: path})
 	}
+	upstream, ours = c.pair.send(ctx, request{method: http.MethodGet, path: "/metrics"})
+	c.report.add("paths", "/metrics", walkDifference("", gates(upstream), gates(ours)))
+}
+
+var gate = regexp.MustCompile(`(?m)^kubernetes_feature_enabled(\{.*\}) (\d)$`)
+
+// gates are the feature gates that a server's metrics name, with their stages and values.
+func gates(a *answer) any {
+	out := map[string]any{}
+	for _, found := range gate.FindAllSubmatch(a.body, -1) {
+		out[string(found[1])] = string(found[2])
+	}
+	return out
 }
 
 func (c *comparison) both(ctx context.Context, subject string, r request) {

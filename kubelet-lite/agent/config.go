@@ -13,8 +13,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	cliflag "k8s.io/component-base/cli/flag"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 	"sigs.k8s.io/yaml"
+
+	"keelson.dev/internal/features"
 )
 
 // Config is what an agent runs with: upstream's configuration file, and what upstream has as flags only.
@@ -94,6 +97,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&k.Address, "address", k.Address, "address of the kubelet's API")
 	fs.StringVar(&k.CgroupRoot, "cgroup-root", k.CgroupRoot, "control group below which pods' groups are made")
 	fs.StringVar(&k.Authentication.X509.ClientCAFile, "client-ca-file", k.Authentication.X509.ClientCAFile, "authority of the kubelet API's clients")
+	fs.Var(cliflag.NewMapStringBool(&k.FeatureGates), "feature-gates", "feature gates to open or close: name=true,other=false")
 	fs.StringSliceVar(&k.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls that pods may set beyond the safe ones")
 }
 
@@ -104,6 +108,9 @@ func (c *Config) Resolve(fs *pflag.FlagSet) error {
 		return err
 	}
 	if err := restore(); err != nil {
+		return err
+	}
+	if err := features.ApplyMap(c.Kubelet.FeatureGates); err != nil {
 		return err
 	}
 	if c.NodeName == "" {

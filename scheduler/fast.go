@@ -18,12 +18,12 @@ import (
 
 // decideOnColumns decides with the engine for the plugins that it stands for; the others are asked about the nodes that are left,
 // through the framework's interfaces. It looks at all nodes, whatever share of them the profile would have scored. ok is false when
-// the plain path must decide: where plugins narrow the nodes down before they are looked at, and where the plain path must say why
-// nothing is left.
+// the plain path must decide: where plugins narrow the nodes down before they are looked at, where a device class stands for an
+// extended resource, which is no property of the node, and where the plain path must say why nothing is left.
 func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *profile.Profile, state *profile.State, info *nodeinfo.PodInfo,
 ) (node string, f *failure, ok bool) {
 	pod := info.GetPod()
-	if s.snapshot.NumNodes() == 0 || len(s.extenders) > 0 || nodeaffinity.NamesNodes(pod) {
+	if s.snapshot.NumNodes() == 0 || len(s.extenders) > 0 || nodeaffinity.NamesNodes(pod) || s.devices.Backs(info.CalculateResource().Resource.GetScalarResources()) {
 		return "", nil, false
 	}
 	all, _ := s.snapshot.List() // it never fails

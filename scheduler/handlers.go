@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/client-go/informers"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/informers/internalinterfaces"
 	"k8s.io/client-go/kubernetes"
@@ -16,25 +15,29 @@ import (
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/scheduler/devices"
 	"keelson.dev/scheduler/nodeinfo"
 	"keelson.dev/scheduler/queue"
 )
 
 // otherResources are the kinds, besides pods and nodes, whose changes plugins may ask for. Only those are watched that an enabled
 // plugin names.
-func otherResources(f informers.SharedInformerFactory) map[fwk.EventResource]func() cache.SharedIndexInformer {
-	return map[fwk.EventResource]func() cache.SharedIndexInformer{
-		fwk.PersistentVolume:      func() cache.SharedIndexInformer { return f.Core().V1().PersistentVolumes().Informer() },
-		fwk.PersistentVolumeClaim: func() cache.SharedIndexInformer { return f.Core().V1().PersistentVolumeClaims().Informer() },
-		fwk.StorageClass:          func() cache.SharedIndexInformer { return f.Storage().V1().StorageClasses().Informer() },
-		fwk.CSINode:               func() cache.SharedIndexInformer { return f.Storage().V1().CSINodes().Informer() },
-		fwk.CSIDriver:             func() cache.SharedIndexInformer { return f.Storage().V1().CSIDrivers().Informer() },
-		fwk.CSIStorageCapacity:    func() cache.SharedIndexInformer { return f.Storage().V1().CSIStorageCapacities().Informer() },
-		fwk.VolumeAttachment:      func() cache.SharedIndexInformer { return f.Storage().V1().VolumeAttachments().Informer() },
-		fwk.ResourceClaim:         func() cache.SharedIndexInformer { return f.Resource().V1().ResourceClaims().Informer() },
-		fwk.ResourceSlice:         func() cache.SharedIndexInformer { return f.Resource().V1().ResourceSlices().Informer() },
-		fwk.DeviceClass:           func() cache.SharedIndexInformer { return f.Resource().V1().DeviceClasses().Informer() },
+func (s *Scheduler) otherResources() map[fwk.EventResource]func() devices.Source {
+	f := s.informers
+	out := map[fwk.EventResource]func() devices.Source{
+		fwk.PersistentVolume:      func() devices.Source { return f.Core().V1().PersistentVolumes().Informer() },
+		fwk.PersistentVolumeClaim: func() devices.Source { return f.Core().V1().PersistentVolumeClaims().Informer() },
+		fwk.StorageClass:          func() devices.Source { return f.Storage().V1().StorageClasses().Informer() },
+		fwk.CSINode:               func() devices.Source { return f.Storage().V1().CSINodes().Informer() },
+		fwk.CSIDriver:             func() devices.Source { return f.Storage().V1().CSIDrivers().Informer() },
+		fwk.CSIStorageCapacity:    func() devices.Source { return f.Storage().V1().CSIStorageCapacities().Informer() },
+		fwk.VolumeAttachment:      func() devices.Source { return f.Storage().V1().VolumeAttachments().Informer() },
 	}
+	if s.devices != nil {
+		out[fwk.ResourceClaim] = func() devices.Source { return f.Resource().V1().ResourceClaims().Informer() }
+		out[fwk.ResourceSlice], out[fwk.DeviceClass] = s.devices.Slices, s.devices.Classes
+	}
+	return out
 }
 
 // podInformer watches the pods that have not ended: those that have hold nothing that the scheduler counts.
@@ -54,8 +57,8 @@ func (s *Scheduler) podInformer() coreinformers.PodInformer {
 // watch connects the informers to the cache and the queue. The cache always learns of a change before the queue does.
 func (s *Scheduler) watch(ctx context.Context, hints map[string][]queue.Hint) error {
 	h := handlers{s, ctx}
-	handle := func(what fwk.EventResource, informer cache.SharedIndexInformer, handler cache.ResourceEventHandler) error {
-		r, err := informer.AddEventHandler(handler)
+	handle := func(what fwk.EventResource, source devices.Source, handler cache.ResourceEventHandler) error {
+		r, err := source.AddEventHandler(handler)
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", what, err)
 		}
@@ -72,16 +75,16 @@ func (s *Scheduler) watch(ctx context.Context, hints map[string][]queue.Hint) er
 	}); err != nil {
 		return err
 	}
-	others := otherResources(s.informers)
+	others := s.otherResources()
 	for _, list := range hints {
 		for _, hint := range list {
 			resource := hint.Event.Resource
-			informer, ok := others[resource]
+			source, ok := others[resource]
 			if !ok {
 				continue
 			}
 			delete(others, resource)
-			if err := handle(resource, informer(), h.other(resource)); err != nil {
+			if err := handle(resource, source(), h.other(resource)); err != nil {
 				return err
 			}
 		}

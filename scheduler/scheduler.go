@@ -18,8 +18,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	corev1 "k8s.io/api/core/v1"
-	resourceapi "k8s.io/api/resource/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -40,6 +38,7 @@ import (
 	"keelson.dev/internal/leadership"
 	"keelson.dev/internal/secureserving"
 	"keelson.dev/scheduler/cache"
+	"keelson.dev/scheduler/devices"
 	"keelson.dev/scheduler/metrics"
 	"keelson.dev/scheduler/plugins/dynamicresources"
 	"keelson.dev/scheduler/profile"
@@ -160,6 +159,7 @@ type Scheduler struct {
 	status    *statusWriter
 	workers   fwk.Parallelizer
 	extenders []fwk.Extender
+	devices   *devices.Manager // nil: the API server serves no devices
 
 	// handled says for each watch whether what was there at its start has reached the cache and the queue.
 	handled []clientcache.InformerSynced
@@ -218,9 +218,14 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 	if conf.PodMaxBackoffSeconds != nil {
 		qc.MaxBackoff = time.Duration(*conf.PodMaxBackoffSeconds) * time.Second
 	}
-	servesDRA := servesDevices(client)
+	if s.devices, err = devices.New(ctx, client.Discovery(), s.informers); err != nil {
+		return nil, err
+	}
+	if s.devices != nil {
+		shared.DRA = s.devices
+	}
 	for _, spec := range specs {
-		if !servesDRA {
+		if s.devices == nil {
 			spec.plugins = slices.DeleteFunc(spec.plugins, func(p profile.Plugin) bool { return p.Name == dynamicresources.Name })
 		}
 		ignoreResources(spec.plugins, ignored)
@@ -244,13 +249,6 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 	return s, s.watch(ctx, qc.Hints)
 }
 
-// servesDevices says whether the API server has ResourceClaims. Without, a watch on them would never begin, and the plugin for them
-// is left out.
-func servesDevices(client kubernetes.Interface) bool {
-	_, err := client.Discovery().ServerResourcesForGroupVersion(resourceapi.SchemeGroupVersion.String())
-	return !apierrors.IsNotFound(err)
-}
-
 // run starts what works in the background, waits for the caches, does the work, and drains.
 func (s *Scheduler) run(ctx context.Context, work func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -265,6 +263,9 @@ func (s *Scheduler) run(ctx context.Context, work func(context.Context) error) e
 	background.Go(func() { s.status.run(ctx) })
 	s.informers.StartWithContext(ctx)
 	defer s.informers.Shutdown()
+	if s.devices != nil {
+		defer s.devices.Stop()
+	}
 	for kind, synced := range s.informers.WaitForCacheSync(ctx.Done()) {
 		if !synced && ctx.Err() == nil {
 			return fmt.Errorf("the cache of %v did not sync", kind)

@@ -68,6 +68,8 @@ type InitializerConfig struct {
 	Schemas resolver.SchemaResolver
 	// Excluded resources are not seen by policies and webhooks, since a bad one could lock out its own repair.
 	Excluded []schema.GroupResource
+	// Devices are counted by quotas under the names of extended resources.
+	Devices quota.Devices
 }
 
 // Initializers are passed to ApplyTo.
@@ -75,7 +77,7 @@ func Initializers(cfg InitializerConfig) ([]admission.PluginInitializer, error) 
 	loaders, err := manifestLoaders()
 	return []admission.PluginInitializer{
 		webhookinitializer.NewPluginInitializer(cfg.AuthInfo, cfg.ServiceResolver),
-		wants{cfg: cfg, quota: quota.ForAdmission(), loaders: loaders},
+		wants{cfg: cfg, quota: quota.ForAdmission(cfg.Devices), loaders: loaders},
 	}, err
 }
 

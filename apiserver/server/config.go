@@ -6,6 +6,10 @@ import (
 	"net"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -32,6 +36,7 @@ import (
 	"keelson.dev/apiserver/storage"
 	"keelson.dev/apiserver/subresources"
 	"keelson.dev/internal/apiclient"
+	"keelson.dev/internal/quota"
 )
 
 // config is everything that the three servers of the chain are built from.
@@ -246,6 +251,7 @@ func (c *config) applyAdmission(ctx context.Context) error {
 		AuthInfo:        c.authInfo,
 		Schemas:         &lazySchemas{openAPI: c.openAPI, discovery: c.client.Discovery()},
 		Excluded:        admission.DefaultExcluded(),
+		Devices:         c.devices(ctx),
 	})
 	if err != nil {
 		return fmt.Errorf("prepare admission plugins: %w", err)
@@ -259,6 +265,42 @@ func (c *config) applyAdmission(ctx context.Context) error {
 		return fmt.Errorf("build the admission chain: %w", err)
 	}
 	return nil
+}
+
+// devices reads what quotas ask about devices. Pods and claims are read live: that is once for a pod with a claim for extended resources.
+func (c *config) devices(ctx context.Context) quota.Devices {
+	if !c.enabled(resourcev1.SchemeGroupVersion) {
+		return quota.Devices{}
+	}
+	classes := c.informers.Resource().V1().DeviceClasses().Lister()
+	return quota.Devices{
+		Classes: func() []*resourcev1.DeviceClass {
+			list, _ := classes.List(labels.Everything()) // it never fails
+			return list
+		},
+		Pod: func(namespace, name string) *corev1.Pod {
+			pod, err := c.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return nil
+			}
+			return pod
+		},
+		Claims: func(namespace string) []*resourcev1.ResourceClaim {
+			list, err := c.client.ResourceV1().ResourceClaims(namespace).List(ctx, metav1.ListOptions{})
+			if err != nil {
+				return nil
+			}
+			return pointers(list.Items)
+		},
+	}
+}
+
+func pointers[T any](items []T) []*T {
+	out := make([]*T, len(items))
+	for i := range items {
+		out[i] = &items[i]
+	}
+	return out
 }
 
 // enabled tells whether a group version is served.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -37,6 +38,7 @@ type reconciler struct {
 	pods     lister.Of[*corev1.Pod]
 	services lister.Of[*corev1.Service]
 	claims   lister.Of[*corev1.PersistentVolumeClaim]
+	classes  lister.Of[*resourcev1.DeviceClass]
 	metadata metadata.Interface
 }
 
@@ -58,7 +60,11 @@ func Add(e *env.Env, workers int) error {
 	if err != nil {
 		return err
 	}
-	r := &reconciler{env: e, quotas: quotas, pods: pods, services: services, claims: claims, metadata: e.Metadata}
+	classes, err := env.Lister(e, &resourcev1.DeviceClass{})
+	if err != nil {
+		return err
+	}
+	r := &reconciler{env: e, quotas: quotas, pods: pods, services: services, claims: claims, classes: classes, metadata: e.Metadata}
 	return e.Controller("resourcequota", workers, r.reconcile,
 		env.On(&corev1.ResourceQuota{}, env.Changes[*corev1.ResourceQuota]{
 			Created: func(q *corev1.ResourceQuota, queue env.Queue) { env.Add(queue, client.ObjectKeyFromObject(q)) },
@@ -123,7 +129,17 @@ func (r *reconciler) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // registry returns the evaluators of the built-in kinds and those that a quota's count/ names ask for besides.
 func (r *reconciler) registry(ctx context.Context, hard corev1.ResourceList) quotav1.Registry {
 	list := r.lister(ctx)
-	evaluators := quota.ForController(list).Evaluators()
+	evaluators := quota.ForController(list, quota.Devices{
+		Classes: r.classes.All,
+		Pod: func(namespace, name string) *corev1.Pod {
+			pod, _ := r.pods.Find(namespace, name)
+			return pod
+		},
+		Claims: func(namespace string) []*resourcev1.ResourceClaim {
+			claims, _ := r.resourceClaims(ctx, namespace) // without them nothing is charged to the pod
+			return claims
+		},
+	}).Evaluators()
 	for name := range hard {
 		text, counts := strings.CutPrefix(string(name), countPrefix)
 		if !counts || covered(evaluators, name) {
@@ -160,7 +176,8 @@ func (r *reconciler) lister(ctx context.Context) quota.Lister {
 		case schema.GroupResource{Resource: "resourcequotas"}:
 			return objects(r.quotas.In(namespace)), nil
 		case schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}:
-			return r.resourceClaims(ctx, namespace)
+			claims, err := r.resourceClaims(ctx, namespace)
+			return objects(claims), err
 		}
 		list, err := r.metadata.Resource(resource).Namespace(namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
@@ -183,14 +200,14 @@ func objects[T runtime.Object](items []T) []runtime.Object {
 }
 
 // resourceClaims are read whole: their requests count, not only their number.
-func (r *reconciler) resourceClaims(ctx context.Context, namespace string) ([]runtime.Object, error) {
+func (r *reconciler) resourceClaims(ctx context.Context, namespace string) ([]*resourcev1.ResourceClaim, error) {
 	list, err := r.env.Clientset.ResourceV1().ResourceClaims(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
-	out := make([]runtime.Object, 0, len(list.Items))
+	out := make([]*resourcev1.ResourceClaim, len(list.Items))
 	for i := range list.Items {
-		out = append(out, &list.Items[i])
+		out[i] = &list.Items[i]
 	}
 	return out, nil
 }

@@ -140,16 +140,20 @@ func attributeClasses(claim *corev1.PersistentVolumeClaim) []string {
 	return classes
 }
 
-func newResourceClaims(list Lister) quotav1.Evaluator {
+func newResourceClaims(list Lister, d Devices) quotav1.Evaluator {
 	return &evaluator[*resourcev1.ResourceClaim]{
 		resource: resourcev1.SchemeGroupVersion.WithResource("resourceclaims"), list: list,
 		handles: func(operation admission.Operation, subresource string) bool {
 			return operation == admission.Create && subresource == ""
 		},
 		counts: func(name corev1.ResourceName) bool {
-			return name == countDeviceClaim || strings.HasSuffix(string(name), ofDeviceClass)
+			return name == countDeviceClaim || strings.HasSuffix(string(name), ofDeviceClass) || d.counts(name)
 		},
-		usage: resourceClaimUsage,
+		usage: func(claim *resourcev1.ResourceClaim) corev1.ResourceList {
+			used := resourceClaimUsage(claim)
+			d.charge(claim, used)
+			return used
+		},
 	}
 }
 

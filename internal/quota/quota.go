@@ -18,26 +18,26 @@ import (
 type Lister func(resource schema.GroupVersionResource, namespace string) ([]runtime.Object, error)
 
 // ForAdmission returns the configuration for admission, which never lists: it adds to what the quota's status says.
-func ForAdmission() quotav1.Configuration {
-	return newConfiguration(func(schema.GroupVersionResource, string) ([]runtime.Object, error) { return nil, nil })
+func ForAdmission(d Devices) quotav1.Configuration {
+	return newConfiguration(func(schema.GroupVersionResource, string) ([]runtime.Object, error) { return nil, nil }, d)
 }
 
 // ForController returns the configuration for counting with the given lister. Resources without an evaluator here are counted by
 // ObjectCount.
-func ForController(list Lister) quotav1.Configuration { return newConfiguration(list) }
+func ForController(list Lister, d Devices) quotav1.Configuration { return newConfiguration(list, d) }
 
 // ObjectCount returns the evaluator of count/<resource>.<group> for a resource that has no evaluator of its own.
 func ObjectCount(resource schema.GroupVersionResource, list Lister) quotav1.Evaluator {
 	return generic.NewObjectCountEvaluator(resource.GroupResource(), listOne(list, resource), "")
 }
 
-func newConfiguration(list Lister) quotav1.Configuration {
+func newConfiguration(list Lister, d Devices) quotav1.Configuration {
 	core := corev1.SchemeGroupVersion
 	evaluators := []quotav1.Evaluator{
 		newPods(list, clock.RealClock{}),
 		newServices(list),
 		newClaims(list),
-		newResourceClaims(list),
+		newResourceClaims(list, d),
 	}
 	// Counted under their plain names as well, from before there was count/.
 	for _, alias := range []corev1.ResourceName{

@@ -43,7 +43,7 @@ func asking(requests, limits corev1.ResourceList) *corev1.Pod {
 var now = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func TestUsage(t *testing.T) {
-	registry := generic.NewRegistry(ForAdmission().Evaluators())
+	registry := generic.NewRegistry(ForAdmission(Devices{}).Evaluators())
 	pods := newPods(nil, clocktesting.NewFakePassiveClock(now))
 	get := func(group, resource string) quotav1.Evaluator {
 		return registry.Get(schema.GroupResource{Group: group, Resource: resource})
@@ -66,6 +66,20 @@ func TestUsage(t *testing.T) {
 		{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", Count: 2}},
 		{FirstAvailable: []resourcev1.DeviceSubRequest{{DeviceClassName: "gpu", Count: 1}, {DeviceClassName: "tpu", Count: 4}}},
 	}}}}
+	asker := asking(list("example.com/gpu", "2"), nil)
+	asker.Name, asker.UID = "asker", "asker"
+	known := Devices{
+		Classes: func() []*resourcev1.DeviceClass {
+			return []*resourcev1.DeviceClass{{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}, Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: new("example.com/gpu")}}}
+		},
+		Pod:    func(string, string) *corev1.Pod { return asker },
+		Claims: func(string) []*resourcev1.ResourceClaim { return nil },
+	}
+	ofPod := devices.DeepCopy()
+	ofPod.Annotations = map[string]string{resourcev1.ExtendedResourceClaimAnnotation: "true"}
+	ofPod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(asker, corev1.SchemeGroupVersion.WithKind("Pod"))}
+	stray := ofPod.DeepCopy()
+	stray.OwnerReferences[0].UID = "another"
 	cases := map[string]struct {
 		evaluator quotav1.Evaluator
 		obj       runtime.Object
@@ -88,7 +102,13 @@ func TestUsage(t *testing.T) {
 			"gold.storageclass.storage.k8s.io/persistentvolumeclaims", "1", "gold.storageclass.storage.k8s.io/requests.storage", "1Gi")},
 		"claim that was larger": {get("", "persistentvolumeclaims"), shrunk, list("count/persistentvolumeclaims", "1", "persistentvolumeclaims", "1", "requests.storage", "2Gi",
 			"gold.storageclass.storage.k8s.io/persistentvolumeclaims", "1", "gold.storageclass.storage.k8s.io/requests.storage", "2Gi")},
-		"devices":    {get("resource.k8s.io", "resourceclaims"), devices, list("count/resourceclaims.resource.k8s.io", "1", "gpu.deviceclass.resource.k8s.io/devices", "3", "tpu.deviceclass.resource.k8s.io/devices", "4")},
+		"devices": {get("resource.k8s.io", "resourceclaims"), devices, list("count/resourceclaims.resource.k8s.io", "1", "gpu.deviceclass.resource.k8s.io/devices", "3", "tpu.deviceclass.resource.k8s.io/devices", "4")},
+		"devices of an extended resource": {newResourceClaims(nil, known), devices, list("count/resourceclaims.resource.k8s.io", "1", "gpu.deviceclass.resource.k8s.io/devices", "3",
+			"tpu.deviceclass.resource.k8s.io/devices", "4", "requests.deviceclass.resource.kubernetes.io/gpu", "3", "requests.example.com/gpu", "3")},
+		"devices charged to the pod": {newResourceClaims(nil, known), ofPod, list("count/resourceclaims.resource.k8s.io", "1", "gpu.deviceclass.resource.k8s.io/devices", "3",
+			"tpu.deviceclass.resource.k8s.io/devices", "4", "requests.deviceclass.resource.kubernetes.io/gpu", "3", "requests.example.com/gpu", "1")},
+		"devices of no pod": {newResourceClaims(nil, known), stray, list("count/resourceclaims.resource.k8s.io", "1", "gpu.deviceclass.resource.k8s.io/devices", "3",
+			"tpu.deviceclass.resource.k8s.io/devices", "4", "requests.deviceclass.resource.kubernetes.io/gpu", "3", "requests.example.com/gpu", "3")},
 		"config map": {get("", "configmaps"), &corev1.ConfigMap{}, list("count/configmaps", "1", "configmaps", "1")},
 	}
 	for name, c := range cases {
@@ -171,7 +191,7 @@ func TestConstraints(t *testing.T) {
 }
 
 func TestHandles(t *testing.T) {
-	registry := generic.NewRegistry(ForAdmission().Evaluators())
+	registry := generic.NewRegistry(ForAdmission(Devices{}).Evaluators())
 	for name, c := range map[string]struct {
 		resource, subresource string
 		operation             admission.Operation
@@ -193,7 +213,7 @@ func TestHandles(t *testing.T) {
 }
 
 func TestHandlesMoves(t *testing.T) {
-	registry := generic.NewRegistry(ForAdmission().Evaluators())
+	registry := generic.NewRegistry(ForAdmission(Devices{}).Evaluators())
 	claim := func(change func(*corev1.PersistentVolumeClaim)) *corev1.PersistentVolumeClaim {
 		c := &corev1.PersistentVolumeClaim{}
 		change(c)
@@ -230,7 +250,7 @@ func TestCountForController(t *testing.T) {
 			t.Errorf("listed %v in %q", r, namespace)
 		}
 		return objects, nil
-	})
+	}, Devices{})
 	pods := generic.NewRegistry(configuration.Evaluators()).Get(corev1.Resource("pods"))
 	stats, err := pods.UsageStats(quotav1.UsageStatsOptions{
 		Namespace: "ns", Resources: []corev1.ResourceName{"pods", "requests.cpu"}, Scopes: []corev1.ResourceQuotaScope{"NotBestEffort"},

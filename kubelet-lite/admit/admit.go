@@ -105,7 +105,7 @@ func Fits(in Input) *Rejection {
 		want, have, capacity := requests[name], used[name], in.Node.Status.Allocatable[name]
 		total := have.DeepCopy()
 		total.Add(want)
-		if want.IsZero() || total.Cmp(capacity) <= 0 {
+		if want.IsZero() || total.Cmp(capacity) <= 0 || FromClaim(in.Pod, name) {
 			continue
 		}
 		if _, offered := in.Node.Status.Allocatable[name]; !offered && IsExtended(name) {
@@ -117,6 +117,13 @@ func Fits(in Input) *Rejection {
 		return insufficient(name, want.Value(), have.Value(), capacity.Value())
 	}
 	return nil
+}
+
+// FromClaim reports whether a claim gives the pod an extended resource, in place of a device plugin: on one node it is always one or
+// the other.
+func FromClaim(pod *corev1.Pod, name corev1.ResourceName) bool {
+	s := pod.Status.ExtendedResourceClaimStatus
+	return s != nil && slices.ContainsFunc(s.RequestMappings, func(m corev1.ContainerExtendedResourceRequest) bool { return m.ResourceName == string(name) })
 }
 
 // IsExtended reports whether a resource is one that a device plugin may offer.

@@ -56,6 +56,11 @@ func TestCheck(t *testing.T) {
 		"device plugin that is not back yet": {Input{Pod: pod("", tolerant, func(p *corev1.Pod) {
 			p.Spec.Containers[0].Resources.Requests["example.com/gpu"] = resource.MustParse("1")
 		})}, nil},
+		"device from a claim": {Input{Pod: pod("", tolerant, func(p *corev1.Pod) {
+			const name = "deviceclass.resource.kubernetes.io/gpu"
+			p.Spec.Containers[0].Resources.Requests[name] = resource.MustParse("1")
+			p.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{RequestMappings: []corev1.ContainerExtendedResourceRequest{{ResourceName: name}}}
+		})}, nil},
 		"selector matches":      {Input{Pod: pod("", tolerant, func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} })}, nil},
 		"selector fails":        {Input{Pod: pod("", tolerant, func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "hdd"} })}, &Rejection{"NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}},
 		"not tolerated":         {Input{Pod: pod("")}, &Rejection{"TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate: {gone: }"}},

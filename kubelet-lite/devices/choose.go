@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"keelson.dev/kubelet-lite/admit"
 	"keelson.dev/kubelet-lite/cri"
 )
 
@@ -22,7 +23,7 @@ func wants(pod *corev1.Pod, resources []string) []request {
 	var out []request
 	add := func(c *corev1.Container, init bool) {
 		for _, name := range resources {
-			if q, ok := c.Resources.Limits[corev1.ResourceName(name)]; ok && q.Value() > 0 {
+			if q, ok := c.Resources.Limits[corev1.ResourceName(name)]; ok && q.Value() > 0 && !admit.FromClaim(pod, corev1.ResourceName(name)) {
 				out = append(out, request{c.Name, init, name, int(q.Value())})
 			}
 		}

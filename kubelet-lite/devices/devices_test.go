@@ -144,6 +144,11 @@ func TestHandOut(t *testing.T) {
 	if err := b.Admit(t.Context(), third); err == nil || err.Error() != want {
 		t.Errorf("without free devices: %v", err)
 	}
+	third.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{RequestMappings: []corev1.ContainerExtendedResourceRequest{{ContainerName: "c0", ResourceName: gpus}}}
+	if err := b.Admit(t.Context(), third); err != nil || len(b.held(third)) > 0 {
+		t.Errorf("a pod whose device comes from a claim: %v, %v", b.held(third), err)
+	}
+	third.Status.ExtendedResourceClaimStatus = nil
 	must(t, b.Release(t.Context(), second.UID))
 	must(t, b.Admit(t.Context(), third))
 }

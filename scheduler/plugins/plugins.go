@@ -41,7 +41,7 @@ func Default() []profile.Plugin {
 		{Name: volumezone.Name, New: volumezone.New},
 		{Name: podtopologyspread.Name, New: podtopologyspread.New, Weight: 2},
 		{Name: interpodaffinity.Name, New: interpodaffinity.New, Weight: 2},
-		{Name: dynamicresources.Name, New: dynamicresources.New},
+		{Name: dynamicresources.Name, New: dynamicresources.New, Weight: 2},
 		{Name: defaultpreemption.Name, New: defaultpreemption.New},
 		{Name: noderesources.BalancedName, New: noderesources.NewBalanced, Weight: 1},
 		{Name: imagelocality.Name, New: imagelocality.New, Weight: 1},

@@ -1,35 +1,35 @@
 // Package dynamicresources allocates devices for a pod's ResourceClaims (dynamic resource allocation with structured parameters).
 //
 // PreFilter looks at the claims, Filter tries an allocation on each node, Reserve notes the one of the chosen node in memory, so
-// that no other pod gets the same devices, and PreBind writes it into the claims. What devices fit is decided by the allocator of
-// k8s.io/dynamic-resource-allocation, the one that upstream uses.
+// that no other pod gets the same devices, and PreBind writes it into the claims and waits until the devices may be bound. What
+// devices fit is decided by the allocator of k8s.io/dynamic-resource-allocation, the one that upstream uses.
 package dynamicresources
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/sets"
-	resourcelisters "k8s.io/client-go/listers/resource/v1"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/dynamic-resource-allocation/cel"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 	"k8s.io/dynamic-resource-allocation/structured"
+	"k8s.io/klog/v2"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"keelson.dev/scheduler/plugins/assume"
 	"keelson.dev/scheduler/plugins/hint"
+	"keelson.dev/scheduler/plugins/normalize"
 )
 
 // Name is the plugin's name.
@@ -40,54 +40,49 @@ const stateKey fwk.StateKey = Name
 // celCacheSize bounds the compiled selectors; they come from device classes and claims, of which few differ.
 const celCacheSize = 100
 
-// features are what the allocator supports here.
+// features are what the allocator supports here: what is on by default in 1.37.
 func features() structured.Features {
-	return structured.Features{AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, ConsumableCapacity: true}
+	return structured.Features{
+		AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, ConsumableCapacity: true,
+		DeviceBindingAndStatus: true, FractionalCapacityRange: true,
+	}
 }
 
 // Plugin is the plugin.
 type Plugin struct {
-	handle        fwk.Handle
-	claims        resourcelisters.ResourceClaimLister
-	slices        resourcelisters.ResourceSliceLister
-	classes       classLister
-	cel           *cel.Cache
-	filterTimeout time.Duration
-	assumed       *assume.Overlay[*resourceapi.ResourceClaim]
-
-	mu sync.Mutex
-	// pending are the allocations that are decided and not written yet, by claim.
-	pending map[types.UID]*resourceapi.ResourceClaim
+	handle         fwk.Handle
+	dra            fwk.SharedDRAManager
+	cel            *cel.Cache
+	filterTimeout  time.Duration
+	bindingTimeout time.Duration
+	changed        *assume.Signal // raised by every change of a claim
 }
 
 // New makes the plugin.
 func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, error) {
-	f := h.SharedInformerFactory().Resource().V1()
 	p := &Plugin{
-		handle: h, claims: f.ResourceClaims().Lister(), slices: f.ResourceSlices().Lister(), classes: classLister{f.DeviceClasses().Lister()},
-		cel:           cel.NewCache(celCacheSize, cel.Features{EnableConsumableCapacity: true}),
-		filterTimeout: configv1.DynamicResourcesFilterTimeoutDefault,
-		assumed:       assume.NewOverlay[*resourceapi.ResourceClaim](),
-		pending:       map[types.UID]*resourceapi.ResourceClaim{},
+		handle: h, dra: h.SharedDRAManager(),
+		cel:            cel.NewCache(celCacheSize, cel.Features{EnableConsumableCapacity: true}),
+		filterTimeout:  configv1.DynamicResourcesFilterTimeoutDefault,
+		bindingTimeout: configv1.DynamicResourcesBindingTimeoutDefault,
+		changed:        assume.NewSignal(),
 	}
-	if a, ok := args.(*configv1.DynamicResourcesArgs); ok && a.FilterTimeout != nil {
-		p.filterTimeout = a.FilterTimeout.Duration
+	if a, ok := args.(*configv1.DynamicResourcesArgs); ok {
+		if a.FilterTimeout != nil {
+			p.filterTimeout = a.FilterTimeout.Duration
+		}
+		if a.BindingTimeout != nil {
+			p.bindingTimeout = a.BindingTimeout.Duration
+		}
+	}
+	_, err := h.SharedInformerFactory().Resource().V1().ResourceClaims().Informer().AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { p.changed.Raise() }, UpdateFunc: func(any, any) { p.changed.Raise() }, DeleteFunc: func(any) { p.changed.Raise() },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch claims: %w", err)
 	}
 	return p, nil
 }
-
-// classLister adapts the lister to the allocator.
-type classLister struct {
-	lister resourcelisters.DeviceClassLister
-}
-
-// List implements structured.DeviceClassLister.
-func (c classLister) List() ([]*resourceapi.DeviceClass, error) {
-	return c.lister.List(labels.Everything())
-}
-
-// Get implements structured.DeviceClassLister.
-func (c classLister) Get(name string) (*resourceapi.DeviceClass, error) { return c.lister.Get(name) }
 
 // Name implements fwk.Plugin.
 func (*Plugin) Name() string { return Name }
@@ -95,11 +90,11 @@ func (*Plugin) Name() string { return Name }
 // EventsToRegister implements fwk.EnqueueExtensions.
 func (p *Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {
 	return []fwk.ClusterEventWithHint{
-		hint.Always(fwk.Node, fwk.Add|fwk.UpdateNodeLabel|fwk.UpdateNodeTaint),
+		hint.Always(fwk.Node, fwk.Add|fwk.UpdateNodeLabel|fwk.UpdateNodeTaint|fwk.UpdateNodeAllocatable),
 		// Any claim that is freed may free the devices that this pod needs.
 		hint.On(fwk.ResourceClaim, fwk.Add|fwk.Update|fwk.Delete, func(pod *corev1.Pod, old, claim *resourceapi.ResourceClaim) bool {
 			freed := old != nil && old.Status.Allocation != nil && (claim == nil || claim.Status.Allocation == nil)
-			return freed || (claim != nil && uses(pod, claim))
+			return freed || claim != nil && uses(pod, claim) || claim == nil && old != nil && isOwned(old, pod)
 		}),
 		hint.Always(fwk.TargetPod, fwk.UpdatePodGeneratedResourceClaim),
 		hint.Always(fwk.DeviceClass, fwk.Add|fwk.Update),
@@ -139,7 +134,7 @@ func (p *Plugin) claimsOf(pod *corev1.Pod) ([]*resourceapi.ResourceClaim, error)
 		if name == nil {
 			continue // the template made none
 		}
-		claim, err := p.claims.ResourceClaims(pod.Namespace).Get(*name)
+		claim, err := p.dra.ResourceClaims().Get(pod.Namespace, *name)
 		if err != nil {
 			return nil, err
 		}
@@ -151,7 +146,7 @@ func (p *Plugin) claimsOf(pod *corev1.Pod) ([]*resourceapi.ResourceClaim, error)
 				return nil, err
 			}
 		}
-		out = append(out, p.assumed.Over(claim))
+		out = append(out, claim)
 	}
 	return out, nil
 }
@@ -164,175 +159,255 @@ type cycleState struct {
 	// missing are the claims without devices, allocator finds them some.
 	missing   []*resourceapi.ResourceClaim
 	allocator structured.Allocator
+	// backed are the pod's extended resources that device classes stand for, leftover is the claim for them of an earlier attempt.
+	backed   []corev1.ResourceName
+	leftover *resourceapi.ResourceClaim
 
-	mu          *sync.Mutex
-	allocations map[string][]resourceapi.AllocationResult // by node, in the order of missing
-	unavailable map[types.UID]bool                        // claims whose devices are not reachable from some node
+	mu          sync.Mutex
+	found       map[string]*allocation // by node
+	unavailable map[types.UID]bool     // claims whose devices are not to be had on some node
+
+	// made is the claim for extended resources after PreBind has created it.
+	made *resourceapi.ResourceClaim
+}
+
+// allocation is what a pod gets on one node.
+type allocation struct {
+	claims   []*resourceapi.ResourceClaim // missing ones, then the one for extended resources, if it is needed
+	results  []resourceapi.AllocationResult
+	mappings []corev1.ContainerExtendedResourceRequest
+}
+
+// extended is the claim for extended resources, nil if the pod has none on the node.
+func (a *allocation) extended() *resourceapi.ResourceClaim {
+	if a == nil || len(a.mappings) == 0 {
+		return nil
+	}
+	return a.claims[len(a.claims)-1]
 }
 
 // Clone implements fwk.StateData. A clone serves a dry run for the same claims.
 func (s *cycleState) Clone() fwk.StateData { return s }
 
+// refuse says that the pod must wait until something besides pods changes.
+func refuse(format string, args ...any) *fwk.Status {
+	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, fmt.Sprintf(format, args...))
+}
+
 // PreFilter implements fwk.PreFilterPlugin.
 func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, _ []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
-	if len(pod.Spec.ResourceClaims) == 0 {
+	backed := p.backed(pod)
+	if len(pod.Spec.ResourceClaims) == 0 && len(backed) == 0 {
 		return nil, fwk.NewStatus(fwk.Skip)
-	}
-	refuse := func(format string, args ...any) (*fwk.PreFilterResult, *fwk.Status) {
-		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, fmt.Sprintf(format, args...))
 	}
 	claims, err := p.claimsOf(pod)
 	if err != nil {
-		return refuse("%v", err)
+		return nil, refuse("%v", err)
 	}
-	s := &cycleState{claims: claims, mu: &sync.Mutex{}, allocations: map[string][]resourceapi.AllocationResult{}, unavailable: map[types.UID]bool{}}
-	for _, claim := range claims {
-		if p.isPending(claim.UID) {
-			return nil, fwk.NewStatus(fwk.Unschedulable, fmt.Sprintf("resourceclaim %q is in the process of being allocated", claim.Name))
+	s := &cycleState{claims: claims, backed: backed, found: map[string]*allocation{}, unavailable: map[types.UID]bool{}}
+	state.Write(stateKey, s)
+	if len(backed) > 0 {
+		if s.leftover, err = p.ownedClaim(pod); err != nil {
+			return nil, fwk.AsStatus(err)
 		}
-		var selector *nodeaffinity.NodeSelector
-		if a := claim.Status.Allocation; a != nil {
-			if !resourceclaim.IsReservedForPod(pod, claim, false) && len(claim.Status.ReservedFor) >= resourceapi.ResourceClaimReservedForMaxSize {
-				return nil, fwk.NewStatus(fwk.Unschedulable, fmt.Sprintf("resourceclaim %q is in use", claim.Name))
-			}
-			if a.NodeSelector != nil {
-				if selector, err = nodeaffinity.NewNodeSelector(a.NodeSelector); err != nil {
-					return nil, fwk.AsStatus(fmt.Errorf("parse node selector of claim %s: %w", claim.Name, err))
-				}
-			}
-		} else {
-			if class := p.missingClass(claim); class != "" {
-				return refuse("request in resourceclaim %q: device class %s does not exist", claim.Name, class)
-			}
-			s.missing = append(s.missing, claim)
+	}
+	for _, claim := range claims {
+		selector, status := p.look(pod, claim)
+		if !status.IsSuccess() {
+			return nil, status
 		}
 		s.where = append(s.where, selector)
+		if claim.Status.Allocation == nil {
+			s.missing = append(s.missing, claim)
+		}
 	}
-	if len(s.missing) > 0 {
+	if len(s.missing)+len(backed) > 0 {
 		if s.allocator, err = p.newAllocator(ctx); err != nil {
 			return nil, fwk.AsStatus(err)
 		}
 	}
-	state.Write(stateKey, s)
 	return nil, nil
 }
 
-func (p *Plugin) isPending(uid types.UID) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.pending[uid] != nil
+// look says whether the pod can have a claim: where it has its devices, or else why it cannot get any.
+func (p *Plugin) look(pod *corev1.Pod, claim *resourceapi.ResourceClaim) (*nodeaffinity.NodeSelector, *fwk.Status) {
+	a := claim.Status.Allocation
+	if a == nil {
+		if p.dra.ResourceClaims().GetPendingAllocation(claim.UID) != nil {
+			return nil, refuse("resource claim %s is in the process of being allocated", klog.KObj(claim))
+		}
+		return nil, p.missingClass(claim)
+	}
+	if !resourceclaim.CanBeReserved(claim) && !resourceclaim.IsReservedForPod(pod, claim, false) {
+		return nil, refuse("resourceclaim in use")
+	}
+	if a.NodeSelector == nil {
+		return nil, nil
+	}
+	selector, err := nodeaffinity.NewNodeSelector(a.NodeSelector)
+	if err != nil {
+		return nil, fwk.AsStatus(fmt.Errorf("parse node selector of claim %s: %w", claim.Name, err))
+	}
+	return selector, nil
 }
 
 // missingClass names a device class that a claim asks for and that is not there.
-func (p *Plugin) missingClass(claim *resourceapi.ResourceClaim) string {
+func (p *Plugin) missingClass(claim *resourceapi.ResourceClaim) *fwk.Status {
+	check := func(request, class string) *fwk.Status {
+		if _, err := p.dra.DeviceClasses().Get(class); apierrors.IsNotFound(err) {
+			return refuse("request %s: device class %s does not exist", request, class)
+		}
+		return nil
+	}
 	for _, r := range claim.Spec.Devices.Requests {
 		if r.Exactly != nil {
-			if _, err := p.classes.Get(r.Exactly.DeviceClassName); apierrors.IsNotFound(err) {
-				return r.Exactly.DeviceClassName
+			if status := check(r.Name, r.Exactly.DeviceClassName); status != nil {
+				return status
 			}
 		}
 		for _, sub := range r.FirstAvailable {
-			if _, err := p.classes.Get(sub.DeviceClassName); apierrors.IsNotFound(err) {
-				return sub.DeviceClassName
+			if status := check(r.Name+"/"+sub.Name, sub.DeviceClassName); status != nil {
+				return status
 			}
 		}
 	}
-	return ""
+	return nil
 }
 
 // newAllocator makes an allocator that knows which devices are taken.
 func (p *Plugin) newAllocator(ctx context.Context) (structured.Allocator, error) {
-	all, err := p.claims.List(labels.Everything())
+	taken, err := p.dra.ResourceClaims().GatherAllocatedState()
 	if err != nil {
-		return nil, fmt.Errorf("list claims: %w", err)
+		return nil, err
 	}
-	taken := structured.AllocatedState{
-		AllocatedDevices: sets.New[structured.DeviceID](), AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](),
-		AggregatedCapacity: structured.NewConsumedCapacityCollection(),
-	}
-	p.mu.Lock()
-	pending := maps.Clone(p.pending)
-	p.mu.Unlock()
-	for _, claim := range all {
-		if _, ok := pending[claim.UID]; !ok {
-			take(taken, p.assumed.Over(claim))
-		}
-	}
-	for _, claim := range pending {
-		take(taken, claim)
-	}
-	devices, err := p.slices.List(labels.Everything())
+	devices, err := p.dra.ResourceSlices().ListWithDeviceTaintRules()
 	if err != nil {
 		return nil, fmt.Errorf("list resource slices: %w", err)
 	}
-	allocator, err := structured.NewAllocator(ctx, features(), taken, p.classes, devices, p.cel)
+	allocator, err := structured.NewAllocator(ctx, features(), *taken, p.dra.DeviceClasses(), devices, p.cel)
 	if err != nil {
 		return nil, fmt.Errorf("make allocator: %w", err)
 	}
 	return allocator, nil
 }
 
-// take counts a claim's devices. Access for administrators takes nothing.
-func take(into structured.AllocatedState, claim *resourceapi.ResourceClaim) {
-	if claim.Status.Allocation == nil {
-		return
-	}
-	for _, r := range claim.Status.Allocation.Devices.Results {
-		if r.AdminAccess != nil && *r.AdminAccess {
-			continue
-		}
-		id := structured.MakeDeviceID(r.Driver, r.Pool, r.Device)
-		if r.ShareID == nil {
-			into.AllocatedDevices.Insert(id)
-			continue
-		}
-		into.AllocatedSharedDeviceIDs.Insert(structured.MakeSharedDeviceID(id, r.ShareID))
-		into.AggregatedCapacity.Insert(structured.NewDeviceConsumedCapacity(id, r.ConsumedCapacity))
-	}
-}
-
 // PreFilterExtensions implements fwk.PreFilterPlugin.
 func (*Plugin) PreFilterExtensions() fwk.PreFilterExtensions { return nil }
 
 // Filter implements fwk.FilterPlugin.
-func (p *Plugin) Filter(ctx context.Context, state fwk.CycleState, _ *corev1.Pod, info fwk.NodeInfo) *fwk.Status {
+func (p *Plugin) Filter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, info fwk.NodeInfo) *fwk.Status {
 	s, err := read(state)
 	if err != nil {
 		return fwk.AsStatus(err)
 	}
-	node := info.Node()
-	for i, selector := range s.where {
-		if selector != nil && !selector.Match(node) {
-			s.mu.Lock()
-			s.unavailable[s.claims[i].UID] = true
-			s.mu.Unlock()
-			return fwk.NewStatus(fwk.Unschedulable, "resourceclaim not available on the node")
+	if s.leftover != nil {
+		return refuse("cannot schedule extended resource claim")
+	}
+	if p.markUnavailable(s, info.Node()) {
+		return refuse("resourceclaim not available on the node")
+	}
+	a := &allocation{claims: slices.Clone(s.missing)}
+	if len(s.backed) > 0 {
+		claim, mappings := p.claimFor(pod, s.backed, info)
+		if claim != nil {
+			a.claims, a.mappings = append(a.claims, claim), mappings
 		}
 	}
-	if len(s.missing) == 0 {
+	if len(a.claims) == 0 {
 		return nil
 	}
-	if p.filterTimeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, p.filterTimeout)
-		defer cancel()
-	}
-	results, err := s.allocator.Allocate(ctx, node, s.missing)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return fwk.NewStatus(fwk.Unschedulable, "timed out trying to allocate devices")
-	case errors.Is(err, context.Canceled):
-		return fwk.NewStatus(fwk.Unschedulable, fmt.Sprintf("asked by caller to stop allocating devices: %v", context.Cause(ctx)))
-	case errors.Is(err, structured.ErrFailedAllocationOnNode):
-		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, err.Error())
-	case err != nil:
-		return fwk.AsStatus(fmt.Errorf("allocate devices: %w", err))
-	case len(results) == 0:
-		return fwk.NewStatus(fwk.Unschedulable, "cannot allocate all claims")
+	if status := p.allocate(ctx, s, info.Node(), a); !status.IsSuccess() {
+		return status
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.allocations[node.Name] = results
+	s.found[info.Node().Name] = a
+	return nil
+}
+
+// markUnavailable notes the claims that have devices which the pod cannot use on the node, or nowhere any more.
+func (p *Plugin) markUnavailable(s *cycleState, node *corev1.Node) (any bool) {
+	for i, claim := range s.claims {
+		if claim.Status.Allocation == nil {
+			continue
+		}
+		_, lost := p.ready(claim, time.Now())
+		if lost == nil && (s.where[i] == nil || s.where[i].Match(node)) {
+			continue
+		}
+		any = true
+		s.mu.Lock()
+		s.unavailable[claim.UID] = true
+		s.mu.Unlock()
+	}
+	return any
+}
+
+// allocate finds devices for the claims on a node.
+func (p *Plugin) allocate(ctx context.Context, s *cycleState, node *corev1.Node, a *allocation) *fwk.Status {
+	within := ctx
+	if p.filterTimeout > 0 {
+		var cancel context.CancelFunc
+		within, cancel = context.WithTimeout(ctx, p.filterTimeout)
+		defer cancel()
+	}
+	results, err := s.allocator.Allocate(within, node, a.claims)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded): // an error, so that the pod is tried again though nothing changes
+		return fwk.AsStatus(fmt.Errorf("node %s: timed out trying to allocate devices", node.Name))
+	case errors.Is(err, structured.ErrFailedAllocationOnNode):
+		return refuse("%v", err)
+	case ctx.Err() != nil:
+		return refuse("asked by caller to stop allocating devices: %v", context.Cause(ctx))
+	case err != nil:
+		return fwk.AsStatus(fmt.Errorf("allocate devices: %w", err))
+	case len(results) != len(a.claims):
+		return refuse("cannot allocate all claims")
+	}
+	a.results = results
+	return nil
+}
+
+// Score implements fwk.ScorePlugin: of alternatives in a request those that stand first are better.
+func (p *Plugin) Score(_ context.Context, state fwk.CycleState, _ *corev1.Pod, info fwk.NodeInfo) (int64, *fwk.Status) {
+	s, err := read(state)
+	if err != nil {
+		return 0, nil // a pod without claims has no state
+	}
+	a := s.found[info.Node().Name]
+	if a == nil {
+		return 0, nil
+	}
+	var score int64
+	for i, claim := range a.claims {
+		score += preference(claim, &a.results[i])
+	}
+	for _, claim := range s.claims {
+		if claim.Status.Allocation != nil {
+			score += preference(claim, claim.Status.Allocation)
+		}
+	}
+	return score, nil
+}
+
+func preference(claim *resourceapi.ResourceClaim, got *resourceapi.AllocationResult) (score int64) {
+	for _, r := range claim.Spec.Devices.Requests {
+		for i, sub := range r.FirstAvailable {
+			ref := resourceclaim.CreateSubRequestRef(r.Name, sub.Name)
+			if slices.ContainsFunc(got.Devices.Results, func(d resourceapi.DeviceRequestAllocationResult) bool { return d.Request == ref }) {
+				score += int64(resourceapi.FirstAvailableDeviceRequestMaxSize - i)
+			}
+		}
+	}
+	return score
+}
+
+// ScoreExtensions implements fwk.ScorePlugin.
+func (p *Plugin) ScoreExtensions() fwk.ScoreExtensions { return p }
+
+// NormalizeScore implements fwk.ScoreExtensions.
+func (*Plugin) NormalizeScore(_ context.Context, _ fwk.CycleState, _ *corev1.Pod, scores fwk.NodeScoreList) *fwk.Status {
+	normalize.Linear(false, scores)
 	return nil
 }
 

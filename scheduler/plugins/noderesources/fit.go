@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	configv1 "k8s.io/kube-scheduler/config/v1"
@@ -26,16 +27,17 @@ const fitKey fwk.StateKey = "PreFilter" + FitName
 type Fit struct {
 	ignored       sets.Set[string]
 	ignoredGroups sets.Set[string]
+	dra           fwk.SharedDRAManager // nil: no devices
 	scorer
 }
 
 // NewFit makes the plugin. Without configuration it prefers the least allocated node, by CPU and memory.
-func NewFit(_ context.Context, args runtime.Object, _ fwk.Handle) (fwk.Plugin, error) {
+func NewFit(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, error) {
 	a, ok := args.(*configv1.NodeResourcesFitArgs)
 	if !ok {
 		a = &configv1.NodeResourcesFitArgs{}
 	}
-	f := &Fit{ignored: sets.New(a.IgnoredResources...), ignoredGroups: sets.New(a.IgnoredResourceGroups...)}
+	f := &Fit{ignored: sets.New(a.IgnoredResources...), ignoredGroups: sets.New(a.IgnoredResourceGroups...), dra: h.SharedDRAManager()}
 	strategy := a.ScoringStrategy
 	if strategy == nil {
 		strategy = &configv1.ScoringStrategy{Type: configv1.LeastAllocated}
@@ -149,7 +151,7 @@ func (f *Fit) insufficient(need *nodeinfo.Resource, node fwk.NodeInfo) (reasons 
 	check(corev1.ResourceMemory, need.Memory)
 	check(corev1.ResourceEphemeralStorage, need.EphemeralStorage)
 	for _, name := range sets.List(sets.KeySet(need.ScalarResources)) {
-		if !f.ignores(name) {
+		if !f.ignores(name) && !f.fromDevices(name, allocatable) {
 			check(name, need.ScalarResources[name])
 		}
 	}
@@ -164,6 +166,12 @@ func (f *Fit) ignores(name corev1.ResourceName) bool {
 	return found && f.ignoredGroups.Has(group)
 }
 
+// fromDevices says that the resource is not the node's own, and that a device class stands for it: the devices are the business of
+// DynamicResources.
+func (f *Fit) fromDevices(name corev1.ResourceName, allocatable fwk.Resource) bool {
+	return f.dra != nil && allocatable.GetScalarResources()[name] == 0 && f.dra.DeviceClassResolver().GetDeviceClass(name) != nil
+}
+
 // EventsToRegister implements fwk.EnqueueExtensions.
 func (f *Fit) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {
 	return []fwk.ClusterEventWithHint{
@@ -172,6 +180,11 @@ func (f *Fit) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, err
 		}),
 		hint.Always(fwk.AssignedPod, fwk.Delete|fwk.UpdatePodScaleDown),
 		hint.Always(fwk.TargetPod, fwk.UpdatePodScaleDown),
+		hint.On(fwk.DeviceClass, fwk.Add|fwk.Update, func(pod *corev1.Pod, _, class *resourceapi.DeviceClass) bool {
+			need := nodeinfo.NewResource(nodeinfo.PodRequests(pod)).ScalarResources
+			return need[corev1.ResourceName(resourceapi.ResourceDeviceClassPrefix+class.Name)] > 0 ||
+				class.Spec.ExtendedResourceName != nil && need[corev1.ResourceName(*class.Spec.ExtendedResourceName)] > 0
+		}),
 	}, nil
 }
 

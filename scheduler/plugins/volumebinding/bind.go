@@ -73,7 +73,7 @@ func (p *Plugin) PreBind(ctx context.Context, state fwk.CycleState, _ *corev1.Po
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	for {
-		changed := p.changed.next()
+		changed := p.changed.Next()
 		done, err := p.allBound(pl, node)
 		if err != nil {
 			return fwk.AsStatus(err)

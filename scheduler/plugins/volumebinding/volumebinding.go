@@ -53,7 +53,7 @@ type Plugin struct {
 
 	assumedVolumes *assume.Overlay[*corev1.PersistentVolume]
 	assumedClaims  *assume.Overlay[*corev1.PersistentVolumeClaim]
-	changed        *signal
+	changed        *assume.Signal
 }
 
 // New makes the plugin.
@@ -65,13 +65,13 @@ func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, erro
 		volumes: volumes.Lister(), claims: claims.Lister(), classes: f.Storage().V1().StorageClasses().Lister(),
 		drivers: f.Storage().V1().CSIDrivers().Lister(), capacities: f.Storage().V1().CSIStorageCapacities().Lister(),
 		assumedVolumes: assume.NewOverlay[*corev1.PersistentVolume](), assumedClaims: assume.NewOverlay[*corev1.PersistentVolumeClaim](),
-		changed: newSignal(),
+		changed: assume.NewSignal(),
 	}
 	if a, ok := args.(*configv1.VolumeBindingArgs); ok && a.BindTimeoutSeconds != nil {
 		p.timeout = time.Duration(*a.BindTimeoutSeconds) * time.Second
 	}
 	raise := cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { p.changed.raise() }, UpdateFunc: func(any, any) { p.changed.raise() }, DeleteFunc: func(any) { p.changed.raise() },
+		AddFunc: func(any) { p.changed.Raise() }, UpdateFunc: func(any, any) { p.changed.Raise() }, DeleteFunc: func(any) { p.changed.Raise() },
 	}
 	for _, informer := range []cache.SharedIndexInformer{volumes.Informer(), claims.Informer()} {
 		if _, err := informer.AddEventHandler(raise); err != nil {

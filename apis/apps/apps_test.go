@@ -80,7 +80,7 @@ func TestInvalidOnCreate(t *testing.T) {
 		"negative replicas": {`spec: {replicas: -1}`, []string{"spec.replicas: Invalid value: -1: must be greater than or equal to 0"}},
 		"restart policy":    {`spec: {template: {spec: {restartPolicy: Never}}}`, []string{`spec.template.spec.restartPolicy: Unsupported value: "Never": supported values: "Always"`}},
 		"deadline":          {`spec: {template: {spec: {activeDeadlineSeconds: 1}}}`, []string{"spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported"}},
-		"strategy":          {`spec: {strategy: {type: Hope}}`, []string{`spec.strategy: Unsupported value: "Hope": supported values: "Recreate", "RollingUpdate"`}},
+		"strategy":          {`spec: {strategy: {type: Hope}}`, []string{`spec.strategy: Unsupported value: {"type":"Hope"}: supported values: "Recreate", "RollingUpdate"`}},
 		"recreate rolling":  {`spec: {strategy: {type: Recreate, rollingUpdate: {}}}`, []string{"spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"}},
 		"stuck":             {`spec: {strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 0%}}}`, []string{"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0"}},
 		"too unavailable":   {`spec: {strategy: {rollingUpdate: {maxUnavailable: 101%}}}`, []string{`spec.strategy.rollingUpdate.maxUnavailable: Invalid value: "101%": must not be greater than 100%`}},
@@ -123,7 +123,7 @@ func TestInvalidOnCreate(t *testing.T) {
 		"valid":    {``, nil},
 		"neither":  {`spec: {updateStrategy: {rollingUpdate: {maxUnavailable: 0}}}`, []string{"spec.updateStrategy.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0"}},
 		"both":     {`spec: {updateStrategy: {rollingUpdate: {maxSurge: 1}}}`, []string{"spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero"}},
-		"strategy": {`spec: {updateStrategy: {type: Later}}`, []string{`spec.updateStrategy: Unsupported value: "Later": supported values: "RollingUpdate", "OnDelete"`}},
+		"strategy": {`spec: {updateStrategy: {type: Later}}`, []string{`spec.updateStrategy: Unsupported value: {"type":"Later"}: supported values: "RollingUpdate", "OnDelete"`}},
 	}
 	for name, tc := range daemonSets {
 		t.Run("daemonset/"+name, func(t *testing.T) {

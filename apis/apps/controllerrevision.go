@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -21,7 +20,7 @@ var controllerRevision = resource.Definition[*appsv1.ControllerRevision]{
 	Namespaced: true, AllowUnconditionalUpdate: true,
 	Validate: validateControllerRevision,
 	ValidateUpdate: func(revision, old *appsv1.ControllerRevision) field.ErrorList {
-		errs := validateControllerRevision(revision)
+		errs := validate.Nonnegative(revision.Revision, field.NewPath("revision"))
 		return append(errs, validate.Immutable(revision.Data, old.Data, field.NewPath("data"))...)
 	},
 	Columns: resource.Columns(
@@ -34,7 +33,7 @@ var controllerRevision = resource.Definition[*appsv1.ControllerRevision]{
 }
 
 func validateControllerRevision(r *appsv1.ControllerRevision) field.ErrorList {
-	errs := apivalidation.ValidateNonnegativeField(r.Revision, field.NewPath("revision"))
+	errs := validate.Nonnegative(r.Revision, field.NewPath("revision"))
 	data := field.NewPath("data")
 	raw := bytes.TrimSpace(r.Data.Raw)
 	switch {
@@ -42,9 +41,11 @@ func validateControllerRevision(r *appsv1.ControllerRevision) field.ErrorList {
 	case len(raw) == 0 || bytes.Equal(raw, []byte("null")):
 		errs = append(errs, field.Required(data, "data is mandatory"))
 	default:
-		var object map[string]any
+		var object any
 		if err := json.Unmarshal(raw, &object); err != nil {
 			errs = append(errs, field.Invalid(data, "<value omitted>", "error parsing data: "+err.Error()))
+		} else if _, ok := object.(map[string]any); !ok {
+			errs = append(errs, field.Required(data, "data must be a valid JSON object"))
 		}
 	}
 	return errs

@@ -39,7 +39,7 @@ var daemonSet = resource.Definition[*appsv1.DaemonSet]{
 	Warn: func(ds, old *appsv1.DaemonSet) []string {
 		path := field.NewPath("spec", "template")
 		if old == nil {
-			return append(core.DNSLabelNameWarnings(ds.Name, true), core.PodTemplateWarnings(&ds.Spec.Template, nil, path)...)
+			return core.PodTemplateWarnings(&ds.Spec.Template, nil, path)
 		}
 		if ds.Generation == old.Generation {
 			return nil
@@ -75,6 +75,9 @@ func defaultDaemonSet(ds *appsv1.DaemonSet) {
 	if strategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
 		resource.SetDefaultPtr(&strategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
 		resource.SetDefaultPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+	}
+	if strategy.RollingUpdate != nil {
+		resource.SetDefaultPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(0))
 		resource.SetDefaultPtr(&strategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
 	}
 }
@@ -129,7 +132,7 @@ func validateDaemonSetStrategy(s *appsv1.DaemonSetUpdateStrategy, path *field.Pa
 		return nil
 	case appsv1.RollingUpdateDaemonSetStrategyType:
 	default:
-		return validate.OneOf(s.Type, path, appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType)
+		return field.ErrorList{field.NotSupported(path, *s, []appsv1.DaemonSetUpdateStrategyType{appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType})}
 	}
 	path = path.Child("rollingUpdate")
 	if s.RollingUpdate == nil {

@@ -21,10 +21,10 @@ var deployment = resource.Definition[*appsv1.Deployment]{
 	GroupVersion: groupVersion, Kind: "Deployment", NameOnce: true, Plural: "deployments",
 	ShortNames: []string{"deploy"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true,
-	Default:       defaultDeployment,
-	Prepare:       func(d, _ *appsv1.Deployment) { core.PreparePodTemplate(&d.Spec.Template) },
-	PrepareStatus: func(d, old *appsv1.Deployment) { d.Labels = old.Labels },
-	Validate:      validateDeployment, ValidateUpdate: validateDeploymentUpdate, ValidateStatus: validateDeploymentStatus,
+	Default:     defaultDeployment,
+	Prepare:     func(d, _ *appsv1.Deployment) { core.PreparePodTemplate(&d.Spec.Template) },
+	StatusFixes: []string{"labels"},
+	Validate:    validateDeployment, ValidateUpdate: validateDeploymentUpdate, ValidateStatus: validateDeploymentStatus,
 	Warn: warnDeployment,
 	// Annotations count too: a rollout may be steered by them.
 	GenerationOf: func(d *appsv1.Deployment) any { return []any{&d.Spec, d.Annotations} },
@@ -72,7 +72,7 @@ func validateDeploymentUpdate(d, old *appsv1.Deployment) field.ErrorList {
 func validateDeploymentSpec(d, old *appsv1.Deployment) field.ErrorList {
 	spec, path := &d.Spec, field.NewPath("spec")
 	errs := validate.NonnegativePtr(spec.Replicas, path.Child("replicas"))
-	errs = append(errs, validate.WorkloadSelector(spec.Selector, spec.Template.Labels, path, "deployment")...)
+	errs = append(errs, validate.WorkloadSelector(spec.Selector, spec.Template.Labels, path, "deployment", "invalid label selector")...)
 	var oldTemplate *corev1.PodTemplateSpec
 	if old != nil {
 		oldTemplate = &old.Spec.Template
@@ -105,7 +105,7 @@ func validateDeploymentStrategy(s *appsv1.DeploymentStrategy, path *field.Path) 
 		}
 		return validateRolling(s.RollingUpdate.MaxUnavailable, s.RollingUpdate.MaxSurge, path.Child("rollingUpdate"))
 	default:
-		return validate.OneOf(s.Type, path, appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType)
+		return field.ErrorList{field.NotSupported(path, *s, []appsv1.DeploymentStrategyType{appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType})}
 	}
 	return nil
 }

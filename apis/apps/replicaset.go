@@ -73,7 +73,7 @@ func validateReplicaSetSpec(spec, old *appsv1.ReplicaSetSpec) field.ErrorList {
 	path := field.NewPath("spec")
 	errs := validate.NonnegativePtr(spec.Replicas, path.Child("replicas"))
 	errs = append(errs, validate.Nonnegative(spec.MinReadySeconds, path.Child("minReadySeconds"))...)
-	errs = append(errs, validate.WorkloadSelector(spec.Selector, spec.Template.Labels, path, "deployment")...)
+	errs = append(errs, validate.WorkloadSelector(spec.Selector, spec.Template.Labels, path, "deployment", "invalid label selector")...)
 	var oldTemplate *corev1.PodTemplateSpec
 	if old != nil {
 		oldTemplate = &old.Template

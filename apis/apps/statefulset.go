@@ -90,7 +90,7 @@ func validateStatefulSetSpec(spec, old *appsv1.StatefulSetSpec) field.ErrorList 
 	if spec.Ordinals != nil {
 		errs = append(errs, validate.Nonnegative(spec.Ordinals.Start, path.Child("ordinals", "start"))...)
 	}
-	errs = append(errs, validate.WorkloadSelector(spec.Selector, spec.Template.Labels, path, "statefulset")...)
+	errs = append(errs, validate.WorkloadSelector(spec.Selector, spec.Template.Labels, path, "statefulset", "")...)
 	var oldTemplate *corev1.PodTemplateSpec
 	if old != nil {
 		oldTemplate = withClaimVolumes(old)
@@ -114,7 +114,8 @@ func withClaimVolumes(spec *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 	template.Spec.Hostname, template.Spec.Subdomain = "", ""
 	var claims []corev1.Volume
 	for _, claim := range spec.VolumeClaimTemplates {
-		if slices.ContainsFunc(template.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == claim.Name }) {
+		taken := func(v corev1.Volume) bool { return v.Name == claim.Name }
+		if slices.ContainsFunc(template.Spec.Volumes, taken) || slices.ContainsFunc(claims, taken) {
 			continue
 		}
 		claims = append(claims, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{
@@ -214,6 +215,13 @@ func warnStatefulSet(sts, old *appsv1.StatefulSet) []string {
 	}
 	if old == nil || sts.Generation != old.Generation {
 		warnings = core.PodTemplateWarnings(&sts.Spec.Template, oldTemplate, field.NewPath("spec", "template"))
+	}
+	for i := range sts.Spec.VolumeClaimTemplates {
+		path := field.NewPath("spec", "volumeClaimTemplates").Index(i)
+		if old != nil {
+			path = path.Child("Spec") // as clients have always been told
+		}
+		warnings = append(warnings, core.VolumeClaimWarnings(&sts.Spec.VolumeClaimTemplates[i].Spec, path)...)
 	}
 	if limit := sts.Spec.RevisionHistoryLimit; limit != nil && *limit < 0 {
 		warnings = append(warnings, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")

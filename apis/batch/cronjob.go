@@ -11,7 +11,6 @@ import (
 	"github.com/robfig/cron/v3"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -114,8 +113,7 @@ func validateCronJobSpec(spec, old *batchv1.CronJobSpec) field.ErrorList {
 }
 
 func validateJobTemplate(template *batchv1.JobTemplateSpec, old *batchv1.CronJobSpec, path *field.Path) field.ErrorList {
-	errs := validate.Labels(template.Labels, path.Child("metadata", "labels"))
-	errs = append(errs, apivalidation.ValidateAnnotations(template.Annotations, path.Child("metadata", "annotations"))...)
+	var errs field.ErrorList // the metadata of the template is judged when a job is made of it
 	spec := path.Child("spec")
 	if template.Spec.Selector != nil {
 		errs = append(errs, field.Invalid(spec.Child("selector"), template.Spec.Selector, "`selector` will be auto-generated"))

@@ -24,10 +24,10 @@ func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {
 
 // validateCompletionsUpdate lets an indexed job grow or shrink as long as all of its indexes run at once.
 func validateCompletionsUpdate(spec, old *batchv1.JobSpec, path *field.Path) field.ErrorList {
-	if !isIndexed(spec) || spec.Completions == nil || old.Completions == nil || *spec.Completions == *old.Completions {
+	if !isIndexed(spec) {
 		return validate.Immutable(spec.Completions, old.Completions, path)
 	}
-	if *spec.Completions != ptr.Deref(spec.Parallelism, 0) || *old.Completions != ptr.Deref(old.Parallelism, 0) {
+	if spec.Completions != nil && !ptr.Equal(spec.Completions, old.Completions) && *spec.Completions != ptr.Deref(spec.Parallelism, 0) {
 		return field.ErrorList{field.Invalid(path, *spec.Completions, "can only be modified in tandem with spec.parallelism")}
 	}
 	return nil
@@ -43,7 +43,7 @@ func validateTemplateUpdate(j, old *batchv1.Job, path *field.Path) field.ErrorLi
 	switch {
 	case template.Spec.Affinity != nil && was.Spec.Affinity != nil:
 		was.Spec.Affinity.NodeAffinity = template.Spec.Affinity.NodeAffinity
-	case template.Spec.Affinity != nil && template.Spec.Affinity.NodeAffinity != nil:
+	case template.Spec.Affinity != nil:
 		was.Spec.Affinity = &corev1.Affinity{NodeAffinity: template.Spec.Affinity.NodeAffinity}
 	case was.Spec.Affinity != nil:
 		was.Spec.Affinity.NodeAffinity = nil

@@ -36,7 +36,7 @@ func validateJob(j *batchv1.Job) field.ErrorList {
 	path := field.NewPath("spec")
 	errs := validateGeneratedSelector(j)
 	errs = append(errs, validateJobSpec(&j.Spec, nil, path)...)
-	if isIndexed(&j.Spec) && j.Name != "" && ptr.Deref(j.Spec.Completions, 0) > 0 {
+	if isIndexed(&j.Spec) && ptr.Deref(j.Spec.Completions, 0) > 0 {
 		// The pod's host name ends in its index.
 		last := fmt.Sprintf("%s-%d", j.Name, *j.Spec.Completions-1)
 		if messages := validation.IsDNS1123Label(last); len(messages) > 0 {
@@ -81,7 +81,7 @@ func validateGeneratedSelector(j *batchv1.Job) field.ErrorList {
 func validateJobSpec(spec *batchv1.JobSpec, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
 	errs := validateJobTemplatePart(spec, old, path)
 	if spec.Selector == nil {
-		return append(errs, field.Required(path.Child("selector"), ""))
+		errs = append(errs, field.Required(path.Child("selector"), ""))
 	}
 	errs = append(errs, validate.LabelSelector(spec.Selector, path.Child("selector"))...)
 	if selector, err := metav1.LabelSelectorAsSelector(spec.Selector); err == nil && !selector.Matches(labels.Set(spec.Template.Labels)) {
@@ -107,15 +107,13 @@ func validateJobTemplatePart(spec *batchv1.JobSpec, old *corev1.PodTemplateSpec,
 	errs = append(errs, core.ValidatePodTemplateSpecUpdate(&spec.Template, old, path.Child("template"))...)
 
 	restart := path.Child("template", "spec", "restartPolicy")
-	switch policy := spec.Template.Spec.RestartPolicy; policy {
-	case corev1.RestartPolicyAlways, "":
+	switch policy := spec.Template.Spec.RestartPolicy; {
+	case policy == corev1.RestartPolicyAlways || policy == "":
 		errs = append(errs, field.Required(restart, fmt.Sprintf("valid values: %q, %q", corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)))
+	case policy == corev1.RestartPolicyOnFailure && spec.PodFailurePolicy != nil:
+		errs = append(errs, field.Invalid(restart, policy, fmt.Sprintf("only %q is supported when podFailurePolicy is specified", corev1.RestartPolicyNever)))
 	default:
 		errs = append(errs, validate.OneOf(policy, restart, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
-	}
-	if spec.PodFailurePolicy != nil && spec.Template.Spec.RestartPolicy != corev1.RestartPolicyNever {
-		errs = append(errs, field.Invalid(restart, spec.Template.Spec.RestartPolicy,
-			fmt.Sprintf("only %q is supported when podFailurePolicy is specified", corev1.RestartPolicyNever)))
 	}
 	return errs
 }
@@ -141,6 +139,9 @@ func validateFailedIndexes(spec *batchv1.JobSpec, path *field.Path) field.ErrorL
 	if spec.BackoffLimitPerIndex == nil {
 		errs = append(errs, field.Required(path.Child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
 	}
+	if !isIndexed(spec) {
+		return errs
+	}
 	if spec.Completions != nil && *limit > *spec.Completions {
 		errs = append(errs, field.Invalid(at, *limit, "must be less than or equal to completions"))
 	}
@@ -151,11 +152,11 @@ func validateFailedIndexes(spec *batchv1.JobSpec, path *field.Path) field.ErrorL
 }
 
 func validateCompletionMode(spec *batchv1.JobSpec, path *field.Path) field.ErrorList {
-	if spec.CompletionMode == nil {
-		return nil
-	}
-	if !isIndexed(spec) {
-		errs := validate.OneOf(*spec.CompletionMode, path.Child("completionMode"), batchv1.IndexedCompletion, batchv1.NonIndexedCompletion)
+	if mode := ptr.Deref(spec.CompletionMode, batchv1.NonIndexedCompletion); mode != batchv1.IndexedCompletion {
+		errs := validate.OneOf(mode, path.Child("completionMode"), batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)
+		if len(errs) > 0 {
+			return errs
+		}
 		if spec.BackoffLimitPerIndex != nil {
 			errs = append(errs, field.Invalid(path.Child("backoffLimitPerIndex"), *spec.BackoffLimitPerIndex, "requires indexed completion mode"))
 		}

@@ -14,12 +14,8 @@ import (
 // clusterTrustBundle is a set of root certificates for pods.
 var clusterTrustBundle = resource.Definition[*certificatesv1.ClusterTrustBundle]{
 	GroupVersion: certificatesv1.SchemeGroupVersion, Kind: "ClusterTrustBundle", Plural: "clustertrustbundles",
-	ValidateName: func(name string, prefix bool) []string {
-		// A bundle of a signer is named after it, with colons for slashes: example.com:signer:rest.
-		parts := strings.Split(name, ":")
-		return apivalidation.NameIsDNSSubdomain(parts[len(parts)-1], prefix)
-	},
-	Validate: validateTrustBundle,
+	ValidateName: bundleName,
+	Validate:     validateTrustBundle,
 	ValidateUpdate: func(b, old *certificatesv1.ClusterTrustBundle) field.ErrorList {
 		return append(validateTrustBundle(b), validate.Immutable(b.Spec.SignerName, old.Spec.SignerName, field.NewPath("spec", "signerName"))...)
 	},
@@ -36,6 +32,14 @@ var clusterTrustBundle = resource.Definition[*certificatesv1.ClusterTrustBundle]
 		}},
 	},
 }
+
+// bundleName checks what follows the signer: a bundle of a signer is named after it, with colons for slashes: example.com:signer:rest.
+func bundleName(name string, prefix bool) []string {
+	return apivalidation.NameIsDNSSubdomain(name[strings.LastIndex(name, ":")+1:], prefix)
+}
+
+// ValidateTrustBundleName tells what is wrong with the name of a bundle where nothing but the name is known.
+func ValidateTrustBundleName(name string) []string { return bundleName(name, false) }
 
 const maxTrustBundle = 1 << 20 // bytes
 

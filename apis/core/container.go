@@ -42,9 +42,13 @@ func validateInitContainers(c *podContext, path *field.Path) field.ErrorList {
 	for i := range c.spec.InitContainers {
 		container, at := &c.spec.InitContainers[i], path.Index(i)
 		errs = append(errs, validateContainerCommon(c, container, at)...)
-		errs = append(errs, validateRestartRules(container, at)...)
 		errs = append(errs, validateContainerName(container.Name, names, at)...)
 		errs = append(errs, validateHostPortConflicts(c.spec.InitContainers[i:i+1], path)...)
+		if container.RestartPolicy != nil || len(container.RestartPolicyRules) == 0 {
+			errs = append(errs, validateRestartRules(container, at)...)
+		} else { // the rules themselves are judged once they can be used
+			errs = append(errs, missingRestartPolicy(at))
+		}
 		if IsSidecar(container) {
 			errs = append(errs, validateLongRunning(c, container, at)...)
 			errs = append(errs, validateResizePolicy(container.ResizePolicy, at.Child("resizePolicy"), corev1.RestartPolicyAlways)...)
@@ -242,6 +246,10 @@ func validateResizePolicy(policies []corev1.ContainerResizePolicy, path *field.P
 	return errs
 }
 
+func missingRestartPolicy(path *field.Path) *field.Error {
+	return field.Required(path.Child("restartPolicy"), "must specify restartPolicy when restart rules are used")
+}
+
 const (
 	maxRestartRules      = 20
 	maxRestartRuleValues = 255
@@ -253,7 +261,7 @@ func validateRestartRules(container *corev1.Container, path *field.Path) field.E
 		corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
 	rules := path.Child("restartPolicyRules")
 	if len(container.RestartPolicyRules) > 0 && container.RestartPolicy == nil {
-		errs = append(errs, field.Required(path.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
+		errs = append(errs, missingRestartPolicy(path))
 	}
 	if len(container.RestartPolicyRules) > maxRestartRules {
 		errs = append(errs, field.TooMany(rules, len(container.RestartPolicyRules), maxRestartRules))

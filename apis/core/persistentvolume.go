@@ -10,6 +10,7 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -373,7 +374,7 @@ func ValidateCSIDriverName(name string, path *field.Path) field.ErrorList {
 	if len(name) > maxCSIDriverName {
 		errs = append(errs, field.TooLong(path, "", maxCSIDriverName))
 	}
-	return append(errs, validate.DNSSubdomain(strings.ToLower(name), path)...)
+	return append(errs, validate.Messages(path, name, validation.IsDNS1123Subdomain(strings.ToLower(name)))...)
 }
 
 const maxCSIDriverName = 63

@@ -215,16 +215,13 @@ func warnPersistentVolumeClaim(pvc, _ *corev1.PersistentVolumeClaim) []string {
 		warnings = append(warnings, fmt.Sprintf("metadata.annotations[%s]: deprecated since v1.8; use \"storageClassName\" attribute instead",
 			corev1.BetaStorageClassAnnotation))
 	}
-	path := field.NewPath("spec", "resources")
-	for _, list := range []struct {
-		name   string
-		amount corev1.ResourceList
-	}{{"requests", pvc.Spec.Resources.Requests}, {"limits", pvc.Spec.Resources.Limits}} {
-		storage := list.amount[corev1.ResourceStorage]
-		if storage.MilliValue()%1000 != 0 {
-			warnings = append(warnings, fmt.Sprintf("%s: fractional byte value %q is invalid, must be an integer",
-				path.Child(list.name).Key(string(corev1.ResourceStorage)), storage.String()))
-		}
-	}
-	return warnings
+	return append(warnings, VolumeClaimWarnings(&pvc.Spec, field.NewPath("spec"))...)
+}
+
+// VolumeClaimWarnings tells of parts of a byte that a claim, or the template of one, asks for.
+func VolumeClaimWarnings(spec *corev1.PersistentVolumeClaimSpec, path *field.Path) []string {
+	w := &warner{}
+	w.fraction(spec.Resources.Requests, corev1.ResourceStorage, path.Child("resources", "requests"))
+	w.fraction(spec.Resources.Limits, corev1.ResourceStorage, path.Child("resources", "limits"))
+	return w.warnings
 }

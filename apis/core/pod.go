@@ -12,13 +12,14 @@ import (
 // pod is a group of containers on one node. Its subresources binding, ephemeralcontainers, resize and eviction use the exported
 // functions of this package.
 var pod = resource.Definition[*corev1.Pod]{
-	GroupVersion: corev1.SchemeGroupVersion, Kind: "Pod", NameOnce: true, Plural: "pods", ShortNames: []string{"po"}, Categories: []string{"all"},
+	GroupVersion: corev1.SchemeGroupVersion, Kind: "Pod", Plural: "pods", ShortNames: []string{"po"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, ReturnDeleted: true, AllowUnconditionalUpdate: true,
 	Default: DefaultPod,
 	Prepare: preparePod, PrepareStatus: preparePodStatus,
 	Validate: ValidatePod, ValidateUpdate: ValidatePodUpdate, ValidateStatus: ValidatePodStatusUpdate,
-	Warn:    warnPod,
-	Columns: podColumns(),
+	Warn: warnPod, WarnStatus: warnPodStatus,
+	Columns: podColumns(), RowConditions: podRowConditions,
+	StatusFixes: []string{"deletionTimestamp", "ownerReferences"},
 	Fields: map[string]func(*corev1.Pod) string{
 		"spec.nodeName":            func(p *corev1.Pod) string { return p.Spec.NodeName },
 		"spec.restartPolicy":       func(p *corev1.Pod) string { return string(p.Spec.RestartPolicy) },
@@ -67,10 +68,13 @@ func IsPodFinished(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// preparePod resets what only the system writes. On update nothing is left to do: status and generation are the strategy's.
+// preparePod resets what only the system writes. On update little is left to do: status and generation are the strategy's.
 func preparePod(p, old *corev1.Pod) {
 	dropAlphaFields(&p.Spec)
 	if old != nil {
+		if p.Spec.Resources == nil { // clients that do not know the field must not drop it
+			p.Spec.Resources = old.Spec.Resources
+		}
 		return
 	}
 	completePodLevelResources(p)
@@ -85,19 +89,17 @@ func preparePod(p, old *corev1.Pod) {
 	appArmorFromAnnotations(p)
 }
 
-// preparePodStatus keeps what /status may not change: the class that the spec implies, and who is to delete the pod.
+// preparePodStatus keeps what older clients leave out, and drops what no client may write.
 func preparePodStatus(p, old *corev1.Pod) {
-	p.Status.QOSClass = old.Status.QOSClass
-	if p.Status.QOSClass == "" {
-		p.Status.QOSClass = ComputePodQOS(p)
-	}
-	p.OwnerReferences = old.OwnerReferences
 	keepUnknownStatus(&p.Status, &old.Status)
-	mirrorIP(&p.Status, &old.Status)
+	dropAlphaStatus(&p.Status)
 }
 
 // keepUnknownStatus keeps what an older client, which does not know the fields, leaves out. An empty list does clear.
 func keepUnknownStatus(status, old *corev1.PodStatus) {
+	if status.QOSClass == "" {
+		status.QOSClass = old.QOSClass
+	}
 	if status.ResourceClaimStatuses == nil {
 		status.ResourceClaimStatuses = old.ResourceClaimStatuses
 	}
@@ -123,16 +125,12 @@ func keepUnknownStatus(status, old *corev1.PodStatus) {
 	}
 }
 
-// mirrorIP keeps the older single-address fields and the lists in step: whichever the client changed wins.
-func mirrorIP(status, old *corev1.PodStatus) {
+// mirrorIP keeps the older single-address field and the list in step. The older one wins: clients that know the list fill both.
+func mirrorIP(status *corev1.PodStatus) {
 	switch {
-	case status.PodIP != old.PodIP && status.PodIP == "", len(status.PodIPs) == 0 && len(old.PodIPs) > 0 && status.PodIP == old.PodIP:
-		status.PodIP, status.PodIPs = "", nil
-	case status.PodIP != old.PodIP && (len(status.PodIPs) == 0 || status.PodIPs[0].IP == old.PodIP):
-		status.PodIPs = []corev1.PodIP{{IP: status.PodIP}}
-	case len(status.PodIPs) > 0:
+	case status.PodIP == "" && len(status.PodIPs) > 0:
 		status.PodIP = status.PodIPs[0].IP
-	case status.PodIP != "":
+	case status.PodIP != "" && (len(status.PodIPs) == 0 || status.PodIPs[0].IP != status.PodIP):
 		status.PodIPs = []corev1.PodIP{{IP: status.PodIP}}
 	}
 }

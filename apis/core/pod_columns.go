@@ -24,11 +24,20 @@ func podColumns() []resource.Column[*corev1.Pod] {
 			Name: "Restarts", Description: "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.",
 			Get: func(p *corev1.Pod) any { return summarize(p).restartsCell() },
 		},
-		resource.Column[*corev1.Pod]{Name: "IP", Priority: 1, Get: func(p *corev1.Pod) any { return orNone(firstPodIP(p)) }},
-		resource.Column[*corev1.Pod]{Name: "Node", Priority: 1, Get: func(p *corev1.Pod) any { return orNone(p.Spec.NodeName) }},
-		resource.Column[*corev1.Pod]{Name: "Nominated Node", Priority: 1, Get: func(p *corev1.Pod) any { return orNone(p.Status.NominatedNodeName) }},
-		resource.Column[*corev1.Pod]{Name: "Readiness Gates", Priority: 1, Get: readinessGatesCell},
+		resource.Column[*corev1.Pod]{Name: "IP", Priority: 1, Description: corev1.PodStatus{}.SwaggerDoc()["podIP"], Get: func(p *corev1.Pod) any { return orNone(firstPodIP(p)) }},
+		resource.Column[*corev1.Pod]{Name: "Node", Priority: 1, Description: corev1.PodSpec{}.SwaggerDoc()["nodeName"], Get: func(p *corev1.Pod) any { return orNone(p.Spec.NodeName) }},
+		resource.Column[*corev1.Pod]{Name: "Nominated Node", Priority: 1, Description: corev1.PodStatus{}.SwaggerDoc()["nominatedNodeName"], Get: func(p *corev1.Pod) any { return orNone(p.Status.NominatedNodeName) }},
+		resource.Column[*corev1.Pod]{Name: "Readiness Gates", Priority: 1, Description: corev1.PodSpec{}.SwaggerDoc()["readinessGates"], Get: readinessGatesCell},
 	)
+}
+
+// podRowConditions lets printers tell pods that have ended from those that run.
+func podRowConditions(p *corev1.Pod) []metav1.TableRowCondition {
+	message := map[corev1.PodPhase]string{corev1.PodSucceeded: "The pod has completed successfully.", corev1.PodFailed: "The pod failed."}[p.Status.Phase]
+	if message == "" {
+		return nil
+	}
+	return []metav1.TableRowCondition{{Type: metav1.RowCompleted, Status: metav1.ConditionTrue, Reason: string(p.Status.Phase), Message: message}}
 }
 
 func orNone(value string) string {

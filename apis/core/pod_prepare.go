@@ -76,6 +76,26 @@ func dropAlphaFields(spec *corev1.PodSpec) {
 	}
 }
 
+// dropAlphaStatus does the same for what is reported.
+func dropAlphaStatus(status *corev1.PodStatus) {
+	if !features.Enabled("DRANodeAllocatableResources") {
+		status.NodeAllocatableResourceClaimStatuses = nil
+	}
+	if !features.Enabled("CSIVolumeHealth") {
+		status.VolumeHealth = nil
+	}
+	if features.Enabled("ImageVolumeWithDigest") {
+		return
+	}
+	for _, list := range [][]corev1.ContainerStatus{status.ContainerStatuses, status.InitContainerStatuses, status.EphemeralContainerStatuses} {
+		for i := range list {
+			for j := range list[i].VolumeMounts {
+				list[i].VolumeMounts[j].VolumeStatus = nil
+			}
+		}
+	}
+}
+
 func dropVolumeUsers(v *corev1.Volume) {
 	if v.Secret != nil {
 		v.Secret.DefaultUser = nil

@@ -1,9 +1,12 @@
 package core
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
 
@@ -16,21 +19,42 @@ var statusPath = field.NewPath("status")
 func ValidatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	status := &p.Status
 	errs := validatePodAnnotationsUpdate(p, old)
-	if status.NominatedNodeName != "" {
-		errs = append(errs, validate.ObjectName(status.NominatedNodeName, statusPath.Child("nominatedNodeName"), apivalidation.NameIsDNSSubdomain)...)
-	}
-	errs = append(errs, validate.Nonnegative(status.ObservedGeneration, statusPath.Child("observedGeneration"))...)
+	errs = append(errs, validateNomination(p, old)...)
+	errs = append(errs, nonnegativeGeneration(status.ObservedGeneration, statusPath)...)
 	for i, condition := range status.Conditions {
 		at := statusPath.Child("conditions").Index(i)
-		errs = append(errs, validate.QualifiedName(string(condition.Type), at.Child("type"))...)
-		errs = append(errs, validate.Nonnegative(condition.ObservedGeneration, at.Child("observedGeneration"))...)
+		errs = append(errs, nonnegativeGeneration(condition.ObservedGeneration, at)...)
+		errs = append(errs, validate.QualifiedName(string(condition.Type), at.Child("Type"))...)
 	}
-	errs = append(errs, validatePodIPs(status)...)
+	errs = append(errs, validate.Immutable(status.QOSClass, old.Status.QOSClass, statusPath.Child("qosClass"))...)
+	errs = append(errs, validatePodIPs(status, &old.Status)...)
 	errs = append(errs, validateContainerTransitions(status.ContainerStatuses, old.Status.ContainerStatuses, &old.Spec,
 		statusPath.Child("containerStatuses"), false)...)
 	errs = append(errs, validateContainerTransitions(status.InitContainerStatuses, old.Status.InitContainerStatuses, &old.Spec,
 		statusPath.Child("initContainerStatuses"), true)...)
-	return append(errs, validateClaimStatuses(status.ResourceClaimStatuses, &p.Spec)...)
+	errs = append(errs, validateContainerReports(p)...)
+	errs = append(errs, validateClaimStatuses(status.ResourceClaimStatuses, &p.Spec)...)
+	return append(errs, validateExtendedClaim(status.ExtendedResourceClaimStatus, &p.Spec)...)
+}
+
+// validateNomination checks the node that a scheduler keeps free for the pod; a pod that has a node is not nominated any more.
+func validateNomination(p, old *corev1.Pod) field.ErrorList {
+	name, path := p.Status.NominatedNodeName, statusPath.Child("nominatedNodeName")
+	if name == "" || name == old.Status.NominatedNodeName {
+		return nil
+	}
+	errs := validate.ObjectName(name, path, apivalidation.NameIsDNSSubdomain)
+	if old.Spec.NodeName != "" {
+		errs = append(errs, field.Forbidden(path, "may not be set on pods that are already bound to a node"))
+	}
+	return errs
+}
+
+func nonnegativeGeneration(generation int64, parent *field.Path) field.ErrorList {
+	if generation >= 0 {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(parent.Child("observedGeneration"), generation, "must be a non-negative integer")}
 }
 
 // validateContainerTransitions rejects a container that lives again although its policy lets it end only once.
@@ -95,38 +119,44 @@ func restartsAll(spec *corev1.PodSpec) bool {
 	return found
 }
 
-func validatePodIPs(status *corev1.PodStatus) field.ErrorList {
-	var errs field.ErrorList
-	pod, host := make([]string, 0, len(status.PodIPs)), make([]string, 0, len(status.HostIPs))
-	for _, ip := range status.PodIPs {
-		pod = append(pod, ip.IP)
+func validatePodIPs(status, old *corev1.PodStatus) field.ErrorList {
+	ips := func(list []corev1.PodIP) []string {
+		out := make([]string, len(list))
+		for i := range list {
+			out[i] = list[i].IP
+		}
+		return out
 	}
-	for _, ip := range status.HostIPs {
-		host = append(host, ip.IP)
+	hosts := func(list []corev1.HostIP) []string {
+		out := make([]string, len(list))
+		for i := range list {
+			out[i] = list[i].IP
+		}
+		return out
 	}
-	errs = append(errs, validateIPs(pod, statusPath.Child("podIPs"))...)
-	if len(host) > 0 && status.HostIP != host[0] {
-		errs = append(errs, field.Invalid(statusPath.Child("hostIPs").Index(0).Child("ip"), host[0], "must be equal to `hostIP`"))
+	path := statusPath.Child("hostIPs")
+	errs := validateIPs(ips(status.PodIPs), ips(old.PodIPs), status.PodIPs, statusPath.Child("podIPs"))
+	if host := hosts(status.HostIPs); len(host) > 0 && status.HostIP != host[0] {
+		errs = append(errs, field.Invalid(path.Index(0).Child("ip"), host[0], "must be equal to `hostIP`"))
 	}
-	return append(errs, validateIPs(host, statusPath.Child("hostIPs"))...)
+	return append(errs, validateIPs(hosts(status.HostIPs), hosts(old.HostIPs), status.HostIPs, path)...)
 }
 
-// validateIPs demands at most one address of each family.
-func validateIPs(ips []string, path *field.Path) field.ErrorList {
+// validateIPs demands at most one address of each family; list is the field as it is shown.
+func validateIPs(ips, old []string, list any, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	seen := sets.New[string]()
 	for i, ip := range ips {
-		errs = append(errs, validate.IP(ip, path.Index(i))...)
-		if seen.Has(ip) {
-			errs = append(errs, field.Duplicate(path.Index(i), ip))
-		}
-		seen.Insert(ip)
+		errs = append(errs, validation.IsValidIPForLegacyField(path.Index(i), ip, true, old)...)
 	}
-	if len(ips) < 2 || len(errs) > 0 {
+	if len(ips) < 2 {
 		return errs
 	}
-	if dual, err := netutils.IsDualStackIPStrings(ips); len(ips) > 2 || err != nil || !dual {
-		errs = append(errs, field.Invalid(path, ips, "may specify no more than one IP for each IP family"))
+	dual, err := netutils.IsDualStackIPStrings(ips)
+	if err != nil {
+		errs = append(errs, field.InternalError(path, fmt.Errorf("failed to check for dual stack with error:%w", err)))
+	}
+	if !dual || len(ips) > 2 {
+		errs = append(errs, field.Invalid(path, list, "may specify no more than one IP for each IP family"))
 	}
 	return errs
 }
@@ -143,11 +173,11 @@ func validateClaimStatuses(statuses []corev1.PodResourceClaimStatus, spec *corev
 			errs = append(errs, field.Invalid(at.Child("name"), status.Name, "must match the name of an entry in `spec.resourceClaims`"))
 		}
 		if seen.Has(status.Name) {
-			errs = append(errs, field.Duplicate(at, status.Name))
+			errs = append(errs, field.Duplicate(at.Child("name"), status.Name))
 		}
 		seen.Insert(status.Name)
 		if status.ResourceClaimName != nil {
-			errs = append(errs, validate.ObjectName(*status.ResourceClaimName, at.Child("name"), apivalidation.NameIsDNSSubdomain)...)
+			errs = append(errs, validate.ObjectName(*status.ResourceClaimName, at.Child("resourceClaimName"), apivalidation.NameIsDNSSubdomain)...)
 		}
 	}
 	return errs

@@ -50,7 +50,7 @@ func ValidatePodEphemeralContainersUpdate(p, old *corev1.Pod) field.ErrorList {
 	if _, static := old.Annotations[mirrorPodAnnotation]; static {
 		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers")}
 	}
-	errs := ValidatePodSpec(&p.Spec, specPath)
+	errs := validatePodMetadataAndSpec(p)
 	now := map[string]*corev1.EphemeralContainer{}
 	for i := range p.Spec.EphemeralContainers {
 		now[p.Spec.EphemeralContainers[i].Name] = &p.Spec.EphemeralContainers[i]
@@ -101,7 +101,7 @@ func ValidatePodResize(p, old *corev1.Pod) field.ErrorList {
 	if old.Spec.OS != nil && old.Spec.OS.Name == corev1.Windows {
 		return field.ErrorList{field.Forbidden(specPath.Child("os"), "windows pods cannot be resized")}
 	}
-	errs := ValidatePodSpec(&p.Spec, specPath)
+	errs := validatePodMetadataAndSpec(p)
 	if PodQOS(old) != ComputePodQOS(p) {
 		errs = append(errs, field.Invalid(specPath, p.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
 	}

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -32,23 +31,15 @@ func ValidatePod(p *corev1.Pod) field.ErrorList {
 	if len(p.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(specPath.Child("ephemeralContainers"), "cannot be set on create"))
 	}
+	if len(p.Spec.SchedulingGates) > 0 && p.Spec.NodeName != "" {
+		errs = append(errs, field.Forbidden(specPath.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
+	}
 	return errs
 }
 
 func validatePodMetadataAndSpec(p *corev1.Pod) field.ErrorList {
 	errs := validatePodAnnotations(p.Annotations, &p.Spec, field.NewPath("metadata", "annotations"))
-	errs = append(errs, ValidatePodSpec(&p.Spec, specPath)...)
-	for i := range p.Spec.Volumes {
-		if p.Spec.Volumes[i].Ephemeral == nil || p.Name == "" {
-			continue
-		}
-		claim := p.Name + "-" + p.Spec.Volumes[i].Name
-		for _, message := range apivalidation.NameIsDNSSubdomain(claim, false) {
-			errs = append(errs, field.Invalid(specPath.Child("volumes").Index(i).Child("name"), p.Spec.Volumes[i].Name,
-				fmt.Sprintf("PVC name %q: %v", claim, message)))
-		}
-	}
-	return errs
+	return append(errs, validatePodSpec(newPodContext(&p.Spec, p), specPath)...)
 }
 
 // validatePodAnnotations checks the annotations that mean something for a pod.
@@ -94,19 +85,12 @@ var updatableFields = strings.Join([]string{
 
 // ValidatePodUpdate checks an update of the main resource: a pod is what it was created as, but for a few fields.
 func ValidatePodUpdate(p, old *corev1.Pod) field.ErrorList {
-	errs := validatePodAnnotationsUpdate(p, old)
-	if !validate.Equal(p.Spec, old.Spec) || !validate.Equal(p.Annotations, old.Annotations) {
-		errs = append(errs, validatePodMetadataAndSpec(p)...)
-	}
-	counts := len(errs)
-	if len(p.Spec.Containers) != len(old.Spec.Containers) {
-		errs = append(errs, field.Forbidden(specPath.Child("containers"), "pod updates may not add or remove containers"))
+	errs := append(validatePodAnnotationsUpdate(p, old), validatePodMetadataAndSpec(p)...)
+	if len(p.Spec.Containers) != len(old.Spec.Containers) { // the difference that follows would only say the same at length
+		return append(errs, field.Forbidden(specPath.Child("containers"), "pod updates may not add or remove containers"))
 	}
 	if len(p.Spec.InitContainers) != len(old.Spec.InitContainers) {
-		errs = append(errs, field.Forbidden(specPath.Child("initContainers"), "pod updates may not add or remove containers"))
-	}
-	if len(errs) > counts {
-		return errs // the difference that follows would only say the same at length
+		return append(errs, field.Forbidden(specPath.Child("initContainers"), "pod updates may not add or remove containers"))
 	}
 	errs = append(errs, validateDeadlineUpdate(p.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds)...)
 	errs = append(errs, validateGatesUpdate(p.Spec.SchedulingGates, old.Spec.SchedulingGates)...)
@@ -181,7 +165,7 @@ func validateDeadlineUpdate(deadline, old *int64) field.ErrorList {
 func validateGatesUpdate(gates, old []corev1.PodSchedulingGate) field.ErrorList {
 	var errs field.ErrorList
 	for i, gate := range gates {
-		if !slices.Contains(old, gate) {
+		if !slices.Contains(old, gate) && !slices.Contains(gates[i+1:], gate) {
 			errs = append(errs, field.Forbidden(specPath.Child("schedulingGates").Index(i).Child("name"),
 				fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", gate.Name)))
 		}
@@ -212,7 +196,7 @@ func validateGatedUpdate(masked, old *corev1.PodSpec) field.ErrorList {
 		for key, value := range old.NodeSelector {
 			if now, ok := masked.NodeSelector[key]; !ok || now != value {
 				errs = append(errs, field.Invalid(specPath.Child("nodeSelector"), masked.NodeSelector,
-					"only additions are allowed (no mutations or deletions)"))
+					"only additions to spec.nodeSelector are allowed (no mutations or deletions)"))
 				break
 			}
 		}

@@ -417,16 +417,20 @@ func TestValidatePodUpdate(t *testing.T) {
 			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "d", Image: "x:1"})
 			DefaultPod(p)
 		}, []string{"spec.containers: Forbidden: pod updates may not add or remove containers"}},
-		"toleration added":  {nil, func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{toleration} }, nil},
-		"toleration gone":   {func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{toleration} }, func(p *corev1.Pod) { p.Spec.Tolerations = nil }, []string{"spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"}},
-		"toleration time":   {func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{toleration} }, func(p *corev1.Pod) { p.Spec.Tolerations[0].TolerationSeconds = ptr.To[int64](3) }, nil},
-		"deadline set":      {nil, func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](3) }, nil},
-		"deadline later":    {func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](3) }, func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](4) }, []string{"spec.activeDeadlineSeconds: Invalid value: 4: must be less than or equal to previous value"}},
-		"deadline gone":     {func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](3) }, func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = nil }, []string{"spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer to nil value"}},
-		"grace repaired":    {func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](-1) }, func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](1) }, nil},
-		"grace changed":     {nil, func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](1) }, []string{fields}},
-		"gate removed":      {gated, func(p *corev1.Pod) { p.Spec.SchedulingGates = nil }, nil},
-		"gate added":        {nil, gated, []string{"spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate 'g'"}},
+		"toleration added": {nil, func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{toleration} }, nil},
+		"toleration gone":  {func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{toleration} }, func(p *corev1.Pod) { p.Spec.Tolerations = nil }, []string{"spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"}},
+		"toleration time":  {func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{toleration} }, func(p *corev1.Pod) { p.Spec.Tolerations[0].TolerationSeconds = ptr.To[int64](3) }, nil},
+		"deadline set":     {nil, func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](3) }, nil},
+		"deadline later":   {func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](3) }, func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](4) }, []string{"spec.activeDeadlineSeconds: Invalid value: 4: must be less than or equal to previous value"}},
+		"deadline gone":    {func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](3) }, func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = nil }, []string{"spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer to nil value"}},
+		"grace repaired":   {func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](-1) }, func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](1) }, nil},
+		"grace changed":    {nil, func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](1) }, []string{fields}},
+		"gate removed":     {gated, func(p *corev1.Pod) { p.Spec.SchedulingGates = nil }, nil},
+		"gate added":       {nil, gated, []string{"spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate 'g'"}},
+		"gate added twice": {nil, func(p *corev1.Pod) {
+			gated(p)
+			p.Spec.SchedulingGates = append(p.Spec.SchedulingGates, p.Spec.SchedulingGates[0])
+		}, []string{`spec.schedulingGates[1]: Duplicate value: "g"`, "spec.schedulingGates[1].name: Forbidden: only deletion is allowed, but found new scheduling gate 'g'"}},
 		"gated selector":    {gated, func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"a": "b"} }, nil},
 		"ungated selector":  {nil, func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"a": "b"} }, []string{fields}},
 		"gated narrower":    {gated, func(p *corev1.Pod) { p.Spec.Affinity = nodeAffinity("a") }, nil},
@@ -495,6 +499,39 @@ func TestValidatePodStatusUpdate(t *testing.T) {
 			p.Status.ContainerStatuses[0].State = tc.now
 			if diff := cmp.Diff(tc.want, messages(ValidatePodStatusUpdate(p, old))); diff != "" {
 				t.Errorf("errors (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestValidatePodReports(t *testing.T) {
+	cases := map[string]struct{ spec, old, now, want string }{
+		"fine": {`{os: {name: linux}, containers: [{name: c, resources: {requests: {a.b/c: 1}, claims: [{name: k, request: r}]}}]}`, `{}`,
+			`{phase: Running, podIPs: [{ip: 10.0.0.1}, {ip: "::1"}], hostIP: 10.0.0.2, hostIPs: [{ip: 10.0.0.2}], nominatedNodeName: n, conditions: [{type: a.b/c}],
+			containerStatuses: [{name: c, user: {linux: {uid: 4294967295, gid: 2147483647}}, allocatedResourcesStatus: [{name: a.b/c, resources: [{resourceID: x, health: Healthy}]}, {name: "claim:k/r"}]}],
+			extendedResourceClaimStatus: {resourceClaimName: e, requestMappings: [{containerName: c, resourceName: a.b/c, requestName: r}]}}`, ``},
+		"class":             {``, `{qosClass: Burstable}`, `{qosClass: Guaranteed}`, `status.qosClass: Invalid value: "Guaranteed": field is immutable`},
+		"bound already":     {`{nodeName: n}`, `{}`, `{nominatedNodeName: m}`, `status.nominatedNodeName: Forbidden: may not be set on pods that are already bound to a node`},
+		"nominated still":   {`{nodeName: n}`, `{nominatedNodeName: m}`, `{nominatedNodeName: m}`, ``},
+		"generation":        {``, `{}`, `{conditions: [{type: x, observedGeneration: -1}]}`, `status.conditions[0].observedGeneration: Invalid value: -1: must be a non-negative integer`},
+		"condition type":    {``, `{}`, `{conditions: [{type: /abs}]}`, `status.conditions[0].Type: Invalid value: "/abs": prefix part must be non-empty`},
+		"address":           {``, `{podIPs: [{ip: old}]}`, `{podIPs: [{ip: new}]}`, `status.podIPs[0]: Invalid value: "new": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)`},
+		"address as it was": {``, `{podIPs: [{ip: old}]}`, `{podIPs: [{ip: old}]}`, ``},
+		"families":          {``, `{}`, `{podIPs: [{ip: 10.0.0.1}, {ip: 10.0.0.2}]}`, `status.podIPs: Invalid value: [{"ip":"10.0.0.1"},{"ip":"10.0.0.2"}]: may specify no more than one IP for each IP family`},
+		"windows user":      {`{os: {name: windows}}`, `{}`, `{containerStatuses: [{name: c, user: {linux: {}}}]}`, `status.containerStatuses[0].user.linux: Forbidden: cannot be set for a windows pod`},
+		"group":             {``, `{}`, `{initContainerStatuses: [{name: c, user: {linux: {gid: -1}}}]}`, `status.initContainerStatuses[0].user.linux.gid: Invalid value: -1: must be between 0 and 2147483647, inclusive`},
+		"ephemeral":         {``, `{}`, `{ephemeralContainerStatuses: [{name: c, allocatedResourcesStatus: [{name: x}]}]}`, `status.ephemeralContainerStatuses[0].allocatedResourcesStatus: Forbidden: must not be specified in container status`},
+		"not asked for":     {`{containers: [{name: c}]}`, `{}`, `{containerStatuses: [{name: c, allocatedResourcesStatus: [{name: x}]}]}`, `status.containerStatuses[0].allocatedResourcesStatus[0].name: Invalid value: "x": must match one of the container's resource requests`},
+		"no container":      {`{containers: [{name: c}]}`, `{}`, `{containerStatuses: [{name: d, allocatedResourcesStatus: [{name: x}]}]}`, ``},
+		"extended": {`{containers: [{name: c}]}`, `{}`, `{extendedResourceClaimStatus: {resourceClaimName: e, requestMappings: [{containerName: c, resourceName: a.b/c, requestName: r}]}}`,
+			`status.extendedResourceClaimStatus.requestMappings[0].resourceName: Invalid value: "a.b/c": must match the extended resource name of an entry in spec.initContainers.resources.requests or spec.containers.resources.requests`},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			spec := *parse[corev1.PodSpec](t, tc.spec)
+			p, old := &corev1.Pod{Spec: spec, Status: *parse[corev1.PodStatus](t, tc.now)}, &corev1.Pod{Spec: spec, Status: *parse[corev1.PodStatus](t, tc.old)}
+			if got := strings.Join(messages(ValidatePodStatusUpdate(p, old)), "; "); got != tc.want {
+				t.Errorf("got %s, want %s", got, tc.want)
 			}
 		})
 	}

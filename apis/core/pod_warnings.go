@@ -13,17 +13,29 @@ import (
 	"keelson.dev/apis/validate"
 )
 
-// warnPod warns on create, and on update only if the spec changed: what stands has been warned of before.
+// warnPod warns on create only: hardly a person updates a pod.
 func warnPod(p, old *corev1.Pod) []string {
-	if old != nil && validate.Equal(p.Spec, old.Spec) {
+	if old != nil {
 		return nil
 	}
 	var warnings []string
-	if messages := apivalidation.NameIsDNSLabel(p.Name, false); old == nil && len(messages) > 0 {
+	if messages := apivalidation.NameIsDNSLabel(p.Name, false); len(messages) > 0 {
 		warnings = append(warnings, fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; "+
 			"a DNS label is recommended: %v", messages))
 	}
 	return append(warnings, podWarnings(p.Annotations, &p.Spec, nil)...)
+}
+
+// warnPodStatus tells of addresses in a form that other software may read differently.
+func warnPodStatus(p *corev1.Pod) []string {
+	var warnings []string
+	for i, ip := range p.Status.PodIPs {
+		warnings = append(warnings, validate.WarnIP(ip.IP, statusPath.Child("podIPs").Index(i).Child("ip"))...)
+	}
+	for i, ip := range p.Status.HostIPs {
+		warnings = append(warnings, validate.WarnIP(ip.IP, statusPath.Child("hostIPs").Index(i).Child("ip"))...)
+	}
+	return warnings
 }
 
 // PodTemplateWarnings tells what is legal in a template but surely not meant. An unchanged template gives none.
@@ -198,9 +210,7 @@ func (w *warner) volumes(volumes []corev1.Volume, path *field.Path) {
 			}
 		}
 		if v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil {
-			resources := v.Ephemeral.VolumeClaimTemplate.Spec.Resources
-			w.fraction(resources.Requests, corev1.ResourceStorage, at.Child("ephemeral", "volumeClaimTemplate", "spec", "resources", "requests"))
-			w.fraction(resources.Limits, corev1.ResourceStorage, at.Child("ephemeral", "volumeClaimTemplate", "spec", "resources", "limits"))
+			w.warnings = append(w.warnings, VolumeClaimWarnings(&v.Ephemeral.VolumeClaimTemplate.Spec, at.Child("ephemeral", "volumeClaimTemplate", "spec"))...)
 		}
 		w.overlappingFiles(v)
 	}

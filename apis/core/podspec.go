@@ -18,24 +18,23 @@ import (
 // podContext is what checks deep inside a pod spec need to know of the pod around them.
 type podContext struct {
 	spec *corev1.PodSpec
-	// isPod is false for templates, where host ports need not be filled yet.
-	isPod       bool
+	// pod is nil for templates, where host ports need not be filled yet.
+	pod         *corev1.Pod
 	volumes     map[string]*corev1.Volume
 	claims      sets.Set[string] // names in spec.resourceClaims
 	gracePeriod int64
 	hostUsers   bool
 }
 
-func newPodContext(spec *corev1.PodSpec, isPod bool) *podContext {
+func newPodContext(spec *corev1.PodSpec, pod *corev1.Pod) *podContext {
 	c := &podContext{
-		spec: spec, isPod: isPod, volumes: map[string]*corev1.Volume{}, claims: sets.New[string](),
+		spec: spec, pod: pod, volumes: map[string]*corev1.Volume{}, claims: sets.New[string](),
 		gracePeriod: ptr.Deref(spec.TerminationGracePeriodSeconds, 0), hostUsers: ptr.Deref(spec.HostUsers, true),
 	}
-	for i := range spec.Volumes {
-		c.volumes[spec.Volumes[i].Name] = &spec.Volumes[i]
-	}
 	for i := range spec.ResourceClaims {
-		c.claims.Insert(spec.ResourceClaims[i].Name)
+		if name := spec.ResourceClaims[i].Name; name != "" {
+			c.claims.Insert(name)
+		}
 	}
 	return c
 }
@@ -54,16 +53,11 @@ func ValidatePodTemplateSpecUpdate(template, old *corev1.PodTemplateSpec, path *
 	errs := validate.Labels(template.Labels, path.Child("labels")) // their paths have never had the metadata in them
 	errs = append(errs, apivalidation.ValidateAnnotations(template.Annotations, path.Child("annotations"))...)
 	errs = append(errs, validatePodAnnotations(template.Annotations, &template.Spec, path.Child("annotations"))...)
-	errs = append(errs, validatePodSpec(newPodContext(&template.Spec, false), path.Child("spec"))...)
+	errs = append(errs, validatePodSpec(newPodContext(&template.Spec, nil), path.Child("spec"))...)
 	if len(template.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(path.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))
 	}
 	return errs
-}
-
-// ValidatePodSpec checks the spec of a pod.
-func ValidatePodSpec(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
-	return validatePodSpec(newPodContext(spec, true), path)
 }
 
 func validatePodSpec(c *podContext, path *field.Path) field.ErrorList {

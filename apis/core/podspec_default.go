@@ -15,14 +15,17 @@ import (
 // DefaultPod fills what a pod leaves open. Some defaults are a pod's only and do not show in templates: requests that follow from
 // limits, service links and host ports.
 func DefaultPod(p *corev1.Pod) {
+	if grace := p.Spec.TerminationGracePeriodSeconds; grace != nil && *grace < 0 {
+		p.Spec.TerminationGracePeriodSeconds = new(int64(1))
+	}
 	DefaultPodSpec(&p.Spec)
+	mirrorIP(&p.Status)
 	for i := range p.Spec.Containers {
 		requestsFromLimits(&p.Spec.Containers[i].Resources)
 	}
 	for i := range p.Spec.InitContainers {
 		requestsFromLimits(&p.Spec.InitContainers[i].Resources)
 	}
-	defaultPodLevelResources(p)
 	resource.SetDefaultPtr(&p.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
 	if p.Spec.HostNetwork {
 		hostPorts(p.Spec.Containers)
@@ -145,22 +148,8 @@ func requestsFromLimits(r *corev1.ResourceRequirements) {
 	}
 }
 
-// defaultPodLevelResources derives what the pod as a whole leaves open from its containers, but only if it says something.
-func defaultPodLevelResources(p *corev1.Pod) {
-	r := p.Spec.Resources
-	if r == nil {
-		return
-	}
-	if len(r.Requests)+len(r.Limits) > 0 {
-		r.Limits = withHugePageLimits(p)
-	}
-	if len(r.Limits) > 0 {
-		r.Requests = withPodLevelRequests(p)
-	}
-}
-
-// completePodLevelResources does more than the defaults of pods and templates: a pod that says only a part of its requests gets the
-// rest of them and its limits too, when it is made and when it is resized.
+// completePodLevelResources derives what a pod that says something as a whole leaves open from its containers, when it is made and
+// when it is resized.
 func completePodLevelResources(p *corev1.Pod) {
 	r := p.Spec.Resources
 	if r == nil || len(r.Requests)+len(r.Limits) == 0 {

@@ -15,7 +15,7 @@ import (
 // validateScheduling checks everything that decides where the pod goes and when it may go there.
 func validateScheduling(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	errs := validateAffinity(spec.Affinity, path.Child("affinity"))
-	errs = append(errs, validateSchedulingGates(spec, path)...)
+	errs = append(errs, validateSchedulingGates(spec.SchedulingGates, path.Child("schedulingGates"))...)
 	for i, gate := range spec.ReadinessGates {
 		errs = append(errs, validate.QualifiedName(string(gate.ConditionType), path.Child("readinessGates").Index(i).Child("conditionType"))...)
 	}
@@ -23,19 +23,15 @@ func validateScheduling(spec *corev1.PodSpec, path *field.Path) field.ErrorList 
 	return append(errs, validateTopologySpread(spec.TopologySpreadConstraints, path.Child("topologySpreadConstraints"))...)
 }
 
-func validateSchedulingGates(spec *corev1.PodSpec, specPath *field.Path) field.ErrorList {
+func validateSchedulingGates(gates []corev1.PodSchedulingGate, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	path := specPath.Child("schedulingGates")
 	seen := sets.New[string]()
-	for i, gate := range spec.SchedulingGates {
+	for i, gate := range gates {
 		errs = append(errs, validate.QualifiedName(gate.Name, path.Index(i))...)
 		if seen.Has(gate.Name) {
 			errs = append(errs, field.Duplicate(path.Index(i), gate.Name))
 		}
 		seen.Insert(gate.Name)
-	}
-	if len(spec.SchedulingGates) > 0 && spec.NodeName != "" {
-		errs = append(errs, field.Forbidden(specPath.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}
 	return errs
 }
@@ -89,25 +85,7 @@ func affinityTerm(term *corev1.PodAffinityTerm, path *field.Path) field.ErrorLis
 	for _, namespace := range term.Namespaces {
 		errs = append(errs, validate.ObjectName(namespace, path.Child("namespace"), apivalidation.NameIsDNSLabel)...)
 	}
-	match, mismatch := path.Child("matchLabelKeys"), path.Child("mismatchLabelKeys")
-	errs = append(errs, validate.MatchLabelKeys(term.MatchLabelKeys, term.LabelSelector, match)...)
-	errs = append(errs, validate.MatchLabelKeys(term.MismatchLabelKeys, term.LabelSelector, mismatch)...)
-	mismatched := sets.New(term.MismatchLabelKeys...)
-	used := validate.LabelKeys(term.LabelSelector)
-	for i, key := range term.MatchLabelKeys {
-		if mismatched.Has(key) {
-			errs = append(errs, field.Invalid(match.Index(i), key, "exists in both matchLabelKeys and mismatchLabelKeys"))
-		}
-		// One requirement for the key is the one that creation has merged in.
-		if used[key] > 1 {
-			errs = append(errs, field.Invalid(match.Index(i), key, "exists in both matchLabelKeys and labelSelector"))
-		}
-	}
-	for i, key := range term.MismatchLabelKeys {
-		if used[key] > 1 {
-			errs = append(errs, field.Invalid(mismatch.Index(i), key, "exists in both mismatchLabelKeys and labelSelector"))
-		}
-	}
+	errs = append(errs, validate.MatchLabelKeys(term.MatchLabelKeys, term.MismatchLabelKeys, term.LabelSelector, path)...)
 	errs = append(errs, topologyKey(term.TopologyKey, path.Child("topologyKey"))...)
 	return append(errs, validate.LabelName(term.TopologyKey, path.Child("topologyKey"))...)
 }
@@ -139,13 +117,7 @@ func validateTopologySpread(constraints []corev1.TopologySpreadConstraint, path 
 			corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
 		errs = append(errs, validate.OptionalOneOf(constraint.NodeTaintsPolicy, at.Child("nodeTaintsPolicy"),
 			corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
-		errs = append(errs, validate.MatchLabelKeys(constraint.MatchLabelKeys, constraint.LabelSelector, at.Child("matchLabelKeys"))...)
-		used := validate.LabelKeys(constraint.LabelSelector)
-		for j, key := range constraint.MatchLabelKeys {
-			if used[key] > 1 {
-				errs = append(errs, field.Invalid(at.Child("matchLabelKeys").Index(j), key, "exists in both matchLabelKeys and labelSelector"))
-			}
-		}
+		errs = append(errs, validate.MatchLabelKeys(constraint.MatchLabelKeys, nil, constraint.LabelSelector, at)...)
 		errs = append(errs, validate.LabelSelector(constraint.LabelSelector, at.Child("labelSelector"))...)
 	}
 	return errs

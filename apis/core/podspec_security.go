@@ -67,7 +67,7 @@ func validateHostPorts(c *podContext, specPath *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range c.spec.Containers {
 		for j, port := range c.spec.Containers[i].Ports {
-			if (c.isPod || port.HostPort != 0) && port.HostPort != port.ContainerPort {
+			if (c.pod != nil || port.HostPort != 0) && port.HostPort != port.ContainerPort {
 				errs = append(errs, field.Invalid(specPath.Child("containers").Index(i).Child("ports").Index(j).Child("hostPort"), port.HostPort,
 					"must match `containerPort` when `hostNetwork` is true"))
 			}
@@ -156,7 +156,7 @@ func validateSeccomp(profile *corev1.SeccompProfile, path *field.Path) field.Err
 	}
 	at := path.Child("localhostProfile")
 	if profile.Type == corev1.SeccompProfileTypeLocalhost {
-		if ptr.Deref(profile.LocalhostProfile, "") == "" {
+		if profile.LocalhostProfile == nil {
 			return field.ErrorList{field.Required(at, "must be set when seccomp type is Localhost")}
 		}
 		return validate.DescendingPath(*profile.LocalhostProfile, at)

@@ -6,8 +6,8 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -21,6 +21,12 @@ var replicationController = resource.Definition[*corev1.ReplicationController]{
 	GroupVersion: corev1.SchemeGroupVersion, Kind: "ReplicationController", NameOnce: true, Plural: "replicationcontrollers",
 	ShortNames: []string{"rc"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, OrphanDependents: true, AllowUnconditionalUpdate: true,
+	ValidateName: func(name string, prefix bool) []string {
+		if prefix {
+			return nil // only the name that becomes of it counts
+		}
+		return content.IsDNS1123Subdomain(name)
+	},
 	Default: defaultReplicationController,
 	Prepare: func(rc, _ *corev1.ReplicationController) {
 		if rc.Spec.Template != nil {
@@ -100,9 +106,8 @@ func validateReplicationControllerSpec(spec, old *corev1.ReplicationControllerSp
 	if spec.Template == nil {
 		return append(errs, field.Required(path.Child("template"), ""))
 	}
-	selector := &metav1.LabelSelector{MatchLabels: spec.Selector}
 	if !labels.SelectorFromSet(spec.Selector).Matches(labels.Set(spec.Template.Labels)) {
-		errs = append(errs, validate.SelectorMatchesTemplate(selector, spec.Template.Labels, path)...)
+		errs = append(errs, field.Invalid(path.Child("template", "metadata", "labels"), spec.Template.Labels, "`selector` does not match template `labels`"))
 	}
 	var oldTemplate *corev1.PodTemplateSpec
 	if old != nil {
@@ -162,18 +167,14 @@ func (s ReplicaStatus) Validate(path *field.Path) field.ErrorList {
 }
 
 func warnReplicationController(rc, old *corev1.ReplicationController) []string {
-	var oldTemplate *corev1.PodTemplateSpec
-	if old != nil {
-		if rc.Generation == old.Generation {
-			return nil
-		}
-		oldTemplate = old.Spec.Template
-	}
-	if rc.Spec.Template == nil {
+	path := field.NewPath("spec", "template")
+	switch {
+	case old == nil:
+		return append(DNSLabelNameWarnings(rc.Name, true), PodTemplateWarnings(rc.Spec.Template, nil, path)...)
+	case rc.Generation == old.Generation:
 		return nil
 	}
-	warnings := DNSLabelNameWarnings(rc.Name, old == nil)
-	return append(warnings, PodTemplateWarnings(rc.Spec.Template, oldTemplate, field.NewPath("spec", "template"))...)
+	return PodTemplateWarnings(old.Spec.Template, rc.Spec.Template, path) // of what is replaced, as clients have always been told
 }
 
 // DNSLabelNameWarnings tells the creator of an object with pods that its name will make odd host names.

@@ -23,8 +23,8 @@ var service = resource.Definition[*corev1.Service]{
 	AllowUnconditionalUpdate: true, ReturnDeleted: true,
 	ValidateName: apivalidation.NameIsDNSLabel,
 	Default:      defaultService,
-	Prepare:      prepareService, PrepareStatus: prepareServiceStatus,
-	Validate: validateService, ValidateUpdate: validateServiceUpdate, ValidateStatus: validateServiceStatus,
+	Prepare:      prepareService,
+	Validate:     validateService, ValidateUpdate: validateServiceUpdate, ValidateStatus: validateServiceStatus,
 	Warn: warnService,
 	Fields: map[string]func(*corev1.Service) string{
 		"spec.clusterIP": func(s *corev1.Service) string { return s.Spec.ClusterIP },

@@ -28,10 +28,6 @@ func prepareService(s, old *corev1.Service) {
 	}
 }
 
-func prepareServiceStatus(s, old *corev1.Service) {
-	s.Labels, s.OwnerReferences, s.Finalizers = old.Labels, old.OwnerReferences, old.Finalizers
-}
-
 // keepAllocated fills in allocated values that an update left out.
 func keepAllocated(spec, old *corev1.ServiceSpec) {
 	if hasClusterIP(spec) && hasClusterIP(old) {

@@ -2,7 +2,10 @@ package core
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"path"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -14,30 +17,47 @@ import (
 
 func validateVolumes(c *podContext, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	names, known := sets.New[string](), 0
+	made := claimsToMake(c)
 	for i := range c.spec.Volumes {
 		v, at := &c.spec.Volumes[i], path.Index(i)
-		switch {
-		case v.Name == "":
-			errs = append(errs, field.Required(at.Child("name"), ""))
-		case names.Has(v.Name):
-			errs = append(errs, field.Duplicate(at.Child("name"), v.Name))
-		default:
-			errs = append(errs, validate.DNSLabel(v.Name, at.Child("name"))...)
-		}
 		invalid := validateVolumeSource(&v.VolumeSource, at)
+		if v.Name == "" {
+			invalid = append(invalid, field.Required(at.Child("name"), ""))
+		} else {
+			invalid = append(invalid, validate.DNSLabel(v.Name, at.Child("name"))...)
+		}
 		if v.ISCSI != nil && v.ISCSI.InitiatorName != nil && len(v.Name+":"+v.ISCSI.TargetPortal) > longestTarget {
 			invalid = append(invalid, field.Invalid(at.Child("name"), v.Name, longTarget))
 		}
-		if before := len(errs); len(invalid) > 0 || before > known {
-			delete(c.volumes, v.Name) // mounts of it find nothing
-		} else {
-			names.Insert(v.Name)
+		if claim := made[v.Name]; v.Ephemeral != nil && claim != "" {
+			for _, message := range apivalidation.NameIsDNSSubdomain(claim, false) {
+				invalid = append(invalid, field.Invalid(at.Child("name"), v.Name, fmt.Sprintf("PVC name %q: %v", claim, message)))
+			}
+		}
+		if c.volumes[v.Name] != nil {
+			invalid = append(invalid, field.Duplicate(at.Child("name"), v.Name))
+		}
+		if len(invalid) == 0 {
+			c.volumes[v.Name] = v // mounts of others find nothing
 		}
 		errs = append(errs, invalid...)
-		known = len(errs)
+		if source := v.PersistentVolumeClaim; source != nil && slices.Contains(slices.Collect(maps.Values(made)), source.ClaimName) {
+			errs = append(errs, field.Invalid(at.Child("persistentVolumeClaim", "claimName"), source.ClaimName,
+				"must not reference a PVC that gets created for an ephemeral volume"))
+		}
 	}
 	return errs
+}
+
+// claimsToMake names the claim that is made for each ephemeral volume of a pod, by the name of the volume.
+func claimsToMake(c *podContext) map[string]string {
+	claims := map[string]string{}
+	for i := range c.spec.Volumes {
+		if v := &c.spec.Volumes[i]; v.Ephemeral != nil && v.Name != "" && c.pod != nil && c.pod.Name != "" {
+			claims[v.Name] = c.pod.Name + "-" + v.Name
+		}
+	}
+	return claims
 }
 
 // sourceCheck is one type of volume: its field, whether it is used, and its rules.
@@ -298,8 +318,8 @@ func validateVolumeDevices(c *podContext, container *corev1.Container, fieldPath
 		if places.Has(device.DevicePath) {
 			errs = append(errs, field.Invalid(at.Child("devicePath"), device.DevicePath, "must be unique"))
 		}
-		if device.DevicePath != "" {
-			errs = append(errs, validate.NoBacksteps(device.DevicePath, at.Child("devicePath"))...)
+		if len(validate.NoBacksteps(device.DevicePath, at)) > 0 {
+			errs = append(errs, field.Invalid(at.Child("devicePath"), device.DevicePath, "can not contain backsteps ('..')"))
 		}
 		if mounts.Has(device.Name) {
 			errs = append(errs, field.Invalid(at.Child("name"), device.Name, "must not already exist in volumeMounts"))

@@ -5,7 +5,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/apis/certificates"
@@ -95,8 +97,13 @@ func validateTrustBundleProjection(p *corev1.ClusterTrustBundleProjection, path 
 		errs = append(errs, field.Invalid(path, p, "only one of name and signerName may be used"))
 	case p.Name == nil && p.SignerName == nil:
 		errs = append(errs, field.Required(path, "either name or signerName must be specified"))
-	case p.Name != nil && *p.Name == "":
-		errs = append(errs, field.Required(path.Child("name"), "must be a valid object name"))
+	case p.Name != nil:
+		if *p.Name == "" {
+			errs = append(errs, field.Required(path.Child("name"), "must be a valid object name"))
+		}
+		for _, message := range certificates.ValidateTrustBundleName(*p.Name) {
+			errs = append(errs, field.Invalid(path.Child("name"), *p.Name, "not a valid clustertrustbundlename: "+message))
+		}
 	case p.SignerName != nil:
 		if *p.SignerName == "" {
 			errs = append(errs, field.Required(path.Child("signerName"), "must be a valid signer name"))
@@ -123,6 +130,12 @@ func validateCertificateProjection(p *corev1.PodCertificateProjection, path *fie
 		errs = append(errs, field.Required(path.Child("signerName"), ""))
 	} else {
 		errs = append(errs, certificates.ValidateSignerName(path.Child("signerName"), p.SignerName)...)
+	}
+	for _, key := range sortedKeys(p.UserAnnotations) {
+		errs = append(errs, validation.IsDomainPrefixedKey(path.Child("userAnnotations"), strings.ToLower(key))...)
+	}
+	if apivalidation.ValidateAnnotationsSize(p.UserAnnotations) != nil {
+		errs = append(errs, field.TooLong(path.Child("userAnnotations"), "", apivalidation.TotalAnnotationSizeLimitB))
 	}
 	errs = append(errs, validate.OneOf(p.KeyType, path.Child("keyType"), certificateKeyTypes...)...)
 	if seconds := p.MaxExpirationSeconds; seconds != nil {

@@ -49,6 +49,8 @@ type Definition[T Object] struct {
 	// PrepareStatus does the same for updates of /status. The generic strategy has already restored everything but metadata and
 	// status: upstream lets /status change annotations and mostly labels too, so a kind that does not restores them here.
 	PrepareStatus func(obj, old T)
+	// StatusFixes names the parts of metadata that updates of /status leave as they are, for example ownerReferences of pods.
+	StatusFixes []string
 	// Validate checks an object on create; on update it is followed by ValidateUpdate. Metadata has been checked already.
 	Validate func(obj T) field.ErrorList
 	// ValidateUpdate checks what may change, immutable fields first of all. Where it is set, Validate is not called on update
@@ -69,6 +71,10 @@ type Definition[T Object] struct {
 
 	// Columns are what kubectl get prints, as upstream prints them; nil means Name and Age.
 	Columns []Column[T]
+	// RowConditions marks the object's row, for example as completed.
+	RowConditions func(obj T) []metav1.TableRowCondition
+	// WarnStatus returns warnings about an update of /status.
+	WarnStatus func(obj T) []string
 	// Fields are the selectable fields besides metadata.name and metadata.namespace.
 	Fields map[string]func(obj T) string
 	// Index names one of Fields to be indexed in the watch cache, for example spec.nodeName of pods.
@@ -141,7 +147,10 @@ type Resource struct {
 	ValidateServed           map[schema.GroupVersion]func(obj, old Object) field.ErrorList
 	ValidateName             func(name string, prefix bool) []string
 	Warn                     func(obj, old Object) []string
+	StatusFixes              []string
 	Columns                  []Column[Object]
+	RowConditions            func(obj Object) []metav1.TableRowCondition
+	WarnStatus               func(obj Object) []string
 	Fields                   map[string]func(obj Object) string
 	Index                    string
 	Scale                    *Scale[Object]
@@ -170,7 +179,7 @@ func (d *Definition[T]) Resource() *Resource {
 		ShortNames: d.ShortNames, Categories: d.Categories, Namespaced: d.Namespaced, KeyPrefix: d.KeyPrefix,
 		HasStatus: d.HasStatus, Index: d.Index, ValidateName: d.ValidateName,
 		StatusOnCreate: d.StatusOnCreate, OrphanDependents: d.OrphanDependents, OrphanWarning: d.OrphanWarning,
-		ReturnDeleted: d.ReturnDeleted, LateGeneration: d.LateGeneration, NameOnce: d.NameOnce, AnyFinalizer: d.AnyFinalizer,
+		StatusFixes: d.StatusFixes, ReturnDeleted: d.ReturnDeleted, LateGeneration: d.LateGeneration, NameOnce: d.NameOnce, AnyFinalizer: d.AnyFinalizer,
 		AllowCreateOnUpdate: d.AllowCreateOnUpdate, AllowUnconditionalUpdate: d.AllowUnconditionalUpdate,
 
 		New:            func() Object { return reflect.New(elem).Interface().(Object) },
@@ -183,6 +192,8 @@ func (d *Definition[T]) Resource() *Resource {
 		ValidateServed: eraseServed(d.ValidateServed),
 		Warn:           eraseTwo(d.Warn),
 		Columns:        eraseColumns(d.Columns),
+		RowConditions:  eraseGet(d.RowConditions),
+		WarnStatus:     eraseGet(d.WarnStatus),
 		Fields:         eraseFields(d.Fields),
 		Scale:          eraseScale(d.Scale),
 		Grace:          eraseGrace(d.Grace),

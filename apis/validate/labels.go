@@ -1,9 +1,12 @@
 package validate
 
 import (
+	"slices"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -28,24 +31,25 @@ func LabelSelector(selector *metav1.LabelSelector, path *field.Path) field.Error
 	return metav1validation.ValidateLabelSelector(selector, metav1validation.LabelSelectorValidationOptions{}, path)
 }
 
-// WorkloadSelector checks the selector of a controller: present, not empty, and matching its own template.
-func WorkloadSelector(selector *metav1.LabelSelector, templateLabels map[string]string, specPath *field.Path, kind string) field.ErrorList {
+// WorkloadSelector checks the selector of a controller: present, not empty, and matching its own template. invalid is what is said of
+// one that cannot be parsed.
+func WorkloadSelector(selector *metav1.LabelSelector, templateLabels map[string]string, specPath *field.Path, kind, invalid string) field.ErrorList {
 	path := specPath.Child("selector")
 	if selector == nil { // an absent selector matches nothing, and both errors are told
-		return append(field.ErrorList{field.Required(path, "")}, SelectorMatchesTemplate(selector, templateLabels, specPath)...)
+		return append(field.ErrorList{field.Required(path, "")}, selectorMatchesTemplate(selector, templateLabels, specPath, invalid)...)
 	}
 	errs := LabelSelector(selector, path)
 	if len(selector.MatchLabels)+len(selector.MatchExpressions) == 0 {
 		errs = append(errs, field.Invalid(path, selector, "empty selector is invalid for "+kind))
 	}
-	return append(errs, SelectorMatchesTemplate(selector, templateLabels, specPath)...)
+	return append(errs, selectorMatchesTemplate(selector, templateLabels, specPath, invalid)...)
 }
 
-// SelectorMatchesTemplate demands that pods of the template are selected; an empty selector is left to others to reject.
-func SelectorMatchesTemplate(selector *metav1.LabelSelector, templateLabels map[string]string, specPath *field.Path) field.ErrorList {
+// selectorMatchesTemplate demands that pods of the template are selected; an empty selector is left to others to reject.
+func selectorMatchesTemplate(selector *metav1.LabelSelector, templateLabels map[string]string, specPath *field.Path, invalid string) field.ErrorList {
 	parsed, err := metav1.LabelSelectorAsSelector(selector)
 	if err != nil {
-		return field.ErrorList{field.Invalid(specPath.Child("selector"), selector, "invalid label selector")}
+		return field.ErrorList{field.Invalid(specPath.Child("selector"), selector, invalid)}
 	}
 	if parsed.Empty() || parsed.Matches(labels.Set(templateLabels)) {
 		return nil
@@ -54,23 +58,29 @@ func SelectorMatchesTemplate(selector *metav1.LabelSelector, templateLabels map[
 	return field.ErrorList{field.Invalid(path, templateLabels, "`selector` does not match template `labels`")}
 }
 
-// LabelKeys counts how often a selector names each key.
-func LabelKeys(selector *metav1.LabelSelector) map[string]int {
-	count := map[string]int{}
-	if selector == nil {
-		return count
+// MatchLabelKeys checks the label keys whose values a pod adds to a selector on its own; path is that of what has them.
+func MatchLabelKeys(match, mismatch []string, selector *metav1.LabelSelector, path *field.Path) field.ErrorList {
+	errs := labelKeys(match, selector, path.Child("matchLabelKeys"))
+	errs = append(errs, labelKeys(mismatch, selector, path.Child("mismatchLabelKeys"))...)
+	if selector != nil {
+		named := sets.KeySet(selector.MatchLabels)
+		for _, expression := range selector.MatchExpressions {
+			// One requirement for the key is the one that creation has merged in.
+			if i := slices.Index(match, expression.Key); i >= 0 && named.Has(expression.Key) {
+				errs = append(errs, field.Invalid(path.Index(i), expression.Key, "exists in both matchLabelKeys and labelSelector"))
+			}
+			named.Insert(expression.Key)
+		}
 	}
-	for key := range selector.MatchLabels {
-		count[key]++
+	for i, key := range match {
+		if slices.Contains(mismatch, key) {
+			errs = append(errs, field.Invalid(path.Child("matchLabelKeys").Index(i), key, "exists in both matchLabelKeys and mismatchLabelKeys"))
+		}
 	}
-	for _, expression := range selector.MatchExpressions {
-		count[expression.Key]++
-	}
-	return count
+	return errs
 }
 
-// MatchLabelKeys checks the label keys whose values a pod adds to a selector on its own.
-func MatchLabelKeys(keys []string, selector *metav1.LabelSelector, path *field.Path) field.ErrorList {
+func labelKeys(keys []string, selector *metav1.LabelSelector, path *field.Path) field.ErrorList {
 	if len(keys) == 0 {
 		return nil
 	}

@@ -17,13 +17,20 @@ func NodeSelector(selector *corev1.NodeSelector, path *field.Path) field.ErrorLi
 	}
 	var errs field.ErrorList
 	for i := range selector.NodeSelectorTerms {
-		errs = append(errs, NodeSelectorTerm(&selector.NodeSelectorTerms[i], termsPath.Index(i))...)
+		term, at := &selector.NodeSelectorTerms[i], termsPath.Index(i)
+		errs = append(errs, nodeSelectorTerm(term, at)...)
+		for j := range term.MatchExpressions {
+			for k, value := range term.MatchExpressions[j].Values {
+				errs = append(errs, LabelValue(value, at.Child("matchExpressions").Index(j).Child("values").Index(k))...)
+			}
+		}
 	}
 	return errs
 }
 
-// NodeSelectorTerm checks one alternative of a node selector.
-func NodeSelectorTerm(term *corev1.NodeSelectorTerm, path *field.Path) field.ErrorList {
+// nodeSelectorTerm checks one alternative of a node selector, but for the values of labels: what is only preferred may name some that
+// no node can have.
+func nodeSelectorTerm(term *corev1.NodeSelectorTerm, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range term.MatchExpressions {
 		errs = append(errs, nodeLabelRequirement(&term.MatchExpressions[i], path.Child("matchExpressions").Index(i))...)
@@ -39,7 +46,7 @@ func PreferredNodeTerms(terms []corev1.PreferredSchedulingTerm, path *field.Path
 	var errs field.ErrorList
 	for i := range terms {
 		errs = append(errs, Weight(terms[i].Weight, path.Index(i).Child("weight"))...)
-		errs = append(errs, NodeSelectorTerm(&terms[i].Preference, path.Index(i).Child("preference"))...)
+		errs = append(errs, nodeSelectorTerm(&terms[i].Preference, path.Index(i).Child("preference"))...)
 	}
 	return errs
 }
@@ -71,11 +78,7 @@ func nodeLabelRequirement(requirement *corev1.NodeSelectorRequirement, path *fie
 	default:
 		errs = append(errs, field.Invalid(path.Child("operator"), requirement.Operator, "not a valid selector operator"))
 	}
-	errs = append(errs, LabelName(requirement.Key, path.Child("key"))...)
-	for i, value := range requirement.Values {
-		errs = append(errs, LabelValue(value, valuesPath.Index(i))...)
-	}
-	return errs
+	return append(errs, LabelName(requirement.Key, path.Child("key"))...)
 }
 
 // nodeFieldRequirement knows one field, the node's name, and two operators.

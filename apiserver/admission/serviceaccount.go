@@ -43,17 +43,24 @@ func serviceAccount(d dependencies) hooks {
 			return account, nil
 		}
 		account, err := d.client.CoreV1().ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
-		if !apierrors.IsNotFound(err) || name != defaultAccount {
+		missing := apierrors.NewNotFound(corev1.Resource("serviceaccount"), name)
+		switch {
+		case !apierrors.IsNotFound(err):
 			return account, err
+		case name != defaultAccount:
+			return nil, missing
 		}
 		// Whoever makes a namespace and a pod in it at once should not have to know about the controller in between. The cache is
 		// fed by a watch, so looking into it again is cheap.
-		found := err
-		_ = wait.PollUntilContextTimeout(ctx, accountRetry, accountWait, false, func(context.Context) (bool, error) {
-			account, found = lister.ServiceAccounts(namespace).Get(name)
-			return found == nil, nil
+		err = wait.PollUntilContextTimeout(ctx, accountRetry, accountWait, false, func(context.Context) (bool, error) {
+			found, err := lister.ServiceAccounts(namespace).Get(name)
+			account = found
+			return err == nil, nil
 		})
-		return account, found
+		if err != nil {
+			return nil, missing
+		}
+		return account, nil
 	}
 	return hooks{
 		synced: []cache.InformerSynced{informer.Informer().HasSynced},

@@ -24,6 +24,9 @@ func newStatusStrategy(main *strategy) *statusStrategy {
 	for _, name := range main.shape.names {
 		paths = append(paths, fieldpath.MakePathOrDie(name))
 	}
+	for _, name := range main.row.StatusFixes {
+		paths = append(paths, fieldpath.MakePathOrDie("metadata", name))
+	}
 	return &statusStrategy{strategy: main, statusReset: resetFields(main.row, fieldpath.NewSet(paths...))}
 }
 
@@ -39,23 +42,35 @@ func (s *statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Se
 func (s *statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	typed, typedOld := obj.(resource.Object), old.(resource.Object)
 	s.shape.copyRest(typed, typedOld)
+	for _, name := range s.row.StatusFixes {
+		metadataParts[name](typed, typedOld)
+	}
 	if s.row.PrepareStatus != nil {
 		s.row.PrepareStatus(typed, typedOld)
 	}
 }
 
+// metadataParts restore what a row names in StatusFixes.
+var metadataParts = map[string]func(obj, old resource.Object){
+	"deletionTimestamp": func(obj, old resource.Object) { obj.SetDeletionTimestamp(old.GetDeletionTimestamp()) },
+	"labels":            func(obj, old resource.Object) { obj.SetLabels(old.GetLabels()) },
+	"ownerReferences":   func(obj, old resource.Object) { obj.SetOwnerReferences(old.GetOwnerReferences()) },
+}
+
 // ValidateUpdate implements rest.RESTUpdateStrategy.
 func (s *statusStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	errs := s.validateFinalizers(obj.(resource.Object))
 	if s.row.ValidateStatus == nil {
-		return errs
+		return nil
 	}
-	return append(errs, s.row.ValidateStatus(obj.(resource.Object), old.(resource.Object))...)
+	return append(s.validateFinalizers(obj.(resource.Object)), s.row.ValidateStatus(obj.(resource.Object), old.(resource.Object))...)
 }
 
 // WarningsOnUpdate implements rest.RESTUpdateStrategy: what is wrong with the rest is not this client's doing.
-func (s *statusStrategy) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
-	return nil
+func (s *statusStrategy) WarningsOnUpdate(_ context.Context, obj, _ runtime.Object) []string {
+	if s.row.WarnStatus == nil {
+		return nil
+	}
+	return s.row.WarnStatus(obj.(resource.Object))
 }
 
 // Partial serves a part of an object (status, finalize, ephemeralcontainers, ...): it can be read and updated, nothing else.

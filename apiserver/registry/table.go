@@ -16,10 +16,11 @@ import (
 type table struct {
 	columns     []resource.Column[resource.Object]
 	definitions []metav1.TableColumnDefinition
+	conditions  func(resource.Object) []metav1.TableRowCondition // of a row; nil: none
 }
 
 func newTable(row *resource.Resource) *table {
-	t := &table{columns: row.Columns}
+	t := &table{columns: row.Columns, conditions: row.RowConditions}
 	if t.columns == nil {
 		t.columns = resource.Columns[resource.Object]()
 	}
@@ -67,6 +68,9 @@ func (t *table) add(out *metav1.Table, obj runtime.Object) error {
 	row := metav1.TableRow{Cells: make([]any, len(t.columns)), Object: runtime.RawExtension{Object: obj}}
 	for i, c := range t.columns {
 		row.Cells[i] = cell(c.Get(typed))
+	}
+	if t.conditions != nil {
+		row.Conditions = t.conditions(typed)
 	}
 	out.Rows = append(out.Rows, row)
 	return nil

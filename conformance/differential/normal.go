@@ -19,7 +19,7 @@ var (
 	index       = regexp.MustCompile(`\[\d+\]`)
 	address     = regexp.MustCompile(`(127\.0\.0|192\.0\.2)\.1:\d+`)
 	// Upstream prints values of its internal types, which have other names for the fields.
-	printed    = regexp.MustCompile(`(?s)(Invalid|Duplicate) value: (\{.*\}|\[.*\]|\{.*\}$)`)
+	printed    = regexp.MustCompile(`(?s)(Invalid|Duplicate|Unsupported) value: (\{.*\}|\[.*\]|\{.*\}$)`)
 	patched    = regexp.MustCompile(`(?s)^Invalid value: ".*": `)
 	difference = regexp.MustCompile(`(?s)\n@@.*$`)
 )
@@ -113,7 +113,7 @@ func clean(v any) any {
 			case "managedFields":
 				value = cleanManagers(value)
 			}
-			out[key] = clean(value)
+			out[tokenVolume.ReplaceAllString(key, "kube-api-access-<random>")] = clean(value)
 		}
 		return out
 	case []any:

@@ -17,13 +17,14 @@ import (
 
 // acceptance is a difference that stays, and why.
 type acceptance struct {
-	// Subject and Difference are regular expressions; a difference is accepted if both match.
+	// Subject, Request and Difference are regular expressions; a difference is accepted if all match.
 	Subject    string `json:"subject,omitempty"`
+	Request    string `json:"request,omitempty"`
 	Difference string `json:"difference"`
 	Reason     string `json:"reason"`
 
-	subject, difference *regexp.Regexp
-	used                bool
+	subject, request, difference *regexp.Regexp
+	used                         bool
 }
 
 func readAccepted(file string) ([]*acceptance, error) {
@@ -39,10 +40,11 @@ func readAccepted(file string) ([]*acceptance, error) {
 		if a.Reason == "" {
 			return nil, fmt.Errorf("%s: %q has no reason", file, a.Difference)
 		}
-		var err, err2 error
+		var err, err2, err3 error
 		a.subject, err = regexp.Compile(a.Subject)
-		a.difference, err2 = regexp.Compile(a.Difference)
-		if err := errors.Join(err, err2); err != nil {
+		a.request, err2 = regexp.Compile(a.Request)
+		a.difference, err3 = regexp.Compile(a.Difference)
+		if err := errors.Join(err, err2, err3); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}
@@ -80,7 +82,7 @@ func (r *report) add(subject, example string, lines []string) {
 		r.stages, r.found = map[string]int{}, map[string]*finding{}
 	}
 	r.stages[subject]++
-	lines = slices.DeleteFunc(lines, func(line string) bool { return r.tolerate(subject, line) })
+	lines = slices.DeleteFunc(lines, func(line string) bool { return r.tolerate(subject, example, line) })
 	if len(lines) == 0 {
 		return
 	}
@@ -92,9 +94,9 @@ func (r *report) add(subject, example string, lines []string) {
 	r.found[key].count++
 }
 
-func (r *report) tolerate(subject, line string) bool {
+func (r *report) tolerate(subject, request, line string) bool {
 	for _, a := range r.accepted {
-		if a.subject.MatchString(subject) && a.difference.MatchString(line) {
+		if a.subject.MatchString(subject) && a.request.MatchString(request) && a.difference.MatchString(line) {
 			a.used = true
 			r.tolerated++
 			return true

@@ -62,11 +62,15 @@ func selectorMatchesTemplate(selector *metav1.LabelSelector, templateLabels map[
 func MatchLabelKeys(match, mismatch []string, selector *metav1.LabelSelector, path *field.Path) field.ErrorList {
 	errs := labelKeys(match, selector, path.Child("matchLabelKeys"))
 	errs = append(errs, labelKeys(mismatch, selector, path.Child("mismatchLabelKeys"))...)
+	last := map[string]int{}
+	for i, key := range match {
+		last[key] = i
+	}
 	if selector != nil {
 		named := sets.KeySet(selector.MatchLabels)
 		for _, expression := range selector.MatchExpressions {
 			// One requirement for the key is the one that creation has merged in.
-			if i := slices.Index(match, expression.Key); i >= 0 && named.Has(expression.Key) {
+			if i, ok := last[expression.Key]; ok && named.Has(expression.Key) {
 				errs = append(errs, field.Invalid(path.Index(i), expression.Key, "exists in both matchLabelKeys and labelSelector"))
 			}
 			named.Insert(expression.Key)

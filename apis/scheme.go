@@ -117,15 +117,25 @@ func addDefaulting(scheme *runtime.Scheme, row *resource.Resource) {
 	})
 }
 
-// addFieldLabels lets field selectors name the row's fields; any other is refused, which clients see as 400.
+// addFieldLabels lets field selectors name the row's fields; any other is refused, which clients see as 400. Kinds without fields
+// of their own keep the library's answer. Upstream words the refusal differently for two kinds.
 func addFieldLabels(scheme *runtime.Scheme, row *resource.Resource) {
+	if len(row.Fields) == 0 {
+		return
+	}
+	refusal := map[string]string{
+		"Job": "field label %q not supported for Job", "ResourceSlice": "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: %s",
+	}[row.Kind]
+	if refusal == "" {
+		refusal = "field label not supported: %s"
+	}
 	labels := []string{"metadata.name", "metadata.namespace"}
 	for name := range row.Fields {
 		labels = append(labels, name)
 	}
 	convert := func(label, value string) (string, string, error) {
 		if !slices.Contains(labels, label) {
-			return "", "", fmt.Errorf("field label not supported: %s", label)
+			return "", "", fmt.Errorf(refusal, label)
 		}
 		return label, value, nil
 	}

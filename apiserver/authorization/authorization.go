@@ -13,7 +13,6 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	authorizationcel "k8s.io/apiserver/pkg/authorization/cel"
-	"k8s.io/apiserver/pkg/authorization/path"
 	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/client-go/informers"
 
@@ -35,8 +34,6 @@ type Config struct {
 	Modes []string // in order; empty means Node, RBAC
 	// Informers is where roles, bindings, pods and volumes come from. Build the factory with Transform.
 	Informers informers.SharedInformerFactory
-	// AlwaysAllowPaths are open to every authenticated or anonymous user.
-	AlwaysAllowPaths []string
 
 	// ConfigFile is an AuthorizationConfiguration, which takes the place of Modes and is reloaded when it changes.
 	ConfigFile string
@@ -72,14 +69,9 @@ func New(ctx context.Context, cfg Config) (*Authorization, error) {
 		ModeAlwaysAllow: {authorizerfactory.NewAlwaysAllowAuthorizer(), authorizerfactory.NewAlwaysAllowAuthorizer()},
 		ModeAlwaysDeny:  {authorizerfactory.NewAlwaysDenyAuthorizer(), authorizerfactory.NewAlwaysDenyAuthorizer()},
 	}
-	open, err := path.NewAuthorizer(cfg.AlwaysAllowPaths)
-	if err != nil {
-		return nil, fmt.Errorf("set up open paths: %w", err)
-	}
 	all, err := (&builder{
 		first: []union.NamedAuthorizer{
 			{AuthorizerName: "system-masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
-			{AuthorizerName: "open-paths", Authorizer: open},
 		},
 		builtin: built, dial: cfg.Dial, compiler: sync.OnceValue(authorizationcel.NewDefaultCompiler),
 	}).newReloadable(ctx, cfg)

@@ -61,7 +61,6 @@ func TestModes(t *testing.T) {
 		want             authorizer.Decision
 	}{
 		"masters":            {nil, "root", "delete", "", []string{"system:masters"}, authorizer.DecisionAllow},
-		"open path":          {nil, "anyone", "get", "/readyz", nil, authorizer.DecisionAllow},
 		"other path":         {nil, "anyone", "get", "/metrics", nil, authorizer.DecisionNoOpinion},
 		"role":               {nil, "alice", "get", "", nil, authorizer.DecisionAllow},
 		"no role":            {nil, "bob", "get", "", nil, authorizer.DecisionNoOpinion},
@@ -72,7 +71,7 @@ func TestModes(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			a := newAuthorization(t, Config{Modes: c.modes, AlwaysAllowPaths: []string{"/readyz"}})
+			a := newAuthorization(t, Config{Modes: c.modes})
 			if got := a.decides(c.name, c.groups, c.verb, c.path); got != c.want {
 				t.Errorf("got %v, want %v", got, c.want)
 			}

@@ -42,7 +42,10 @@ func newLocalSubjectAccessReview(auth authorizer.UnconditionalAuthorizer) rest.S
 			errs := validateSubject(in.Spec, spec)
 			meta := in.ObjectMeta
 			meta.Namespace = ""
-			errs = append(errs, validateNoMetadata(meta)...)
+			for _, err := range validateNoMetadata(meta) {
+				err.Detail += " except for namespace"
+				errs = append(errs, err)
+			}
 			if in.Spec.ResourceAttributes != nil && in.Spec.ResourceAttributes.Namespace != in.Namespace {
 				errs = append(errs, field.Invalid(spec.Child("resourceAttributes", "namespace"), in.Spec.ResourceAttributes.Namespace, "must match metadata.namespace"))
 			}
@@ -94,7 +97,7 @@ func newSelfSubjectRulesReview(rules authorizer.RuleResolver) rest.Storage {
 			if in.Spec.Namespace == "" {
 				return apierrors.NewBadRequest("no namespace on request")
 			}
-			in.Status = listRules(ctx, rules, who, in.Spec.Namespace)
+			*in = authorizationv1.SelfSubjectRulesReview{Status: listRules(ctx, rules, who, in.Spec.Namespace)}
 			return nil
 		},
 	}
@@ -160,15 +163,14 @@ func validateSubject(in authorizationv1.SubjectAccessReviewSpec, path *field.Pat
 }
 
 func validateAttributes(resource *authorizationv1.ResourceAttributes, other *authorizationv1.NonResourceAttributes, path *field.Path) field.ErrorList {
-	switch {
-	case resource != nil && other != nil:
-		return field.ErrorList{field.Invalid(path.Child("nonResourceAttributes"), other, "cannot be specified in combination with resourceAttributes")}
-	case resource == nil && other == nil:
-		return field.ErrorList{field.Invalid(path.Child("resourceAttributes"), resource, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
-	case resource != nil:
-		return validateSelectors(resource, path.Child("resourceAttributes"))
+	var errs field.ErrorList
+	if (resource == nil) == (other == nil) {
+		errs = field.ErrorList{field.Invalid(path, other, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
 	}
-	return nil
+	if resource != nil {
+		errs = append(errs, validateSelectors(resource, path.Child("resourceAttributes"))...)
+	}
+	return errs
 }
 
 // validateNoMetadata refuses metadata, except for what clients such as kubectl apply leave behind.

@@ -63,7 +63,7 @@ func (r *review[T]) Create(ctx context.Context, obj runtime.Object, validate res
 	}
 	if r.validate != nil {
 		if errs := r.validate(ctx, in); len(errs) != 0 {
-			return nil, apierrors.NewInvalid(r.kind, "", errs)
+			return nil, apierrors.NewInvalid(schema.GroupKind{Group: r.kind.Group}, "", errs) // upstream names no kind
 		}
 	}
 	if validate != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -131,14 +132,14 @@ type priority struct{ group, version int32 }
 // groupPriorities follows the order of apis.Groups, in upstream's range of numbers.
 func groupPriorities() map[schema.GroupVersion]priority {
 	const first, step = 18000, 50
-	priorities := map[schema.GroupVersion]priority{
-		apiextensionsv1.SchemeGroupVersion: {16700, 15},
-	}
+	priorities := map[schema.GroupVersion]priority{}
 	for i, group := range apis.Groups() {
 		for j, version := range group.Versions {
 			priorities[version.GroupVersion] = priority{int32(first - step*i), int32(15 * (len(group.Versions) - j))}
 		}
 	}
+	// Of two groups with the same number the names decide.
+	priorities[apiextensionsv1.SchemeGroupVersion] = priorities[admissionregistrationv1.SchemeGroupVersion]
 	return priorities
 }
 

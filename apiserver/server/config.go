@@ -104,6 +104,7 @@ func (c *config) applyServing() error {
 		return fmt.Errorf("apply server options: %w", err)
 	}
 	c.applyMetrics()
+	c.generic.Flagz = o.Flagz
 	c.generic.EffectiveVersion = effectiveVersion{c.generic.EffectiveVersion}
 	if o.ServerID != "" {
 		c.generic.APIServerID = o.ServerID

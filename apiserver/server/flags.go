@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apiserver/pkg/server/flagz"
 	cliflag "k8s.io/component-base/cli/flag"
 	utilnet "k8s.io/utils/net"
 
@@ -16,6 +17,7 @@ import (
 // AddFlags registers kube-apiserver's flags, and --data-dir and --etcd-* for the embedded etcd.
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	features.Register()
+	o.Flagz = flagz.NamedFlagSetsReader{FlagSets: cliflag.NamedFlagSets{FlagSets: map[string]*pflag.FlagSet{"apiserver": fs}}}
 	o.Run.AddUniversalFlags(fs)
 	o.Serving.AddFlags(fs)
 	o.Audit.AddFlags(fs)

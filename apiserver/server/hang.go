@@ -142,7 +142,7 @@ func (c *config) newSubresources(kinds kinds, served storages) error {
 		return err
 	}
 	more := subresources.Storages(subresources.Config{
-		Kinds: kinds, Kubelet: kubelet, Slices: c.slices, Dial: cfg.Dial,
+		Kinds: kinds, Kubelet: kubelet, Slices: c.slices, Dial: cfg.Dial, Checks: c.generic.HealthzChecks,
 		Authorizer: c.generic.Authorization.Authorizer, MaxBytesPerSecond: c.options.MaxConnectionBytesPerSec,
 	})
 	for gv, storages := range more {

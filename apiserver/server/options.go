@@ -10,6 +10,7 @@ import (
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apiserver/pkg/server/flagz"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/client-go/rest"
@@ -63,6 +64,8 @@ type Options struct {
 	ServerID string
 	// PeerCAFile is refused: requests are not passed on to servers of another version.
 	PeerCAFile string
+	// Flagz, if set, tells the flags' values at /flagz.
+	Flagz flagz.Reader
 	// EnableLogsHandler serves the files of /var/log.
 	EnableLogsHandler bool
 

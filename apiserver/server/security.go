@@ -175,7 +175,6 @@ func (s *security) authorize(ctx context.Context, c *config) error {
 	}
 	auth, err := authorization.New(ctx, authorization.Config{
 		Modes: a.Modes, Informers: c.informers, ConfigFile: a.ConfigFile, Dial: dial, APIServerID: c.generic.APIServerID,
-		AlwaysAllowPaths: []string{"/healthz", "/livez", "/readyz"},
 		Webhook: authorization.WebhookConfig{
 			KubeconfigFile: a.WebhookConfigFile, Version: a.WebhookVersion,
 			AuthorizedTTL: a.WebhookCacheAuthorizedTTL, UnauthorizedTTL: a.WebhookCacheUnauthorizedTTL,
@@ -201,6 +200,6 @@ func (s *security) publishKeys(c *config, server *genericapiserver.GenericAPISer
 	if err != nil {
 		return fmt.Errorf("--service-account-issuer: %w", err)
 	}
-	discovery.Install(server.Handler.NonGoRestfulMux)
+	discovery.Install(server.Handler.GoRestfulContainer)
 	return nil
 }

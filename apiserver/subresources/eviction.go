@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -32,12 +33,16 @@ const maxDisrupted = 2000
 // evictionBackoff is for two evictions that meet at one budget.
 var evictionBackoff = retry.DefaultRetry
 
+// oldPolicy is a version of Eviction with the same fields.
+var oldPolicy = schema.GroupVersion{Group: policyv1.GroupName, Version: "v1beta1"}
+
 // eviction deletes a pod if its disruption budget allows that.
 type eviction struct{ pods, budgets *registry.Kind }
 
 var (
 	_ rest.NamedCreater             = &eviction{}
 	_ rest.GroupVersionKindProvider = &eviction{}
+	_ rest.GroupVersionAcceptor     = &eviction{}
 )
 
 // New implements rest.Storage.
@@ -49,6 +54,11 @@ func (e *eviction) Destroy() {}
 // GroupVersionKind implements rest.GroupVersionKindProvider.
 func (e *eviction) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKind {
 	return policyv1.SchemeGroupVersion.WithKind("Eviction")
+}
+
+// AcceptsGroupVersion implements rest.GroupVersionAcceptor: old clients still send the version that is not served any more.
+func (e *eviction) AcceptsGroupVersion(gv schema.GroupVersion) bool {
+	return gv == policyv1.SchemeGroupVersion || gv == oldPolicy
 }
 
 // Create evicts the pod of that name.
@@ -214,8 +224,10 @@ func (e *eviction) budgetOf(ctx context.Context, pod *corev1.Pod) (*policyv1.Pod
 	case 1:
 		return matching[0], nil
 	}
-	return nil, apierrors.NewInternalError(errors.New(
-		"this pod has more than one PodDisruptionBudget, which the eviction subresource does not support"))
+	return nil, &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
+		Message: "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+	}}
 }
 
 // pay takes one disruption from the budget, or tells why there is none.

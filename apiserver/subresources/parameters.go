@@ -8,14 +8,22 @@ import (
 	"strings"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// Register lets a scheme read the options of connections from query parameters.
+// Register lets a scheme read the options of connections from query parameters, and bodies of subresources in versions that are not
+// served any more: the fields are the same.
 func Register(scheme *runtime.Scheme) error {
+	scheme.AddKnownTypeWithName(oldPolicy.WithKind("Eviction"), &policyv1.Eviction{})
+	for _, gv := range []schema.GroupVersion{{Group: "extensions", Version: "v1beta1"}, {Group: "apps", Version: "v1beta1"}, {Group: "apps", Version: "v1beta2"}} {
+		scheme.AddKnownTypeWithName(gv.WithKind("Scale"), &autoscalingv1.Scale{})
+	}
 	for _, options := range []any{
 		(*corev1.PodExecOptions)(nil), (*corev1.PodAttachOptions)(nil), (*corev1.PodLogOptions)(nil), (*corev1.PodPortForwardOptions)(nil),
 		(*corev1.PodProxyOptions)(nil), (*corev1.NodeProxyOptions)(nil), (*corev1.ServiceProxyOptions)(nil),

@@ -7,6 +7,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/apiserver/pkg/util/proxy"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -27,6 +28,8 @@ type Config struct {
 	Authorizer authorizer.UnconditionalAuthorizer
 	// Dial connects to pods, services and nodes; nil connects directly.
 	Dial utilnet.DialFunc
+	// Checks are the server's own health checks: componentstatuses tells that of etcd.
+	Checks []healthz.HealthChecker
 	// MaxBytesPerSecond limits each stream; 0 is no limit.
 	MaxBytesPerSecond int64
 }
@@ -52,7 +55,7 @@ func Storages(c Config) map[schema.GroupVersion]map[string]rest.Storage {
 			"services/proxy":           newServiceProxy(c, services),
 			"namespaces":               newNamespace(namespaces),
 			"namespaces/finalize":      finalize(namespaces),
-			"componentstatuses":        newComponentStatuses(),
+			"componentstatuses":        newComponentStatuses(c.Checks),
 		},
 	}
 	if requests, ok := c.Kinds[certificatesv1.Resource("certificatesigningrequests")]; ok {

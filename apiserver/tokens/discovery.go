@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 
+	"github.com/emicklei/go-restful/v3"
 	"github.com/go-jose/go-jose/v4"
 )
 
@@ -15,11 +16,6 @@ const (
 	DiscoveryPath = "/.well-known/openid-configuration"
 	KeysPath      = "/openid/v1/jwks"
 )
-
-// Mux is what handlers are installed in; it is the non-resource mux of the server.
-type Mux interface {
-	Handle(path string, handler http.Handler)
-}
 
 // Discovery serves the two documents that let others verify our tokens.
 type Discovery struct {
@@ -52,9 +48,26 @@ func NewDiscovery(issuer, jwksURI, externalAddress string, keys Keys) (*Discover
 }
 
 // Install serves both documents. Who may read them is decided by RBAC (system:service-account-issuer-discovery).
-func (d *Discovery) Install(mux Mux) {
-	mux.Handle(DiscoveryPath, d.serve("application/json", func(set jose.JSONWebKeySet) any { return d.metadata(set) }))
-	mux.Handle(KeysPath, d.serve("application/jwk-set+json", func(set jose.JSONWebKeySet) any { return set }))
+func (d *Discovery) Install(container *restful.Container) {
+	for _, document := range []struct {
+		path, contentType, operation, doc string
+		body                              func(jose.JSONWebKeySet) any
+	}{
+		{
+			DiscoveryPath, "application/json", "getServiceAccountIssuerOpenIDConfiguration",
+			"get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'",
+			func(set jose.JSONWebKeySet) any { return d.metadata(set) },
+		},
+		{
+			KeysPath, "application/jwk-set+json", "getServiceAccountIssuerOpenIDKeyset",
+			"get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+			func(set jose.JSONWebKeySet) any { return set },
+		},
+	} {
+		service := new(restful.WebService).Path(document.path).Produces(document.contentType)
+		container.Add(service.Route(service.GET("").To(d.serve(document.contentType, document.body)).
+			Operation(document.operation).Doc(document.doc).Returns(http.StatusOK, "OK", "")))
+	}
 }
 
 func (d *Discovery) metadata(set jose.JSONWebKeySet) providerMetadata {
@@ -70,9 +83,9 @@ func (d *Discovery) metadata(set jose.JSONWebKeySet) providerMetadata {
 	return metadata
 }
 
-func (d *Discovery) serve(contentType string, document func(jose.JSONWebKeySet) any) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := json.Marshal(document(d.keys.Keys(r.Context(), "").JWKS()))
+func (d *Discovery) serve(contentType string, document func(jose.JSONWebKeySet) any) restful.RouteFunction {
+	return func(r *restful.Request, w *restful.Response) {
+		body, err := json.Marshal(document(d.keys.Keys(r.Request.Context(), "").JWKS()))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -80,5 +93,5 @@ func (d *Discovery) serve(contentType string, document func(jose.JSONWebKeySet) 
 		w.Header().Set("Content-Type", contentType)
 		w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(d.keys.MaxAge().Seconds())))
 		_, _ = w.Write(body) // a client that is gone needs no answer
-	})
+	}
 }

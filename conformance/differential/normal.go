@@ -15,7 +15,7 @@ var (
 	uuid        = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 	tokenVolume = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`)
 	moment      = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
-	revision    = regexp.MustCompile(`(ResourceVersion|resourceVersion|in record|, current)[:=]? ?["(]?\d+[")]?`)
+	revision    = regexp.MustCompile(`(ResourceVersion|resourceVersion|in record|, current|in object meta)[:=]? ?["(]?\d+[")]?`)
 	index       = regexp.MustCompile(`\[\d+\]`)
 	address     = regexp.MustCompile(`(127\.0\.0|192\.0\.2)\.1:\d+`)
 	// Upstream prints values of its internal types, which have other names for the fields.
@@ -37,7 +37,8 @@ func compare(upstream, ours *answer) []string {
 	a, b := upstream.object(), ours.object()
 	if a == nil || b == nil {
 		if string(upstream.body) != string(ours.body) {
-			out = append(out, fmt.Sprintf("body: %s, ours %s", brief(upstream.body), brief(ours.body)))
+			a, b := strings.Split(mask(string(upstream.body)), "\n"), strings.Split(mask(string(ours.body)), "\n")
+			out = append(append(out, missing("body misses: ", a, b)...), missing("body has too much: ", b, a)...)
 		}
 		return out
 	}
@@ -105,6 +106,12 @@ func clean(v any) any {
 	case map[string]any:
 		out := make(map[string]any, len(v))
 		for key, value := range v {
+			if v["kind"] == "SelfSubjectRulesReview" && key == "status" {
+				value = sorted(value) // upstream asks bindings in the order of a Go map
+			}
+			if v["kind"] == "ComponentStatusList" {
+				value = named(value) // upstream lists them as they answer
+			}
 			switch key {
 			case "uid", "resourceVersion", "creationTimestamp":
 				if s, ok := value.(string); ok && s != "" {
@@ -124,6 +131,21 @@ func clean(v any) any {
 		return out
 	case string:
 		return mask(v)
+	}
+	return v
+}
+
+// sorted orders every list of objects.
+func sorted(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, value := range v {
+			v[key] = sorted(value)
+		}
+	case []any:
+		if texts(v) == nil {
+			slices.SortFunc(v, func(a, b any) int { return strings.Compare(jsonOf(a), jsonOf(b)) })
+		}
 	}
 	return v
 }
@@ -202,7 +224,13 @@ func walkDifference(path string, a, b any) []string {
 		return out
 	case []any:
 		bv, ok := b.([]any)
-		if !ok || len(av) != len(bv) {
+		if !ok {
+			break
+		}
+		if x, y := texts(av), texts(bv); len(av) != len(bv) && x != nil && y != nil {
+			return append(missing(path+" misses: ", x, y), missing(path+" has too much: ", y, x)...)
+		}
+		if len(av) != len(bv) {
 			break
 		}
 		var out []string
@@ -215,6 +243,19 @@ func walkDifference(path string, a, b any) []string {
 		return nil
 	}
 	return []string{fmt.Sprintf("%s: %s, ours %s", path, brief([]byte(jsonOf(a))), brief([]byte(jsonOf(b))))}
+}
+
+// texts is a list of strings as such; nil if it has anything else.
+func texts(list []any) []string {
+	var out []string
+	for _, v := range list {
+		s, ok := v.(string)
+		if !ok {
+			return nil
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 func jsonOf(v any) string {

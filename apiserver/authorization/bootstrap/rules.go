@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"slices"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -43,13 +44,13 @@ const (
 
 // rule allows verbs on resources of groups; each is a comma-separated list, "" being the core group.
 func rule(verbs, groups, resources string) rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{Verbs: split(verbs), APIGroups: strings.Split(groups, ","), Resources: split(resources)}
+	return rbacv1.PolicyRule{Verbs: split(verbs), APIGroups: split(groups), Resources: split(resources)}
 }
 
 // named is rule for objects with the given names.
 func named(verbs, groups, resources string, names ...string) rbacv1.PolicyRule {
 	r := rule(verbs, groups, resources)
-	r.ResourceNames = names
+	r.ResourceNames = slices.Sorted(slices.Values(names))
 	return r
 }
 
@@ -63,7 +64,8 @@ func eventRule() rbacv1.PolicyRule {
 	return rule("create,patch,update", core+","+events, "events")
 }
 
-func split(list string) []string { return strings.Split(list, ",") }
+// split returns the parts of a list in order, as upstream stores them.
+func split(list string) []string { return slices.Sorted(strings.SplitSeq(list, ",")) }
 
 func meta(namespace, name string, labels ...string) metav1.ObjectMeta {
 	m := metav1.ObjectMeta{

@@ -194,29 +194,7 @@ func validateEphemeralVolume(v *corev1.EphemeralVolumeSource, path *field.Path) 
 	if v.VolumeClaimTemplate == nil {
 		return field.ErrorList{field.Required(template, "")}
 	}
-	metadata, at := &v.VolumeClaimTemplate.ObjectMeta, template.Child("metadata")
-	var errs field.ErrorList
-	for _, f := range []presence{
-		{"name", metadata.Name != ""},
-		{"generateName", metadata.GenerateName != ""},
-		{"namespace", metadata.Namespace != ""},
-		{"uID", metadata.UID != ""},
-		{"resourceVersion", metadata.ResourceVersion != ""},
-		{"selfLink", metadata.SelfLink != ""}, //nolint:staticcheck // no longer filled, but refused here all the same
-		{"generation", metadata.Generation != 0},
-		{"creationTimestamp", !metadata.CreationTimestamp.IsZero()},
-		{"deletionTimestamp", metadata.DeletionTimestamp != nil},
-		{"deletionGracePeriodSeconds", metadata.DeletionGracePeriodSeconds != nil},
-		{"managedFields", metadata.ManagedFields != nil},
-		{"finalizers", metadata.Finalizers != nil},
-		{"ownerReferences", metadata.OwnerReferences != nil},
-	} {
-		if f.set {
-			errs = append(errs, field.Forbidden(at.Child(f.name), "cannot be set"))
-		}
-	}
-	errs = append(errs, validate.Labels(metadata.Labels, at.Child("labels"))...)
-	errs = append(errs, apivalidation.ValidateAnnotations(metadata.Annotations, at.Child("annotations"))...)
+	errs := validate.TemplateMetadata(&v.VolumeClaimTemplate.ObjectMeta, template.Child("metadata"))
 	return append(errs, ValidatePersistentVolumeClaimSpec(&v.VolumeClaimTemplate.Spec, template.Child("spec"))...)
 }
 

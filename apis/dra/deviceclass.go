@@ -15,22 +15,26 @@ var classRules = rules[resourcev1.DeviceClass](generated.Validate_DeviceClass)
 var deviceClass = resource.Definition[*resourcev1.DeviceClass]{
 	GroupVersion: resourcev1.SchemeGroupVersion, Kind: "DeviceClass", Plural: "deviceclasses", AllowUnconditionalUpdate: true, ReturnDeleted: true,
 	GenerationOf: func(c *resourcev1.DeviceClass) any { return &c.Spec },
+	ValidateName: func(string, bool) []string { return nil }, // a tag does
 	Validate: func(c *resourcev1.DeviceClass) field.ErrorList {
-		return append(classRules.create(c), validateClass(c)...)
+		return append(classRules.create(c), validateClass(c, &resourcev1.DeviceClass{})...)
 	},
 	ValidateUpdate: func(c, old *resourcev1.DeviceClass) field.ErrorList {
-		return append(classRules.update(c, old), validateClass(c)...)
+		return append(classRules.update(c, old), validateClass(c, old)...)
 	},
 }
 
-func validateClass(c *resourcev1.DeviceClass) field.ErrorList {
+// validateClass leaves alone what is stored already.
+func validateClass(c, old *resourcev1.DeviceClass) field.ErrorList {
+	var errs field.ErrorList
 	path := field.NewPath("spec")
-	errs := validateSelectors(c.Spec.Selectors, path.Child("selectors"))
-	for i, config := range c.Spec.Config {
-		errs = append(errs, validateConfiguration(config.DeviceConfiguration, path.Child("config").Index(i))...)
+	if !validate.Equal(c.Spec.Selectors, old.Spec.Selectors) {
+		errs = validateSelectors(c.Spec.Selectors, path.Child("selectors"))
 	}
-	if name := c.Spec.ExtendedResourceName; name != nil {
-		errs = append(errs, validate.QualifiedName(*name, path.Child("extendedResourceName"))...)
+	if validate.Equal(c.Spec.Config, old.Spec.Config) {
+		return errs
 	}
-	return errs
+	return append(errs, each(c.Spec.Config, resourcev1.DeviceConfigMaxSize, path.Child("config"), func(config *resourcev1.DeviceClassConfiguration, at *field.Path) field.ErrorList {
+		return validateConfiguration(config.DeviceConfiguration, at)
+	})...)
 }

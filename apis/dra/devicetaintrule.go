@@ -5,8 +5,10 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"keelson.dev/apis/core"
 	generated "keelson.dev/apis/generated/validation/resource"
 	"keelson.dev/apis/resource"
+	"keelson.dev/apis/validate"
 )
 
 var taintRules = rules[resourcev1.DeviceTaintRule](generated.Validate_DeviceTaintRule)
@@ -17,12 +19,32 @@ var deviceTaintRule = resource.Definition[*resourcev1.DeviceTaintRule]{
 	AllowUnconditionalUpdate: true,
 	Default:                  func(r *resourcev1.DeviceTaintRule) { defaultTaint(&r.Spec.Taint) },
 	Validate: func(r *resourcev1.DeviceTaintRule) field.ErrorList {
-		return append(taintRules.create(r), validateTaint(&r.Spec.Taint, field.NewPath("spec", "taint"))...)
+		return append(taintRules.create(r), validateTaintRule(r)...)
 	},
 	ValidateUpdate: func(r, old *resourcev1.DeviceTaintRule) field.ErrorList {
-		return append(taintRules.update(r, old), validateTaint(&r.Spec.Taint, field.NewPath("spec", "taint"))...)
+		return append(taintRules.update(r, old), validateTaintRule(r)...)
 	},
 	ValidateStatus: func(r, old *resourcev1.DeviceTaintRule) field.ErrorList {
-		return append(taintRules.updateStatus(r, old), metav1validation.ValidateConditions(r.Status.Conditions, field.NewPath("status", "conditions"))...)
+		path := field.NewPath("status", "conditions")
+		errs := append(taintRules.updateStatus(r, old), metav1validation.ValidateConditions(r.Status.Conditions, path)...)
+		return append(errs, atMost(len(r.Status.Conditions), resourcev1.DeviceTaintRuleStatusMaxConditions, path)...)
 	},
+}
+
+func validateTaintRule(r *resourcev1.DeviceTaintRule) field.ErrorList {
+	errs := validateTaint(&r.Spec.Taint, field.NewPath("spec", "taint"))
+	selector, path := r.Spec.DeviceSelector, field.NewPath("spec", "deviceSelector")
+	if selector == nil {
+		return errs
+	}
+	if selector.Driver != nil {
+		errs = append(errs, core.ValidateCSIDriverName(*selector.Driver, path.Child("driver"))...)
+	}
+	if selector.Pool != nil {
+		errs = append(errs, validatePoolName(*selector.Pool, path.Child("pool"))...)
+	}
+	if selector.Device != nil {
+		errs = append(errs, validate.DNSLabel(*selector.Device, path.Child("device"))...)
+	}
+	return errs
 }

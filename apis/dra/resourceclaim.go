@@ -8,7 +8,6 @@ import (
 
 	generated "keelson.dev/apis/generated/validation/resource"
 	"keelson.dev/apis/resource"
-	"keelson.dev/apis/validate"
 )
 
 var claimRules = rules[resourcev1.ResourceClaim](generated.Validate_ResourceClaim)
@@ -16,13 +15,15 @@ var claimRules = rules[resourcev1.ResourceClaim](generated.Validate_ResourceClai
 // resourceClaim asks for devices.
 var resourceClaim = resource.Definition[*resourcev1.ResourceClaim]{
 	GroupVersion: resourcev1.SchemeGroupVersion, Kind: "ResourceClaim", Plural: "resourceclaims",
-	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true, ReturnDeleted: true,
+	Namespaced: true, HasStatus: true, StatusFixes: []string{"metadata"}, AllowUnconditionalUpdate: true, ReturnDeleted: true,
 	GenerationOf: resource.NoGeneration[*resourcev1.ResourceClaim],
 	Default:      func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) },
 	Validate: func(c *resourcev1.ResourceClaim) field.ErrorList {
 		return append(claimRules.create(c), validateClaimSpec(&c.Spec, field.NewPath("spec"))...)
 	},
 	ValidateUpdate: claimRules.update, ValidateStatus: validateClaimStatus,
+	Prepare:       func(c, _ *resourcev1.ResourceClaim) { dropDerived(&c.Spec) },
+	PrepareStatus: prepareClaimStatus,
 	Columns: resource.Columns(resource.Column[*resourcev1.ResourceClaim]{
 		Name: "State", Description: "A summary of the current state (allocated, pending, reserved, etc.).",
 		Get: func(c *resourcev1.ResourceClaim) any { return claimState(c) },
@@ -74,26 +75,15 @@ func defaultTolerations(tolerations []resourcev1.DeviceToleration) {
 	}
 }
 
-func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
-	path := field.NewPath("status")
-	errs := claimRules.updateStatus(c, old)
-	if old.Status.Allocation != nil && c.Status.Allocation != nil {
-		errs = append(errs, validate.Immutable(c.Status.Allocation, old.Status.Allocation, path.Child("allocation"))...)
-	}
-	reserved := path.Child("reservedFor")
-	if len(c.Status.ReservedFor) > 0 && c.Status.Allocation == nil {
-		errs = append(errs, field.Forbidden(reserved, "may not be specified when `allocated` is not set"))
-	}
-	if c.DeletionTimestamp != nil || old.DeletionTimestamp != nil {
-		known := map[string]bool{}
-		for _, consumer := range old.Status.ReservedFor {
-			known[string(consumer.UID)] = true
+// dropDerived drops what is alpha and not built here.
+func dropDerived(spec *resourcev1.ResourceClaimSpec) {
+	for i := range spec.Devices.Requests {
+		request := &spec.Devices.Requests[i]
+		if request.Exactly != nil {
+			request.Exactly.DerivedAttributes = nil
 		}
-		for i, consumer := range c.Status.ReservedFor {
-			if !known[string(consumer.UID)] {
-				errs = append(errs, field.Forbidden(reserved.Index(i), "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set"))
-			}
+		for j := range request.FirstAvailable {
+			request.FirstAvailable[j].DerivedAttributes = nil
 		}
 	}
-	return errs
 }

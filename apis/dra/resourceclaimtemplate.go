@@ -16,15 +16,17 @@ var resourceClaimTemplate = resource.Definition[*resourcev1.ResourceClaimTemplat
 	GroupVersion: resourcev1.SchemeGroupVersion, Kind: "ResourceClaimTemplate", Plural: "resourceclaimtemplates",
 	Namespaced: true, AllowUnconditionalUpdate: true, ReturnDeleted: true,
 	Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaim(&t.Spec.Spec) },
+	Prepare: func(t, _ *resourcev1.ResourceClaimTemplate) { dropDerived(&t.Spec.Spec) },
 	Validate: func(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
-		errs := append(claimTemplateRules.create(t), validate.Labels(t.Spec.Labels, field.NewPath("spec", "metadata", "labels"))...)
-		return append(errs, validateClaimSpec(&t.Spec.Spec, field.NewPath("spec", "spec"))...)
+		return append(claimTemplateRules.create(t), validateTemplate(t)...)
 	},
 	ValidateUpdate: func(t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
-		errs := claimTemplateRules.update(t, old)
-		if len(errs) == 0 {
-			errs = validate.Immutable(t.Spec, old.Spec, field.NewPath("spec"))
-		}
-		return errs
+		errs := append(claimTemplateRules.update(t, old), validateTemplate(t)...)
+		return append(errs, validate.Immutable(t.Spec, old.Spec, field.NewPath("spec"))...)
 	},
+}
+
+func validateTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
+	errs := validate.TemplateMetadata(&t.Spec.ObjectMeta, field.NewPath("spec", "metadata"))
+	return append(errs, validateClaimSpec(&t.Spec.Spec, field.NewPath("spec", "spec"))...)
 }

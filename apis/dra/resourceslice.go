@@ -1,6 +1,9 @@
 package dra
 
 import (
+	"fmt"
+	"strings"
+
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -24,16 +27,27 @@ var resourceSlice = resource.Definition[*resourcev1.ResourceSlice]{
 			}
 		}
 	},
+	Prepare: func(s, old *resourcev1.ResourceSlice) {
+		if old != nil && !validate.Equal(s.Spec, old.Spec) {
+			s.Generation = old.Generation + 1 // upstream counts before it drops
+		}
+		dropSlice(&s.Spec)
+	},
+	Warn: func(s, _ *resourcev1.ResourceSlice) []string {
+		if s.Spec.Driver == strings.ToLower(s.Spec.Driver) {
+			return nil
+		}
+		return []string{fmt.Sprintf("spec.driver: driver names should be lowercase; %q contains uppercase characters", s.Spec.Driver)}
+	},
 	Validate: func(s *resourcev1.ResourceSlice) field.ErrorList {
-		return append(sliceRules.create(s), validateSlice(s)...)
+		return append(sliceRules.create(s), validateSlice(s, &resourcev1.ResourceSlice{})...)
 	},
 	ValidateUpdate: func(s, old *resourcev1.ResourceSlice) field.ErrorList {
 		path := field.NewPath("spec")
-		errs := append(sliceRules.update(s, old), validateSlice(s)...)
+		errs := append(sliceRules.update(s, old), validateSlice(s, old)...)
 		errs = append(errs, validate.Immutable(s.Spec.Driver, old.Spec.Driver, path.Child("driver"))...)
 		errs = append(errs, validate.Immutable(s.Spec.Pool.Name, old.Spec.Pool.Name, path.Child("pool", "name"))...)
-		errs = append(errs, validate.Immutable(s.Spec.NodeName, old.Spec.NodeName, path.Child("nodeName"))...)
-		return append(errs, validate.Immutable(s.Spec.NodeSelector, old.Spec.NodeSelector, path.Child("nodeSelector"))...)
+		return append(errs, validate.Immutable(s.Spec.NodeName, old.Spec.NodeName, path.Child("nodeName"))...)
 	},
 	Fields: map[string]func(*resourcev1.ResourceSlice) string{
 		resourcev1.ResourceSliceSelectorNodeName: func(s *resourcev1.ResourceSlice) string { return ptr.Deref(s.Spec.NodeName, "") },
@@ -43,7 +57,7 @@ var resourceSlice = resource.Definition[*resourcev1.ResourceSlice]{
 	Columns: resource.Columns([]resource.Column[*resourcev1.ResourceSlice]{
 		{Name: "Node", Description: sliceDoc("nodeName"), Get: func(s *resourcev1.ResourceSlice) any { return ptr.Deref(s.Spec.NodeName, "") }},
 		{Name: "Driver", Description: sliceDoc("driver"), Get: func(s *resourcev1.ResourceSlice) any { return s.Spec.Driver }},
-		{Name: "Pool", Description: sliceDoc("pool"), Get: func(s *resourcev1.ResourceSlice) any { return s.Spec.Pool.Name }},
+		{Name: "Pool", Description: resourcev1.ResourcePool{}.SwaggerDoc()["name"], Get: func(s *resourcev1.ResourceSlice) any { return s.Spec.Pool.Name }},
 	}...),
 }
 
@@ -57,67 +71,18 @@ func defaultTaint(taint *resourcev1.DeviceTaint) {
 	}
 }
 
-const (
-	maxDevices         = resourcev1.ResourceSliceMaxDevices
-	maxAttributes      = resourcev1.ResourceSliceMaxAttributesAndCapacitiesPerDevice
-	sliceNodesRequired = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"
-)
-
-func validateSlice(s *resourcev1.ResourceSlice) field.ErrorList {
-	spec, path := &s.Spec, field.NewPath("spec")
-	errs := validate.DNSSubdomain(spec.Driver, path.Child("driver"))
-	errs = append(errs, validatePool(spec, path.Child("pool"))...)
-	places := 0
-	for _, set := range []bool{
-		spec.NodeName != nil, spec.NodeSelector != nil, ptr.Deref(spec.AllNodes, false), ptr.Deref(spec.PerDeviceNodeSelection, false),
-	} {
-		if set {
-			places++
-		}
-	}
-	switch {
-	case places == 0:
-		errs = append(errs, field.Required(path, sliceNodesRequired))
-	case places > 1:
-		errs = append(errs, field.Invalid(path, nil, sliceNodesRequired+", but multiple fields are set"))
-	}
-	if spec.NodeName != nil {
-		errs = append(errs, validate.DNSSubdomain(*spec.NodeName, path.Child("nodeName"))...)
-	}
-	if spec.NodeSelector != nil {
-		errs = append(errs, validate.NodeSelector(spec.NodeSelector, path.Child("nodeSelector"))...)
-	}
-	if len(spec.Devices) > maxDevices {
-		return append(errs, field.TooMany(path.Child("devices"), len(spec.Devices), maxDevices))
-	}
-	names := map[string]bool{}
+// dropSlice drops what is alpha and not built here.
+func dropSlice(spec *resourcev1.ResourceSliceSpec) {
+	spec.PartitionTypeAttribute, spec.SkipNodeOperations = nil, nil
 	for i := range spec.Devices {
-		device, devicePath := &spec.Devices[i], path.Child("devices").Index(i)
-		errs = append(errs, validate.DNSLabel(device.Name, devicePath.Child("name"))...)
-		if names[device.Name] {
-			errs = append(errs, field.Duplicate(devicePath, device.Name))
+		device := &spec.Devices[i]
+		device.NodeAllocatableResources = nil
+		for name, attribute := range device.Attributes {
+			attribute.BoolValues, attribute.IntValues, attribute.StringValues, attribute.VersionValues = nil, nil, nil, nil
+			device.Attributes[name] = attribute
 		}
-		names[device.Name] = true
-		if total := len(device.Attributes) + len(device.Capacity); total > maxAttributes {
-			errs = append(errs, field.Invalid(devicePath, total, "the total number of attributes and capacities must not exceed 32"))
-		}
-		for j := range device.Taints {
-			errs = append(errs, validateTaint(&device.Taints[j], devicePath.Child("taints").Index(j))...)
+		for j := range device.ConsumesCounters {
+			device.ConsumesCounters[j].CompatibilityGroups = nil
 		}
 	}
-	return errs
-}
-
-func validatePool(spec *resourcev1.ResourceSliceSpec, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if spec.Pool.Name == "" {
-		errs = append(errs, field.Required(path.Child("name"), ""))
-	}
-	if spec.Pool.ResourceSliceCount <= 0 {
-		errs = append(errs, field.Invalid(path.Child("resourceSliceCount"), spec.Pool.ResourceSliceCount, "must be greater than zero"))
-	}
-	if spec.Pool.Generation < 0 {
-		errs = append(errs, field.Invalid(path.Child("generation"), spec.Pool.Generation, "must be greater than or equal to zero"))
-	}
-	return errs
 }

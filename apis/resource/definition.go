@@ -49,7 +49,8 @@ type Definition[T Object] struct {
 	// PrepareStatus does the same for updates of /status. The generic strategy has already restored everything but metadata and
 	// status: upstream lets /status change annotations and mostly labels too, so a kind that does not restores them here.
 	PrepareStatus func(obj, old T)
-	// StatusFixes names the parts of metadata that updates of /status leave as they are, for example ownerReferences of pods.
+	// StatusFixes names the parts of metadata that updates of /status leave as they are, for example ownerReferences of pods;
+	// "metadata" is all of it.
 	StatusFixes []string
 	// Validate checks an object on create; on update it is followed by ValidateUpdate. Metadata has been checked already.
 	Validate func(obj T) field.ErrorList

@@ -1,8 +1,11 @@
 package validate
 
 import (
+	"reflect"
 	"slices"
+	"strings"
 
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
@@ -14,6 +17,18 @@ import (
 // Labels checks keys and values of a label map.
 func Labels(set map[string]string, path *field.Path) field.ErrorList {
 	return metav1validation.ValidateLabels(set, path)
+}
+
+// TemplateMetadata checks the metadata of a template whose objects get nothing but labels and annotations from it.
+func TemplateMetadata(meta *metav1.ObjectMeta, path *field.Path) field.ErrorList {
+	errs := append(apivalidation.ValidateAnnotations(meta.Annotations, path.Child("annotations")), Labels(meta.Labels, path.Child("labels"))...)
+	value := reflect.ValueOf(meta).Elem()
+	for i := range value.NumField() {
+		if name := value.Type().Field(i).Name; name != "Labels" && name != "Annotations" && !value.Field(i).IsZero() {
+			errs = append(errs, field.Forbidden(path.Child(strings.ToLower(name[:1])+name[1:]), "cannot be set"))
+		}
+	}
+	return errs
 }
 
 // LabelName checks a label key.

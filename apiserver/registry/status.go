@@ -25,7 +25,9 @@ func newStatusStrategy(main *strategy) *statusStrategy {
 		paths = append(paths, fieldpath.MakePathOrDie(name))
 	}
 	for _, name := range main.row.StatusFixes {
-		paths = append(paths, fieldpath.MakePathOrDie("metadata", name))
+		if paths = append(paths, fieldpath.MakePathOrDie("metadata", name)); name == "metadata" {
+			paths[len(paths)-1] = fieldpath.MakePathOrDie(name)
+		}
 	}
 	return &statusStrategy{strategy: main, statusReset: resetFields(main.row, fieldpath.NewSet(paths...))}
 }
@@ -54,6 +56,7 @@ func (s *statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Ob
 var metadataParts = map[string]func(obj, old resource.Object){
 	"deletionTimestamp": func(obj, old resource.Object) { obj.SetDeletionTimestamp(old.GetDeletionTimestamp()) },
 	"labels":            func(obj, old resource.Object) { obj.SetLabels(old.GetLabels()) },
+	"metadata":          func(obj, old resource.Object) { metav1.ResetObjectMetaForStatus(obj, old) },
 	"ownerReferences":   func(obj, old resource.Object) { obj.SetOwnerReferences(old.GetOwnerReferences()) },
 }
 

@@ -94,6 +94,9 @@ func (c *config) newKinds() (kinds, error) {
 		if check, ok := compiled[row.GroupResource()]; ok {
 			kind.Guard = check
 		}
+		if row.Kind == "ResourceClaim" || row.Kind == "ResourceClaimTemplate" {
+			kind.Guard = c.guardAdminAccess
+		}
 		all[row.GroupResource()] = kind
 	}
 	return all, nil

@@ -179,7 +179,7 @@ func TestSigningKeyIsRotatedWithoutARestart(t *testing.T) {
 	if _, err := s.as(t, func(*rest.Config) {}).Discovery().RESTClient().Get().AbsPath("/openid/v1/jwks").DoRaw(t.Context()); !apierrors.IsUnauthorized(err) {
 		t.Errorf("the keys for nobody: %v", err)
 	}
-	if _, err := s.bearer(t, later).Discovery().RESTClient().Get().AbsPath("/openid/v1/jwks").DoRaw(t.Context()); err != nil {
+	if _, err := s.bearer(t, later).Discovery().RESTClient().Get().AbsPath("/openid/v1/jwks").SetHeader("Accept", "application/jwk-set+json").DoRaw(t.Context()); err != nil {
 		t.Errorf("the keys for a service account: %v", err)
 	}
 }

@@ -7,9 +7,9 @@ import (
 	"slices"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	_ "k8s.io/controller-manager/pkg/features/register" // the import registers them
 	"k8s.io/component-base/featuregate"
-	_ "k8s.io/kubernetes/pkg/features" // the same
+	_ "k8s.io/controller-manager/pkg/features/register" // the import registers them
+	_ "k8s.io/kubernetes/pkg/features"                  // the same
 )
 
 func main() {

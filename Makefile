@@ -115,7 +115,7 @@ bench-scheduler: build ## Our scheduler beside upstream's, with scheduler_perf's
 KILL_FOR ?= 10m
 .PHONY: faults
 faults: ## Controllers under late watches, failed calls, lost answers and deaths: SEEDS plagues, every promise checked at every revision
-	@go test -count=1 -timeout 0 ./controllers/faults -run TestPromises -args -stderrthreshold=FATAL -logtostderr=false -faults.seeds=$(or $(SEEDS),3)
+	@go test -count=1 -timeout 0 ./controllers/faults -run TestPromises -args -stderrthreshold=FATAL -logtostderr=false -faults.seeds=$(or $(SEEDS),20)
 
 .PHONY: kill-leader
 kill-leader: ## Kill the leading controller manager every 10 s for KILL_FOR under churn, and check every promise at every revision

@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/component-base/config"
 	"k8s.io/klog/v2"
@@ -89,6 +88,10 @@ type Config struct {
 
 	TerminatedPodGCThreshold int // finished pods kept in the cluster; 0: 12500
 
+	// UseServiceAccountCredentials has each controller act as a service account of its own in kube-system, with the rights of the default
+	// role system:controller:ACCOUNT. What all share (caches, events, the lease) stays with the identity of RESTConfig.
+	UseServiceAccountCredentials bool
+
 	// Controllers says which run, as kube-controller-manager's flag does: "*" is all, "-name" is all but that one; empty: all.
 	Controllers []string
 }
@@ -101,10 +104,11 @@ func (c *Config) enabled(name string) bool {
 	return len(c.Controllers) == 0 || slices.Contains(c.Controllers, "*") || slices.Contains(c.Controllers, name)
 }
 
-// registration is a line of the list: add wires one controller.
+// registration is a line of the list: add wires one controller. account is the service account in kube-system that it acts as with
+// UseServiceAccountCredentials, which a role of the same name is bound to; none: it acts as the process.
 type registration struct {
-	name string
-	add  func(*env.Env, *Config) error
+	name, account string
+	add           func(*env.Env, *Config) error
 }
 
 // workers wires a controller that needs nothing but a number of workers.
@@ -115,59 +119,60 @@ func workers(n int, add func(*env.Env, int) error) func(*env.Env, *Config) error
 // list is all controllers, in the order in which they are wired.
 func list() []registration {
 	return []registration{
-		{"namespace", workers(10, namespace.Add)},
-		{"serviceaccount", workers(5, serviceaccount.Add)},
-		{"serviceaccount-token", addTokens},
-		{"root-ca-certificate-publisher", addRootCA},
-		{"kube-apiserver-serving-clustertrustbundle-publisher", addTrustBundle},
-		{"bootstrap-signer-and-token-cleaner", func(e *env.Env, _ *Config) error { return bootstrap.Add(e) }},
+		{"namespace", "namespace-controller", workers(10, namespace.Add)},
+		{"serviceaccount", "service-account-controller", workers(5, serviceaccount.Add)},
+		{"serviceaccount-token", "", addTokens},
+		{"root-ca-certificate-publisher", "root-ca-cert-publisher", addRootCA},
+		{"kube-apiserver-serving-clustertrustbundle-publisher", "kube-apiserver-serving-clustertrustbundle-publisher", addTrustBundle},
+		{"bootstrap-signer", "bootstrap-signer", func(e *env.Env, _ *Config) error { return bootstrap.AddSigner(e) }},
+		{"token-cleaner", "token-cleaner", func(e *env.Env, _ *Config) error { return bootstrap.AddCleaner(e) }},
 
-		{"deployment", workers(10, deployment.Add)},
-		{"replicaset", workers(10, replicaset.Add)},
-		{"daemonset", workers(5, daemonset.Add)},
-		{"statefulset", workers(5, statefulset.Add)},
-		{"replication", workers(5, replicationcontroller.Add)},
-		{"job", workers(10, job.Add)},
-		{"cronjob", workers(5, cronjob.Add)},
-		{"ttl-after-finished", workers(2, ttlafterfinished.Add)},
+		{"deployment", "deployment-controller", workers(10, deployment.Add)},
+		{"replicaset", "replicaset-controller", workers(10, replicaset.Add)},
+		{"daemonset", "daemon-set-controller", workers(5, daemonset.Add)},
+		{"statefulset", "statefulset-controller", workers(5, statefulset.Add)},
+		{"replication", "replication-controller", workers(5, replicationcontroller.Add)},
+		{"job", "job-controller", workers(10, job.Add)},
+		{"cronjob", "cronjob-controller", workers(5, cronjob.Add)},
+		{"ttl-after-finished", "ttl-after-finished-controller", workers(2, ttlafterfinished.Add)},
 
-		{"horizontal-pod-autoscaler", workers(5, podautoscaler.Add)},
-		{"disruption", workers(5, disruption.Add)},
-		{"resourcequota", workers(5, resourcequota.Add)},
-		{"persistentvolume-binder", workers(4, persistentvolume.Add)},
-		{"ephemeral-volume", workers(2, ephemeralvolume.Add)},
-		{"persistentvolumeclaim-protection", workers(2, volumeprotection.AddClaims)},
-		{"persistentvolume-protection", workers(2, volumeprotection.AddVolumes)},
-		{"volumeattributesclass-protection", workers(2, volumeprotection.AddClasses)},
-		{"volume-attachment", workers(4, attachdetach.Add)},
-		{"volume-expander", workers(2, volumeexpansion.Add)},
-		{"resourceclaim", workers(4, resourceclaim.Add)},
-		{"clusterrole-aggregation", workers(1, clusterroles.Add)},
+		{"horizontal-pod-autoscaler", "horizontal-pod-autoscaler", workers(5, podautoscaler.Add)},
+		{"disruption", "disruption-controller", workers(5, disruption.Add)},
+		{"resourcequota", "resourcequota-controller", workers(5, resourcequota.Add)},
+		{"persistentvolume-binder", "persistent-volume-binder", workers(4, persistentvolume.Add)},
+		{"ephemeral-volume", "ephemeral-volume-controller", workers(2, ephemeralvolume.Add)},
+		{"persistentvolumeclaim-protection", "pvc-protection-controller", workers(2, volumeprotection.AddClaims)},
+		{"persistentvolume-protection", "pv-protection-controller", workers(2, volumeprotection.AddVolumes)},
+		{"volumeattributesclass-protection", "volumeattributesclass-protection-controller", workers(2, volumeprotection.AddClasses)},
+		{"volume-attachment", "attachdetach-controller", workers(4, attachdetach.Add)},
+		{"volume-expander", "expand-controller", workers(2, volumeexpansion.Add)},
+		{"resourceclaim", "resource-claim-controller", workers(4, resourceclaim.Add)},
+		{"clusterrole-aggregation", "clusterrole-aggregation-controller", workers(1, clusterroles.Add)},
 
-		{"endpointslice", workers(5, endpointslice.Add)},
-		{"endpoint", workers(5, endpoints.Add)},
+		{"endpointslice", "endpointslice-controller", workers(5, endpointslice.Add)},
+		{"endpoint", "endpoint-controller", workers(5, endpoints.Add)},
 
-		{"endpointslice-mirroring", workers(2, endpointslicemirroring.Add)},
-		{"service-lb", addLoadBalancer},
-		{"service-cidr", workers(2, servicecidr.Add)},
-		{"storage-version-migrator", workers(2, storagemigration.Add)},
-		{"validatingadmissionpolicy-status", workers(2, admissionpolicy.Add)},
+		{"endpointslice-mirroring", "endpointslicemirroring-controller", workers(2, endpointslicemirroring.Add)},
+		{"service-lb", "service-controller", addLoadBalancer},
+		{"service-cidr", "service-cidrs-controller", workers(2, servicecidr.Add)},
+		{"storage-version-migrator", "storage-version-migrator-controller", workers(2, storagemigration.Add)},
+		{"validatingadmissionpolicy-status", "validatingadmissionpolicy-status-controller", workers(2, admissionpolicy.Add)},
 
-		{"node-ipam", addNodeIPAM},
-		{"node-lifecycle", addNodeLifecycle},
-		{"ttl", workers(2, nodettl.Add)},
-		{"taint-eviction", workers(8, tainteviction.Add)},
-		{"device-taint-eviction", workers(8, devicetainteviction.Add)},
-		{"pod-garbage-collector", addPodGC},
+		{"node-ipam", "node-controller", addNodeIPAM},
+		{"node-lifecycle", "node-controller", addNodeLifecycle},
+		{"ttl", "ttl-controller", workers(2, nodettl.Add)},
+		{"taint-eviction", "node-controller", workers(8, tainteviction.Add)},
+		{"device-taint-eviction", "device-taint-eviction-controller", workers(8, devicetainteviction.Add)},
+		{"pod-garbage-collector", "pod-garbage-collector", addPodGC},
 
-		{"certificatesigningrequest-approving", workers(2, certificates.AddApprover)},
-		{"certificatesigningrequest-signing", addSigner},
-		{"certificatesigningrequest-cleaner", func(e *env.Env, _ *Config) error { return certificates.AddCleaner(e) }},
+		{"certificatesigningrequest-approving", "certificate-controller", workers(2, certificates.AddApprover)},
+		{"certificatesigningrequest-signing", "certificate-controller", addSigner},
+		{"certificatesigningrequest-cleaner", "certificate-controller", func(e *env.Env, _ *Config) error { return certificates.AddCleaner(e) }},
 
-		{"podcertificaterequest-cleaner", func(e *env.Env, _ *Config) error { return certificates.AddPodCleaner(e) }},
+		{"podcertificaterequest-cleaner", "podcertificaterequestcleaner", func(e *env.Env, _ *Config) error { return certificates.AddPodCleaner(e) }},
 
 		// Last: it uses the informers that the others have asked for.
-		{"garbage-collector", workers(20, garbagecollector.Add)},
+		{"garbage-collector", "generic-garbage-collector", workers(20, garbagecollector.Add)},
 	}
 }
 
@@ -210,25 +215,26 @@ func run(ctx context.Context, cfg Config, restConfig *rest.Config) error {
 	if err != nil {
 		return fmt.Errorf("build manager: %w", err)
 	}
-	clientset, err := apiclient.Clientset(restConfig)
+	e, err := env.New(mgr, slices.Collect(maps.Keys(partial)))
 	if err != nil {
 		return err
 	}
-	meta, err := metadata.NewForConfigAndClient(restConfig, mgr.GetHTTPClient())
-	if err != nil {
-		return fmt.Errorf("build metadata client: %w", err)
-	}
-	cfg.Serving.Client = clientset
+	cfg.Serving.Client = e.Clientset
 	if err := mgr.Add(port{cfg.Serving}); err != nil {
 		return fmt.Errorf("add port: %w", err)
 	}
-	e := env.New(mgr, clientset, meta)
-	e.Partial = slices.Collect(maps.Keys(partial))
+	actors := actors{process: e}
 	for _, c := range list() {
 		if !cfg.enabled(c.name) {
 			continue
 		}
-		if err := c.add(e, &cfg); err != nil {
+		actor := e
+		if cfg.UseServiceAccountCredentials && c.account != "" {
+			if actor, err = actors.as(c.account); err != nil {
+				return fmt.Errorf("act as %s: %w", c.account, err)
+			}
+		}
+		if err := c.add(actor, &cfg); err != nil {
 			return fmt.Errorf("add controller %s: %w", c.name, err)
 		}
 	}

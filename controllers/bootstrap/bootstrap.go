@@ -27,11 +27,15 @@ import (
 // clusterInfo is the ConfigMap that anybody may read.
 var clusterInfo = types.NamespacedName{Namespace: metav1.NamespacePublic, Name: bootstrapapi.ConfigMapClusterInfo}
 
-// Add wires the signer and the cleaner of tokens.
-func Add(e *env.Env) error {
-	tokens, err := env.Filter(e, &corev1.Secret{}, cache.ByObject{Field: fields.AndSelectors(
+func tokensOf(e *env.Env) (env.Filtered[*corev1.Secret], error) {
+	return env.Filter(e, &corev1.Secret{}, cache.ByObject{Field: fields.AndSelectors(
 		fields.OneTermEqualSelector("metadata.namespace", metav1.NamespaceSystem),
 		fields.OneTermEqualSelector("type", string(bootstrapapi.SecretTypeBootstrapToken)))})
+}
+
+// AddSigner wires the controller that signs cluster-info with each token.
+func AddSigner(e *env.Env) error {
+	tokens, err := tokensOf(e)
 	if err != nil {
 		return err
 	}
@@ -53,8 +57,14 @@ func Add(e *env.Env) error {
 		changed.Data = data
 		return ctrl.Result{}, client.IgnoreNotFound(e.Client.Update(ctx, changed))
 	}
-	if err := e.Controller("bootstrap-signer", 1, sign, infos.Watch(env.For(&corev1.ConfigMap{})),
-		tokens.Watch(env.Mapped(&corev1.Secret{}, func(*corev1.Secret) []types.NamespacedName { return []types.NamespacedName{clusterInfo} }))); err != nil {
+	return e.Controller("bootstrap-signer", 1, sign, infos.Watch(env.For(&corev1.ConfigMap{})),
+		tokens.Watch(env.Mapped(&corev1.Secret{}, func(*corev1.Secret) []types.NamespacedName { return []types.NamespacedName{clusterInfo} })))
+}
+
+// AddCleaner wires the controller that deletes tokens which have expired.
+func AddCleaner(e *env.Env) error {
+	tokens, err := tokensOf(e)
+	if err != nil {
 		return err
 	}
 	clean := func(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {

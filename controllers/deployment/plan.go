@@ -74,10 +74,32 @@ func statusReplicas(set *appsv1.ReplicaSet) int32    { return set.Status.Replica
 func readyReplicas(set *appsv1.ReplicaSet) int32     { return set.Status.ReadyReplicas }
 func availableReplicas(set *appsv1.ReplicaSet) int32 { return set.Status.AvailableReplicas }
 
-// pods is how many pods a set may have: its status is behind while it grows, and its spec is ahead while it shrinks.
-func pods(set *appsv1.ReplicaSet) int32 { return max(*set.Spec.Replicas, set.Status.Replicas) }
+// seen is whether a set's controller knows its size and has counted what there was before.
+func seen(set *appsv1.ReplicaSet) bool { return set.Status.ObservedGeneration >= set.Generation }
 
-// serving is how many available pods a set keeps: those beyond its size are on their way out.
+// room is how many pods the growing set may add so that there are never more than replicas + maxSurge. A set's status is behind while it
+// grows and its spec is ahead while it shrinks; one whose size has not been seen may still grow to an earlier one. That of the growing
+// set does no harm: since it was shrunk, no other has grown.
+func room(d *appsv1.Deployment, all []*appsv1.ReplicaSet, growing *appsv1.ReplicaSet) int32 {
+	left := *d.Spec.Replicas + maxSurge(d)
+	for _, set := range all {
+		if set != growing && !seen(set) {
+			return 0
+		}
+		left -= max(*set.Spec.Replicas, set.Status.Replicas)
+	}
+	return max(0, left)
+}
+
+// steady is whether no set but that one has, or may get, more pods than its size.
+func steady(all []*appsv1.ReplicaSet, but *appsv1.ReplicaSet) bool {
+	return !slices.ContainsFunc(all, func(set *appsv1.ReplicaSet) bool {
+		return set != but && (!seen(set) || set.Status.Replicas > *set.Spec.Replicas)
+	})
+}
+
+// serving is how many available pods a set keeps: those beyond its size are on their way out. Only of a set whose size has been seen is
+// that sure: another may have shrunk since its status was written, and have been grown again.
 func serving(set *appsv1.ReplicaSet) int32 {
 	return min(*set.Spec.Replicas, set.Status.AvailableReplicas)
 }
@@ -88,8 +110,7 @@ func newSetReplicas(d *appsv1.Deployment, all []*appsv1.ReplicaSet, set *appsv1.
 	if have >= want || d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		return want
 	}
-	room := want + maxSurge(d) - sum(all, pods)
-	return have + max(0, min(room, want-have))
+	return have + min(room(d, all, set), want-have)
 }
 
 // planOld shrinks old sets as far as availability allows: first pods that are not available anyway, then available ones.
@@ -109,7 +130,10 @@ func planOld(d *appsv1.Deployment, all, old []*appsv1.ReplicaSet, newest *appsv1
 		size[set] -= drop
 		room -= drop
 	}
-	spare := sum(all, serving) - minAvailable
+	spare := int32(0)
+	if !slices.ContainsFunc(all, func(set *appsv1.ReplicaSet) bool { return !seen(set) }) {
+		spare = sum(all, serving) - minAvailable
+	}
 	for _, set := range oldest {
 		drop := max(0, min(spare, size[set]))
 		size[set] -= drop
@@ -125,10 +149,13 @@ func planOld(d *appsv1.Deployment, all, old []*appsv1.ReplicaSet, newest *appsv1
 }
 
 // planScale spreads a change of the Deployment's size over its sets in proportion to theirs, so that a rollout in progress stays
-// where it is.
+// where it is. To grow it waits until the sets are steady: their events come.
 func planScale(o *rollout) []target {
 	want := *o.d.Spec.Replicas
 	if set := onlyOne(o); set != nil {
+		if want > *set.Spec.Replicas && !steady(o.sets, set) {
+			return nil
+		}
 		return []target{{set, want}} // even at that size: its annotations may still tell the old one
 	}
 	if saturated(o.d, o.new) {
@@ -152,6 +179,9 @@ func proportional(o *rollout) []target {
 	}
 	toAdd := allowed - sum(sets, specReplicas)
 	newerFirst := toAdd > 0
+	if toAdd > 0 && !steady(o.sets, nil) {
+		return nil
+	}
 	slices.SortStableFunc(sets, func(a, b *appsv1.ReplicaSet) int {
 		if c := cmp.Compare(*b.Spec.Replicas, *a.Spec.Replicas); c != 0 {
 			return c

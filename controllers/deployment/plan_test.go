@@ -3,6 +3,7 @@ package deployment
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -53,17 +54,29 @@ func TestFenceposts(t *testing.T) {
 	}
 }
 
-// played is a ReplicaSet and what there is of it: its status follows late.
+// played is a ReplicaSet and what there is of it: its controller knows its size late, and its status follows late.
 type played struct {
 	*appsv1.ReplicaSet
 	pods, available int32
+	known           *appsv1.ReplicaSet      // as its controller knows it
+	reported        appsv1.ReplicaSetStatus // on its way
 }
 
-// follow is a step of the ReplicaSet's controller: it makes and removes pods, those first that are not available. It reports whether
-// it removed one that was.
+func play(s *appsv1.ReplicaSet) *played {
+	return &played{ReplicaSet: s, pods: s.Status.Replicas, available: s.Status.AvailableReplicas, known: s.DeepCopy(), reported: s.Status}
+}
+
+func resize(s *appsv1.ReplicaSet, replicas int32) {
+	s.Spec.Replicas = &replicas
+	s.Generation++
+}
+
+// follow is a step of the ReplicaSet's controller: it counts, and makes and removes pods, those first that are not available. It reports
+// whether it removed one that was.
 func (p *played) follow() bool {
-	surplus := p.pods - *p.Spec.Replicas
-	p.pods = *p.Spec.Replicas
+	p.reported = appsv1.ReplicaSetStatus{Replicas: p.pods, AvailableReplicas: p.available, ObservedGeneration: p.known.Generation}
+	surplus := p.pods - *p.known.Spec.Replicas
+	p.pods = *p.known.Spec.Replicas
 	if surplus <= 0 || p.available <= p.pods {
 		return false
 	}
@@ -79,27 +92,34 @@ func TestRolloutInvariants(t *testing.T) {
 		replicas := int32(random.IntN(12))
 		d := newDeployment(replicas, intstr.FromInt32(int32(random.IntN(4))), intstr.FromInt32(int32(random.IntN(4))))
 		surge, unavailable := fenceposts(d)
-		sets := []*played{{ReplicaSet: set("new", 0, 0, 0)}, {set("a", 20, replicas, replicas), replicas, replicas}}
+		sets := []*played{play(set("new", 0, 0, 0)), play(set("a", 20, replicas, replicas))}
 		all := []*appsv1.ReplicaSet{sets[0].ReplicaSet, sets[1].ReplicaSet}
 		done := false
+		back := random.IntN(40) // step of a rollback, perhaps in the middle
 		for step := 0; step < 2000 && !done; step++ {
+			if step == back {
+				slices.Reverse(sets)
+				slices.Reverse(all)
+			}
 			p := sets[random.IntN(2)]
 			removed := false
-			switch random.IntN(4) {
+			switch random.IntN(5) {
 			case 0:
 				if want := newSetReplicas(d, all, all[0]); want != *all[0].Spec.Replicas {
-					all[0].Spec.Replicas = new(want)
+					resize(all[0], want)
 					break
 				}
 				for _, target := range planOld(d, all, all[1:], all[0]) {
-					target.set.Spec.Replicas = new(target.replicas)
+					resize(target.set, target.replicas)
 				}
 			case 1:
 				removed = p.follow()
 			case 2:
 				p.available = min(p.pods, p.available+1)
 			case 3:
-				p.Status.Replicas, p.Status.AvailableReplicas = p.pods, p.available
+				p.Status = p.reported
+			case 4:
+				p.known = p.DeepCopy()
 			}
 			if total := sets[0].pods + sets[1].pods; total > replicas+surge {
 				t.Fatalf("round %d step %d: %d pods, most is %d", round, step, total, replicas+surge)
@@ -113,6 +133,11 @@ func TestRolloutInvariants(t *testing.T) {
 			t.Fatalf("round %d: %d replicas, surge %d, unavailable %d: the rollout did not end", round, replicas, surge, unavailable)
 		}
 	}
+}
+
+func shrinking(s *appsv1.ReplicaSet) *appsv1.ReplicaSet {
+	s.Status.Replicas++
+	return s
 }
 
 func TestPlanScale(t *testing.T) {
@@ -129,6 +154,9 @@ func TestPlanScale(t *testing.T) {
 		"the only one takes all": {20, sized(set("new", 0, 10, 10), 10, 13), nil, map[string]int32{"new": 20}},
 		"in proportion, the larger gets the rest": {
 			15, sized(set("new", 0, 5, 0), 10, 13), []*appsv1.ReplicaSet{sized(set("old", 10, 8, 8), 10, 13)}, map[string]int32{"old": 11, "new": 7},
+		},
+		"not before all have shrunk": {
+			15, sized(set("new", 0, 5, 0), 10, 13), []*appsv1.ReplicaSet{sized(shrinking(set("old", 10, 8, 8)), 10, 13)}, map[string]int32{},
 		},
 		"down to nothing": {
 			0, sized(set("new", 0, 5, 5), 10, 13), []*appsv1.ReplicaSet{sized(set("old", 10, 8, 8), 10, 13)}, map[string]int32{"old": 0, "new": 0},

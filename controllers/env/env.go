@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
@@ -24,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"keelson.dev/internal/apiclient"
 	"keelson.dev/internal/lister"
 )
 
@@ -31,27 +33,50 @@ import (
 // winner, whose event wakes the controller anyway; the delay only bounds the case that it does not.
 const conflictDelay = 20 * time.Millisecond
 
-// Env is what all controllers of a process share.
+// Env is what a controller works with. Caches, events and what stands in shared are those of the process; the clients, and Config for
+// others, have the controller's own identity.
 type Env struct {
 	Manager   ctrl.Manager
+	Config    *rest.Config
 	Client    client.Client // writes, and reads that go to the API server; cached reads go through Lister
 	Clientset kubernetes.Interface
 	Metadata  metadata.Interface
 	Clock     clock.WithTicker
-	Partial   []client.Object // kinds of which the cache holds only some objects
+	*shared
+}
 
+type shared struct {
+	partial   []client.Object // kinds of which the cache holds only some objects
 	deletions deletions
 
 	mu      sync.Mutex
 	indexed map[reflect.Type]toolscache.SharedIndexInformer
 }
 
-// New wraps a manager.
-func New(mgr ctrl.Manager, clientset kubernetes.Interface, meta metadata.Interface) *Env {
-	return &Env{
-		Manager: mgr, Client: mgr.GetClient(), Clientset: clientset, Metadata: meta, Clock: clock.RealClock{},
-		indexed: map[reflect.Type]toolscache.SharedIndexInformer{},
+// New wraps a manager. partial are the kinds of which its cache holds only some objects.
+func New(mgr ctrl.Manager, partial []client.Object) (*Env, error) {
+	e := &Env{Manager: mgr, Clock: clock.RealClock{}, shared: &shared{partial: partial, indexed: map[reflect.Type]toolscache.SharedIndexInformer{}}}
+	return e.As(mgr.GetConfig())
+}
+
+// As returns an Env that acts by that config.
+func (e *Env) As(cfg *rest.Config) (*Env, error) {
+	out := *e
+	transport, err := apiclient.HTTPClient(cfg)
+	if err != nil {
+		return nil, err
 	}
+	if out.Client, err = client.New(cfg, client.Options{HTTPClient: transport, Scheme: e.Manager.GetScheme(), Mapper: e.Manager.GetRESTMapper()}); err != nil {
+		return nil, fmt.Errorf("build client: %w", err)
+	}
+	if out.Clientset, err = apiclient.Clientset(cfg); err != nil {
+		return nil, err
+	}
+	if out.Metadata, err = metadata.NewForConfigAndClient(cfg, transport); err != nil {
+		return nil, fmt.Errorf("build metadata client: %w", err)
+	}
+	out.Config = cfg
+	return &out, nil
 }
 
 // Informer returns the shared informer of obj's type with its indexes. The first caller starts it.
@@ -82,7 +107,7 @@ func (e *Env) Whole() map[reflect.Type]toolscache.SharedIndexInformer {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	whole := maps.Clone(e.indexed)
-	for _, obj := range e.Partial {
+	for _, obj := range e.partial {
 		delete(whole, reflect.TypeOf(obj))
 	}
 	return whole

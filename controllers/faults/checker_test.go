@@ -23,6 +23,7 @@ type checker struct {
 	window time.Duration
 	taken  map[types.UID]time.Time
 	ended  map[types.UID]bool
+	bound  map[types.UID]time.Time
 
 	now    time.Time
 	pods   map[types.UID]*corev1.Pod
@@ -47,13 +48,14 @@ type loss struct {
 
 // counts is what a Job's pods really did.
 type counts struct {
-	succeeded, failed         map[types.UID]bool
+	succeeded                 map[string]time.Time // by place, and when that was seen
+	failed                    map[types.UID]bool
 	saidSucceeded, saidFailed int
 }
 
 func check(h *history, ended map[types.UID]bool, window time.Duration) *checker {
 	c := &checker{
-		window: window, taken: maps.Clone(h.taken), ended: ended, pods: map[types.UID]*corev1.Pod{}, owners: map[types.UID]metav1.Object{},
+		window: window, taken: maps.Clone(h.taken), ended: ended, bound: map[types.UID]time.Time{}, pods: map[types.UID]*corev1.Pod{}, owners: map[types.UID]metav1.Object{},
 		limits: map[string][]limit{}, jobs: map[types.UID]*counts{}, losses: map[types.UID][]loss{},
 	}
 	for _, change := range h.inOrder() {
@@ -165,8 +167,9 @@ func (c *checker) seePod(pod *corev1.Pod, gone bool) {
 	before := c.pods[pod.UID]
 	owner := metav1.GetControllerOf(pod)
 	if gone {
-		// One that was bound while it was deleted is gone at once: no node had started it.
-		if before != nil && before.Status.Phase == corev1.PodRunning && !c.ended[pod.UID] {
+		// One that was bound while it was deleted is gone at once: the API server took it for one that no node had.
+		raced := before != nil && before.DeletionGracePeriodSeconds != nil && *before.DeletionGracePeriodSeconds == 0 && c.justNow(c.bound[pod.UID])
+		if before != nil && before.Status.Phase == corev1.PodRunning && !c.ended[pod.UID] && !raced {
 			c.fail(pod, "is gone, and its node has not ended it")
 		}
 		delete(c.pods, pod.UID)
@@ -175,6 +178,9 @@ func (c *checker) seePod(pod *corev1.Pod, gone bool) {
 		}
 	} else {
 		c.pods[pod.UID] = pod
+		if pod.Spec.NodeName != "" && c.bound[pod.UID].IsZero() {
+			c.bound[pod.UID] = c.now
+		}
 	}
 	if owner == nil {
 		return

@@ -64,12 +64,14 @@ func (i infected) RoundTrip(req *http.Request) (*http.Response, error) {
 		i.end()
 		return nil, errDead
 	}
-	if i.chance(i.fail) {
+	if !last && i.chance(i.fail) {
 		return nil, errNotSent
 	}
 	i.underway.Add(1)
 	defer i.underway.Done()
-	resp, err := i.next.RoundTrip(req)
+	// What is under way arrives, though its sender dies. The next life waits for that, as it waits for a lease to run out: how could it
+	// know of a pod that comes after it has looked?
+	resp, err := i.next.RoundTrip(req.WithContext(context.WithoutCancel(req.Context())))
 	if last {
 		i.end()
 	}

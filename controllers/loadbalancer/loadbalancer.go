@@ -128,7 +128,7 @@ func (r *reconciler) hold(ctx context.Context, service *corev1.Service, node str
 		service.Annotations = map[string]string{}
 	}
 	service.Annotations[vip.NodeAnnotation] = node
-	if err := r.wrote(service, r.client.Update(ctx, service)); err != nil {
+	if err := r.wrote(service, r.client.Status().Update(ctx, service)); err != nil {
 		return fmt.Errorf("write node: %w", err)
 	}
 	return nil
@@ -147,7 +147,7 @@ func (r *reconciler) release(ctx context.Context, service *corev1.Service) error
 	}
 	service.Finalizers = slices.DeleteFunc(service.Finalizers, func(f string) bool { return f == cleanup })
 	delete(service.Annotations, vip.NodeAnnotation)
-	if err := r.wrote(service, r.client.Update(ctx, service)); err != nil {
+	if err := r.wrote(service, r.client.Status().Update(ctx, service)); err != nil {
 		return client.IgnoreNotFound(fmt.Errorf("remove finalizer: %w", err))
 	}
 	r.recorder.Event(service, corev1.EventTypeNormal, "DeletedLoadBalancer", "Deleted load balancer")

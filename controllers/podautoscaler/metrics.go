@@ -33,12 +33,11 @@ type metricsReader struct {
 }
 
 func newMetricsReader(e *env.Env) (*metricsReader, error) {
-	config := e.Manager.GetConfig()
-	resources, err := metricsv1beta1.NewForConfigAndClient(config, e.Manager.GetHTTPClient())
+	resources, err := metricsv1beta1.NewForConfig(e.Config)
 	if err != nil {
 		return nil, fmt.Errorf("build metrics client: %w", err)
 	}
-	external, err := external_metrics.NewForConfig(config)
+	external, err := external_metrics.NewForConfig(e.Config)
 	if err != nil {
 		return nil, fmt.Errorf("build external metrics client: %w", err)
 	}
@@ -49,7 +48,7 @@ func newMetricsReader(e *env.Env) (*metricsReader, error) {
 	})); err != nil {
 		return nil, err
 	}
-	return &metricsReader{resources: resources, external: external, custom: custom_metrics.NewForConfig(config, e.Manager.GetRESTMapper(), versions)}, nil
+	return &metricsReader{resources: resources, external: external, custom: custom_metrics.NewForConfig(e.Config, e.Manager.GetRESTMapper(), versions)}, nil
 }
 
 // view is what one look at an autoscaler sees.

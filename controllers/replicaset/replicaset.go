@@ -126,6 +126,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	now := r.Clock.Now()
 	status := statusOf(set, active, podstate.Select(owned, podstate.Terminating), manageErr, now)
+	if !settled { // there may be more pods than are counted: this size has not been seen to yet
+		status.ObservedGeneration = set.Status.ObservedGeneration
+	}
 	if r.Kind.NoTerminating {
 		status.TerminatingReplicas = nil
 	}

@@ -126,10 +126,11 @@ func forgetVersions(ctx context.Context, c client.Client, definition *unstructur
 	if current == "" || len(stored) == 1 && stored[0] == current {
 		return nil
 	}
+	before := definition.DeepCopy()
 	if err := unstructured.SetNestedStringSlice(definition.Object, []string{current}, "status", "storedVersions"); err != nil {
 		return fmt.Errorf("set stored versions: %w", err)
 	}
-	if err := c.Status().Update(ctx, definition); err != nil {
+	if err := c.Status().Patch(ctx, definition, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
 		return fmt.Errorf("update stored versions: %w", err)
 	}
 	return nil

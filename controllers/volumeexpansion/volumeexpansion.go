@@ -46,7 +46,7 @@ func Add(e *env.Env, workers int) error {
 		}
 		changed := claim.DeepCopy()
 		metav1.SetMetaDataAnnotation(&changed.ObjectMeta, resizer, driver)
-		if err := e.Client.Update(ctx, changed); err != nil {
+		if err := e.Client.Status().Update(ctx, changed); err != nil {
 			return ctrl.Result{}, client.IgnoreNotFound(err)
 		}
 		recorder.Event(claim, corev1.EventTypeNormal, "ExternalExpanding", "waiting for an external controller to expand this PVC")

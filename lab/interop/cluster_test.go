@@ -66,7 +66,7 @@ func start(t *testing.T, mix Mix) *cluster {
 		}
 	})
 	must(t, c.node.Start(ctx, services))
-	c.admitNode(t, mix)
+	c.admitNode(t)
 	return c
 }
 
@@ -191,13 +191,10 @@ func (c *cluster) writeKubeconfigs(keys string, now time.Time) error {
 }
 
 // admitNode waits for the API server, lets the kubelet ask for its certificate, as an installer does, and waits for the node.
-func (c *cluster) admitNode(t *testing.T, mix Mix) {
+func (c *cluster) admitNode(t *testing.T) {
 	t.Helper()
 	within(t, 2*time.Minute, func() error { return c.kubectl("get", "--raw", "/readyz") })
 	must(t, c.kubectl("apply", "-f", "testdata/join.yaml"))
-	if mix.APIServer == Upstream && mix.Controllers == Ours {
-		must(t, c.kubectl("apply", "-f", "testdata/our-controllers.yaml"))
-	}
 	config, err := apiclient.FromKubeconfig(c.kubeconfig(), "interop")
 	must(t, err)
 	client, err := apiclient.Clientset(config)

@@ -4,6 +4,7 @@ package interop
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -38,7 +39,7 @@ func TestInterop(t *testing.T) {
 	for _, mix := range mixes {
 		t.Run(mix.name, func(t *testing.T) {
 			c := start(t, mix.Mix)
-			before := c.leftovers(t)
+			before, logged := c.leftovers(t), len(c.controllersLog(t))
 			t.Run("Scripts", func(t *testing.T) { // returns when all scripts have ended
 				script.Cluster{
 					Kubeconfig: c.kubeconfig(), Kubectl: c.node.Bundle + "/keelson kubectl",
@@ -47,6 +48,11 @@ func TestInterop(t *testing.T) {
 				}.Run(t, testscript.Params{Dir: "testdata/script"})
 			})
 			c.mustBeEmpty(t, before)
+			for line := range strings.Lines(c.controllersLog(t)[logged:]) {
+				if strings.Contains(line, "is forbidden: User") {
+					t.Errorf("a controller has not the rights that it needs: %s", line)
+				}
+			}
 		})
 	}
 }
@@ -67,6 +73,13 @@ func (c *cluster) mustBeEmpty(t *testing.T, before string) {
 		}
 		return nil
 	})
+}
+
+func (c *cluster) controllersLog(t *testing.T) string {
+	t.Helper()
+	log, err := os.ReadFile(c.node.StatePath("/var/log/controller-manager.log"))
+	must(t, err)
+	return string(log)
 }
 
 // leftovers lists what pods have on the node: containers, control groups, volumes, mounts, network devices and addresses.

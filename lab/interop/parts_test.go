@@ -116,8 +116,9 @@ func parts(address string) []part {
 				"--kubeconfig=" + config("controller-manager"), "--leader-elect=true", "--root-ca-file=" + pki("ca.crt"),
 				"--service-account-private-key-file=" + pki("sa.key"), "--cluster-signing-cert-file=" + pki("ca.crt"),
 				"--cluster-signing-key-file=" + pki("ca.key"), "--cluster-cidr=" + podCIDR, "--service-cluster-ip-range=" + serviceCIDR,
+				"--use-service-account-credentials=true",
 			},
-			upstreamFlags: append(identified("controller-manager"), "--allocate-node-cidrs=true", "--use-service-account-credentials=true"),
+			upstreamFlags: append(identified("controller-manager"), "--allocate-node-cidrs=true"),
 		},
 		{
 			name: "scheduler", ours: "scheduler", upstream: "kube-scheduler",

@@ -86,7 +86,7 @@ cat >"$trees/nginx/etc/nginx/nginx.conf" <<-EOT
 	}
 EOT
 
-echo "conformance images: kitten, nautilus, nonewprivs, nonroot, etcd, sample-apiserver"
+echo "conformance images: kitten, nautilus, nonewprivs, nonroot, etcd, sample-apiserver, sample-device-plugin"
 for pet in kitten nautilus; do
 	mkdir -p "$trees/$pet"
 	cp "$upstream/test/images/$pet/html/$pet.jpg" "$upstream/test/images/$pet/html/data.json" "$trees/$pet/"
@@ -100,6 +100,7 @@ cp -a "$trees/busybox" "$trees/etcd"
 gobuild sample-apiserver/sample-apiserver k8s.io/sample-apiserver
 cp -a "$trees/busybox" "$trees/hostpathplugin"
 gobuild hostpathplugin/hostpathplugin ./socketproxy
+gobuild sample-device-plugin/sampledeviceplugin k8s.io/kubernetes/test/images/sample-device-plugin
 hostpath=$(grep -rhoE 'sig-storage/hostpathplugin:v[0-9.]+' "$upstream/test/e2e/testing-manifests/storage-csi" | sort -V | tail -n 1)
 
 e2e=registry.k8s.io/e2e-test-images
@@ -118,6 +119,7 @@ cat >"$out/specs.json" <<-EOT
 	{"ref": "$e2e/nginx:1.27.0-2", "files": {"/": "$trees/nginx"}, "cmd": ["nginx", "-g", "daemon off;"], "ports": ["80/tcp"], $path},
 	{"ref": "$e2e/nginx:1.28.0-2", "files": {"/": "$trees/nginx"}, "cmd": ["nginx", "-g", "daemon off;"], "ports": ["80/tcp"], "workingDir": "/usr", $path},
 	{"ref": "$e2e/sample-apiserver:1.29.2", "files": {"/": "$trees/sample-apiserver"}, "entrypoint": ["/sample-apiserver"], $path},
+	{"ref": "$e2e/sample-device-plugin:1.8.0", "files": {"/": "$trees/sample-device-plugin"}, "entrypoint": ["/sampledeviceplugin", "-alsologtostderr"], $path},
 	{"ref": "registry.k8s.io/$hostpath", "files": {"/": "$trees/hostpathplugin"}, "entrypoint": ["/hostpathplugin"], $path},
 	{"ref": "registry.k8s.io/etcd:3.7.0-0", "files": {"/": "$trees/etcd"}, "cmd": ["etcd"], $path}
 	]

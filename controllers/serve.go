@@ -6,7 +6,6 @@ import (
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -23,9 +22,6 @@ func (port) NeedLeaderElection() bool { return false }
 // Start serves until ctx ends.
 func (p port) Start(ctx context.Context) error {
 	mux := http.NewServeMux()
-	healthz.InstallHandler(mux, healthz.PingHealthz)
-	healthz.InstallLivezHandler(mux, healthz.PingHealthz)
-	healthz.InstallReadyzHandler(mux, healthz.PingHealthz)
 	mux.Handle("/metrics", metrics.HandlerFor(prometheus.Gatherers{ctrlmetrics.Registry, legacyregistry.DefaultGatherer}, metrics.HandlerOpts{ErrorHandling: metrics.ContinueOnError}))
 	if err := secureserving.Run(ctx, p.Config, mux); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("controllers' port: %w", err)

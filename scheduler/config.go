@@ -1,16 +1,21 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+	"k8s.io/component-base/config"
+	configv1alpha1 "k8s.io/component-base/config/v1alpha1"
 	configv1 "k8s.io/kube-scheduler/config/v1"
+	"k8s.io/utils/ptr"
 
-	corev1 "k8s.io/api/core/v1"
-
+	"keelson.dev/internal/leadership"
 	"keelson.dev/scheduler/plugins"
 	"keelson.dev/scheduler/profile"
 )
@@ -44,6 +49,47 @@ func loadConfig(path string) (*configv1.KubeSchedulerConfiguration, error) {
 		return nil, fmt.Errorf("parse scheduler configuration %s: %w", path, err)
 	}
 	return conf, nil
+}
+
+// leaderConfig completes what flags say by what a configuration says: where a flag stands at its default, the configuration decides.
+func leaderConfig(flags config.LeaderElectionConfiguration, file *configv1alpha1.LeaderElectionConfiguration) config.LeaderElectionConfiguration {
+	defaults := leadership.Defaults(LeaseName)
+	if flags.ResourceName == "" { // no flags
+		flags = defaults
+		flags.LeaderElect = ptr.Deref(file.LeaderElect, false)
+	}
+	flags.LeaderElect = flags.LeaderElect && ptr.Deref(file.LeaderElect, true)
+	decide(&flags.LeaseDuration, defaults.LeaseDuration, file.LeaseDuration)
+	decide(&flags.RenewDeadline, defaults.RenewDeadline, file.RenewDeadline)
+	decide(&flags.RetryPeriod, defaults.RetryPeriod, file.RetryPeriod)
+	decide(&flags.ResourceName, defaults.ResourceName, file.ResourceName)
+	decide(&flags.ResourceNamespace, defaults.ResourceNamespace, file.ResourceNamespace)
+	return flags
+}
+
+func decide[T comparable](flag *T, standard, file T) {
+	if *flag == standard {
+		*flag = cmp.Or(file, *flag)
+	}
+}
+
+// connect applies what a configuration says about the connection. Without a rate in it, the API server's priority and fairness
+// decides who waits.
+func connect(to *rest.Config, conf *configv1alpha1.ClientConnectionConfiguration) {
+	to.ContentType = cmp.Or(conf.ContentType, to.ContentType)
+	to.AcceptContentTypes = cmp.Or(conf.AcceptContentTypes, to.AcceptContentTypes)
+	if conf.QPS > 0 {
+		to.QPS, to.Burst, to.RateLimiter = conf.QPS, int(conf.Burst), nil
+	}
+}
+
+// Kubeconfig returns the path that a KubeSchedulerConfiguration file names; empty if it names none.
+func Kubeconfig(configFile string) (string, error) {
+	conf, err := loadConfig(configFile)
+	if err != nil {
+		return "", err
+	}
+	return conf.ClientConnection.Kubeconfig, nil
 }
 
 // profileSpecs resolves the profiles: the default plugins, with what each profile enables, disables and configures.

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,8 +18,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -28,8 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 	clientcache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/component-base/config"
 	"k8s.io/klog/v2"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	fwk "k8s.io/kube-scheduler/framework"
@@ -51,8 +47,9 @@ import (
 type Config struct {
 	// RESTConfig reaches the API server; its user needs the rights of system:kube-scheduler.
 	RESTConfig *rest.Config
-	// LeaderElect makes the scheduler wait for the Lease kube-system/kube-scheduler before it works.
-	LeaderElect bool
+	// Leader says whether, and by which Lease, one of several processes is chosen. What is as leadership.Defaults has it, the
+	// configuration file may say otherwise.
+	Leader config.LeaderElectionConfiguration
 	// Identity is the name in the Lease. A name that stays the same over a restart lets the restarted scheduler go on at once;
 	// it must be unique among those that run. Empty means the host name and a random part.
 	Identity string
@@ -64,13 +61,8 @@ type Config struct {
 	Plugins []profile.Plugin
 }
 
-// Leases are renewed and taken over as upstream's components do.
-const (
-	leaseName     = "kube-scheduler"
-	leaseDuration = 15 * time.Second
-	renewDeadline = 10 * time.Second
-	retryPeriod   = 2 * time.Second
-)
+// LeaseName is the name of the Lease in kube-system that the one of several schedulers holds which works.
+const LeaseName = "kube-scheduler"
 
 // defaultParallelism is how many goroutines filter nodes, as upstream has it.
 const defaultParallelism = 16
@@ -85,6 +77,17 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	restConfig := apiclient.Config(cfg.RESTConfig, "scheduler")
+	connect(restConfig, &conf.ClientConnection)
+	// Leases and reviews go another way than what the scheduler writes, which must not get out without the lease.
+	if cfg.Serving.Client, err = apiclient.Clientset(restConfig); err != nil {
+		return err
+	}
+	leader := leaderConfig(cfg.Leader, &conf.LeaderElection)
+	gate := &leadership.Later{}
+	if leader.LeaderElect {
+		restConfig = rest.CopyConfig(restConfig)
+		restConfig.Wrap(gate.Wrap)
+	}
 	client, err := apiclient.Clientset(restConfig)
 	if err != nil {
 		return err
@@ -94,8 +97,14 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	work := func(ctx context.Context) error { s.loop(ctx); return nil } //nolint:unparam // leading may fail
-	if cfg.LeaderElect {
-		work = func(ctx context.Context) error { return lead(ctx, client, cfg.Identity, s.loop) }
+	if leader.LeaderElect {
+		work = func(ctx context.Context) error {
+			return leadership.Run(ctx, cfg.Serving.Client, leader, cfg.Identity, func(ctx context.Context, held *leadership.Gate) error {
+				gate.Open(held)
+				s.loop(ctx)
+				return nil
+			})
+		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serve(ctx, cfg.Serving) })
@@ -107,41 +116,6 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	})
 	return group.Wait()
-}
-
-// lead runs work while this process holds the lease.
-func lead(ctx context.Context, client kubernetes.Interface, identity string, work func(context.Context)) error {
-	if identity == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return fmt.Errorf("read host name: %w", err)
-		}
-		identity = host + "_" + string(uuid.NewUUID())
-	}
-	done := make(chan struct{})
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Name: leaseName,
-		Lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: leaseName},
-			Client:     client.CoordinationV1(),
-			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
-		},
-		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
-		ReleaseOnCancel: true,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(ctx context.Context) { defer close(done); work(ctx) },
-			OnStoppedLeading: func() {},
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("build leader elector: %w", err)
-	}
-	elector.Run(ctx)
-	if ctx.Err() != nil {
-		return nil //nolint:nilerr // the end is no error
-	}
-	<-done
-	return fmt.Errorf("kube-system/%s: %w", leaseName, leadership.ErrLost)
 }
 
 // Scheduler is a running scheduler.
@@ -277,18 +251,18 @@ func (s *Scheduler) run(ctx context.Context, work func(context.Context) error) e
 	s.synced.Store(true)
 	err := work(ctx)
 	cancel()
-	s.inBinding.Wait()
 	background.Wait()
 	return err
 }
 
-// loop schedules until ctx ends.
+// loop schedules until ctx ends, and waits then for the pods that are being bound.
 func (s *Scheduler) loop(ctx context.Context) {
 	klog.FromContext(ctx).Info("Scheduling", "profiles", len(s.profiles))
 	stop := context.AfterFunc(ctx, s.queue.Close)
 	defer stop()
 	for s.scheduleOne(ctx) {
 	}
+	s.inBinding.Wait()
 }
 
 // trim drops what no plugin reads from objects before they are cached.

@@ -11,7 +11,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apiserver/pkg/server/healthz"
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"keelson.dev/internal/secureserving"
@@ -31,21 +30,17 @@ const maxPod = 3 << 20
 
 // serve serves the scheduler's port until ctx ends.
 func (s *Scheduler) serve(ctx context.Context, cfg secureserving.Config) error {
-	cfg.Client = s.client
 	mux := http.NewServeMux()
-	ready := healthz.NamedCheck("caches", func(*http.Request) error {
+	ready := secureserving.Check{Name: "caches", Err: func(*http.Request) error {
 		if !s.synced.Load() {
 			return errors.New("the caches have not been filled yet")
 		}
 		return nil
-	})
-	healthz.InstallHandler(mux, healthz.PingHealthz)
-	healthz.InstallLivezHandler(mux, healthz.PingHealthz)
-	healthz.InstallReadyzHandler(mux, healthz.PingHealthz, ready)
+	}}
 	mux.Handle(metricsPath, s.metrics.Handler())
 	mux.HandleFunc("GET "+WhyPath, s.answerWhy)
 	mux.HandleFunc("POST "+WhyPath, s.answerWhatIf)
-	if err := secureserving.Run(ctx, cfg, mux); err != nil && ctx.Err() == nil {
+	if err := secureserving.Run(ctx, cfg, mux, ready); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("scheduler's port: %w", err)
 	}
 	return nil

@@ -295,7 +295,9 @@ func (o *serverOptions) runScheduler(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	leader := leadership.Defaults(scheduler.LeaseName)
+	leader.LeaderElect = o.leaderElect
 	return again(ctx, func() error {
-		return scheduler.Run(ctx, scheduler.Config{RESTConfig: config, LeaderElect: o.leaderElect, Serving: o.port(10259)})
+		return scheduler.Run(ctx, scheduler.Config{RESTConfig: config, Leader: leader, Serving: o.port(10259)})
 	})
 }

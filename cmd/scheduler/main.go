@@ -10,10 +10,13 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"k8s.io/component-base/config/options"
 	"k8s.io/klog/v2"
 
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/internal/features"
+	"keelson.dev/internal/heap"
+	"keelson.dev/internal/leadership"
 	"keelson.dev/scheduler"
 )
 
@@ -39,19 +42,26 @@ func command() *cobra.Command {
 			if err := features.Apply(); err != nil {
 				return err
 			}
+			if named, err := scheduler.Kubeconfig(cfg.ConfigFile); err != nil {
+				return err
+			} else if named != "" && !cmd.Flags().Changed("kubeconfig") {
+				kubeconfig = named
+			}
 			restConfig, err := apiclient.FromKubeconfig(kubeconfig, "scheduler")
 			if err != nil {
 				return err
 			}
 			cfg.RESTConfig = restConfig
+			heap.Keep(cmd.Context(), 16<<20)
 			return scheduler.Run(cmd.Context(), cfg)
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&kubeconfig, "kubeconfig", "/etc/kubernetes/scheduler.conf", "kubeconfig of the API server")
 	flags.StringVar(&cfg.ConfigFile, "config", "", "KubeSchedulerConfiguration file")
-	flags.BoolVar(&cfg.LeaderElect, "leader-elect", true, "wait for the Lease kube-system/kube-scheduler")
-	flags.StringVar(&cfg.Identity, "leader-elect-identity", "", "name in the Lease; empty means the host name and a random part")
+	cfg.Leader = leadership.Defaults(scheduler.LeaseName)
+	options.BindLeaderElectionFlags(&cfg.Leader, flags)
+	flags.StringVar(&cfg.Identity, "leader-elect-identity", "", "name in the Lease; empty: the host name and a random part")
 	cfg.Serving.AddFlags(flags, 10259)
 	features.AddFlags(flags)
 	logging := flag.NewFlagSet("logging", flag.ContinueOnError)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 )
 
 // Gate lets writes through while the lease is held, and not one after that: neither new ones nor those that are under way, nor those
@@ -16,6 +17,30 @@ type Gate struct {
 
 // Wrap puts the gate before a transport; it is a transport.WrapperFunc.
 func (g *Gate) Wrap(next http.RoundTripper) http.RoundTripper { return gated{g, next} }
+
+// Later is a gate for a client that is made before the lease is held: no write passes until it is opened.
+type Later struct{ gate atomic.Pointer[Gate] }
+
+// Open lets pass what the gate of the lease lets pass.
+func (l *Later) Open(g *Gate) { l.gate.Store(g) }
+
+// Wrap puts the gate before a transport.
+func (l *Later) Wrap(next http.RoundTripper) http.RoundTripper { return later{l, next} }
+
+type later struct {
+	*Later
+	next http.RoundTripper
+}
+
+func (l later) RoundTrip(req *http.Request) (*http.Response, error) {
+	g := l.gate.Load()
+	if g == nil {
+		closed, end := context.WithCancel(context.Background())
+		end()
+		g = &Gate{held: closed}
+	}
+	return gated{g, l.next}.RoundTrip(req)
+}
 
 type gated struct {
 	*Gate

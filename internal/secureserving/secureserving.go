@@ -1,47 +1,36 @@
 // Package secureserving is the HTTPS port of a component: health, metrics and what else it shows, for whom the API server vouches.
-// Tokens and rights are reviewed by the API server; client certificates are those that it accepts itself.
 package secureserving
 
 import (
 	"context"
-	"errors"
+	"crypto/tls"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apiserver/pkg/apis/apiserver"
-	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
-	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
-	authorizationcel "k8s.io/apiserver/pkg/authorization/cel"
-	"k8s.io/apiserver/pkg/authorization/path"
-	"k8s.io/apiserver/pkg/authorization/union"
-	"k8s.io/apiserver/pkg/endpoints/filters"
-	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/server"
-	"k8s.io/apiserver/pkg/server/dynamiccertificates"
-	serverfilters "k8s.io/apiserver/pkg/server/filters"
-	"k8s.io/apiserver/pkg/server/options"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	"k8s.io/client-go/kubernetes"
 	certutil "k8s.io/client-go/util/cert"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 )
 
-// How long answers of the API server count, and how long one may take: upstream's values.
 const (
-	tokenTTL      = 10 * time.Second
-	rightsTTL     = 10 * time.Second
-	reviewTimeout = 10 * time.Second
-	shutdownTime  = 5 * time.Second
-	lookupRetry   = time.Second
+	// readHeaderTimeout is only for headers: bodies may be streams that last as long as a session does.
+	readHeaderTimeout = 30 * time.Second
+	// drainTimeout is what requests get to end in when the server stops.
+	drainTimeout = 2 * time.Second
 )
+
+// How long answers of the API server count: upstream's values.
+var ttls = TTLs{Token: 10 * time.Second, Allowed: 10 * time.Second, Denied: 10 * time.Second}
 
 // openPaths are for everybody: they say no more than that a process lives.
 var openPaths = []string{"/healthz", "/livez", "/readyz"}
@@ -66,18 +55,24 @@ func (c *Config) AddFlags(fs *pflag.FlagSet, port int) {
 	fs.StringVar(&c.ClientCAFile, "client-ca-file", "", "authority of client certificates; empty: what the API server publishes in kube-system")
 }
 
-// Run serves the handler until ctx ends.
-func Run(ctx context.Context, cfg Config, handler http.Handler) error {
+// Run serves the handler and the paths of health until ctx ends. It is ready when all checks are; they may be called at any time.
+func Run(ctx context.Context, cfg Config, mux *http.ServeMux, ready ...Check) error {
 	if cfg.Port == 0 {
 		return nil
 	}
-	clientCA, err := cfg.clientCA(ctx)
-	if err != nil {
-		return err
+	mux.Handle("/healthz", health())
+	mux.Handle("/livez", health())
+	mux.Handle("/readyz", health(ready...))
+	cas := CAFile(cfg.ClientCAFile)
+	if cas == nil {
+		cas = publishedCAs(ctx, cfg.Client)
 	}
-	if handler, err = cfg.gate(handler, clientCA); err != nil {
-		return err
-	}
+	gate := NewGate(GateConfig{
+		Client: cfg.Client, ClientCAs: cas, Anonymous: true, Rights: pathRights, TTLs: ttls, Clock: clock.RealClock{},
+		Subject: func(r *http.Request) string {
+			return fmt.Sprintf("verb=%s, path=%s", strings.ToLower(r.Method), r.URL.Path)
+		},
+	})
 	certificate, err := cfg.certificate()
 	if err != nil {
 		return err
@@ -86,89 +81,97 @@ func Run(ctx context.Context, cfg Config, handler http.Handler) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	info := &server.SecureServingInfo{Listener: listener, Cert: certificate, ClientCA: clientCA}
-	stopped, _, err := info.Serve(handler, shutdownTime, ctx.Done())
-	if err != nil {
-		return fmt.Errorf("serve: %w", err)
-	}
-	<-stopped
-	return nil
+	return Serve(ctx, listener, gate.Wrap(mux), certificate)
 }
 
-func (c Config) clientCA(ctx context.Context) (dynamiccertificates.CAContentProvider, error) {
-	if c.ClientCAFile != "" {
-		ca, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", c.ClientCAFile)
-		if err == nil {
-			go ca.Run(ctx, 1)
-		}
-		return ca, err
+// pathRights asks for the right to the path itself.
+func pathRights(r *http.Request) []authorizationv1.SubjectAccessReviewSpec {
+	if slices.Contains(openPaths, r.URL.Path) {
+		return nil
 	}
-	ca, err := dynamiccertificates.NewDynamicCAFromConfigMapController("client-ca", metav1.NamespaceSystem, "extension-apiserver-authentication", "client-ca-file", c.Client)
-	if err != nil {
-		return nil, err
-	}
-	// An API server that is not there yet is no reason to give up: the component itself waits for it too.
-	err = wait.PollUntilContextCancel(ctx, lookupRetry, true, func(ctx context.Context) (bool, error) {
-		err := ca.RunOnce(ctx)
-		if err != nil {
-			klog.FromContext(ctx).Info("The authority of clients is not known yet, will try again", "err", err)
+	return []authorizationv1.SubjectAccessReviewSpec{{
+		NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: r.URL.Path, Verb: strings.ToLower(r.Method)},
+	}}
+}
+
+// Check is a named condition of being ready.
+type Check struct {
+	Name string
+	Err  func(*http.Request) error
+}
+
+// health answers ok, or which checks fail.
+func health(checks ...Check) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		out, failed := "[+]ping ok\n", false
+		for _, c := range checks {
+			if err := c.Err(r); err != nil {
+				failed = true
+				out += fmt.Sprintf("[-]%s failed: %v\n", c.Name, err)
+				continue
+			}
+			out += fmt.Sprintf("[+]%s ok\n", c.Name)
 		}
-		return err == nil, nil
+		name := strings.TrimPrefix(r.URL.Path, "/")
+		switch {
+		case failed:
+			http.Error(w, out+name+" check failed", http.StatusInternalServerError)
+		case r.URL.Query().Has("verbose"):
+			_, _ = fmt.Fprint(w, out+name+" check passed\n")
+		default:
+			_, _ = fmt.Fprint(w, "ok")
+		}
 	})
-	if err == nil {
-		go ca.Run(ctx, 1)
-	}
-	return ca, err
 }
 
-func (c Config) certificate() (dynamiccertificates.CertKeyContentProvider, error) {
+func (c Config) certificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	if c.CertFile != "" {
-		return dynamiccertificates.NewDynamicServingContentFromFiles("serving-cert", c.CertFile, c.KeyFile)
+		return certificateFile(c.CertFile, c.KeyFile), nil
 	}
 	cert, key, err := certutil.GenerateSelfSignedCertKey("localhost", []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("make serving certificate: %w", err)
 	}
-	return dynamiccertificates.NewStaticCertKeyContent("self-signed", cert, key)
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("make serving certificate: %w", err)
+	}
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }, nil
 }
 
-// gate lets in whom the API server vouches for, to what it allows.
-func (c Config) gate(handler http.Handler, clientCA dynamiccertificates.CAContentProvider) (http.Handler, error) {
-	authenticator, _, err := authenticatorfactory.DelegatingAuthenticatorConfig{
-		Anonymous: &apiserver.AnonymousAuthConfig{Enabled: true}, TokenAccessReviewClient: c.Client.AuthenticationV1(), TokenAccessReviewTimeout: reviewTimeout,
-		WebhookRetryBackoff: options.DefaultAuthWebhookRetryBackoff(), CacheTTL: tokenTTL, ClientCertificateCAContentProvider: clientCA,
-	}.New()
-	if err != nil {
-		return nil, fmt.Errorf("build authentication: %w", err)
+// Serve serves HTTPS on the listener until ctx ends. Client certificates are asked for and not verified, since a bearer token may come
+// with one: that is the business of a Gate.
+func Serve(ctx context.Context, listener net.Listener, handler http.Handler, certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)) error {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          log.New(logWriter{klog.FromContext(ctx)}, "", 0),
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, GetCertificate: certificate, ClientAuth: tls.RequestClientCert, NextProtos: []string{"h2", "http/1.1"},
+		},
 	}
-	open, err := path.NewAuthorizer(openPaths)
-	if err != nil {
-		return nil, fmt.Errorf("build authorization: %w", err)
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		if server.Shutdown(drain) != nil {
+			_ = server.Close() // what did not end in time is cut
+		}
+	})
+	err := server.ServeTLS(listener, "", "")
+	if !stop() {
+		<-stopped
+		return nil
 	}
-	rights, err := authorizerfactory.DelegatingAuthorizerConfig{
-		SubjectAccessReviewClient: c.Client.AuthorizationV1(), AllowCacheTTL: rightsTTL, DenyCacheTTL: rightsTTL,
-		WebhookRetryBackoff: options.DefaultAuthWebhookRetryBackoff(), Compiler: noCompiler{},
-	}.New()
-	if err != nil {
-		return nil, fmt.Errorf("build authorization: %w", err)
-	}
-	both, err := union.New(union.NamedAuthorizer{AuthorizerName: "open-paths", Authorizer: open}, union.NamedAuthorizer{AuthorizerName: "reviews", Authorizer: rights})
-	if err != nil {
-		return nil, fmt.Errorf("build authorization: %w", err)
-	}
-	codecs := serializer.NewCodecFactory(runtime.NewScheme())
-	resolver := &request.RequestInfoFactory{APIPrefixes: sets.NewString(), GrouplessAPIPrefixes: sets.NewString()}
-	handler = filters.WithAuthorization(handler, both, codecs)
-	handler = filters.WithAuthentication(handler, authenticator, filters.Unauthorized(codecs), nil, nil)
-	handler = filters.WithRequestInfo(handler, resolver)
-	return serverfilters.WithPanicRecovery(handler, resolver), nil
+	return fmt.Errorf("serve HTTPS: %w", err)
 }
 
-// noCompiler saves the memory of a CEL environment that only match conditions would need: a delegated review has none.
-type noCompiler struct{}
+// logWriter sends what net/http has to say, mostly about broken handshakes, to the log at a level where it does not disturb.
+type logWriter struct{ logger logr.Logger }
 
-var errNoConditions = errors.New("there are no match conditions")
-
-func (noCompiler) CompileCELExpression(authorizationcel.ExpressionAccessor) (authorizationcel.CompilationResult, error) {
-	return authorizationcel.CompilationResult{}, errNoConditions
+func (l logWriter) Write(p []byte) (int, error) {
+	l.logger.V(2).Info("HTTPS port", "message", strings.TrimSpace(string(p)))
+	return len(p), nil
 }

@@ -11,14 +11,14 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"strconv"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/klog/v2"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/utils/clock"
+
+	"keelson.dev/internal/secureserving"
 )
 
 // Pods is what the server asks of the agent.
@@ -64,13 +64,6 @@ type Server struct {
 	handler http.Handler
 }
 
-const (
-	// readHeaderTimeout is only for headers: bodies are streams that last as long as a session does.
-	readHeaderTimeout = 30 * time.Second
-	// drainTimeout is what sessions get to end in when the server stops.
-	drainTimeout = 2 * time.Second
-)
-
 // New returns a server that does not listen yet.
 func New(cfg Config) (*Server, error) {
 	if cfg.Certificate == nil || cfg.Pods == nil || cfg.Runtime == nil {
@@ -92,7 +85,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.Clock = clock.RealClock{}
 	}
 	s := &Server{cfg: cfg}
-	s.handler = newGate(cfg).wrap(s.routes())
+	s.handler = newGate(cfg).Wrap(s.routes())
 	return s, nil
 }
 
@@ -110,34 +103,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // Serve is Run on a listener of the caller's.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
-	logger := klog.FromContext(ctx)
-	server := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: readHeaderTimeout,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          klogErrors(logger),
-		TLSConfig: &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			GetCertificate: s.cfg.Certificate,
-			ClientAuth:     tls.RequestClientCert, // verified by the gate, since a bearer token may come with it
-			NextProtos:     []string{"h2", "http/1.1"},
-		},
-	}
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-		defer cancel()
-		if server.Shutdown(drain) != nil {
-			_ = server.Close() // what did not end in time is cut
-		}
-	})
-	err := server.ServeTLS(listener, "", "")
-	if !stop() {
-		<-stopped
-		return nil
-	}
-	return fmt.Errorf("serve the kubelet API: %w", err)
+	return secureserving.Serve(ctx, listener, s, s.cfg.Certificate)
 }
 
 // route is one line of the API.

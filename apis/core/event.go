@@ -22,7 +22,7 @@ const eventLife = time.Hour
 // event tells what happened to an object. It is one stored kind in two groups: see event_conversion.go.
 var event = resource.Definition[*corev1.Event]{
 	GroupVersion: corev1.SchemeGroupVersion, Served: []schema.GroupVersion{eventsv1.SchemeGroupVersion},
-	Kind: "Event", NameOnce: true, Plural: "events", ShortNames: []string{"ev"},
+	Kind: "Event", NameOnce: true, AnyFinalizer: true, Plural: "events", ShortNames: []string{"ev"},
 	Namespaced: true, AllowCreateOnUpdate: true, AllowUnconditionalUpdate: true,
 	Validate:       validateEvent,
 	ValidateServed: map[schema.GroupVersion]func(e, old *corev1.Event) field.ErrorList{eventsv1.SchemeGroupVersion: validateNewEvent},
@@ -151,6 +151,9 @@ func validateText(text pair, longest int) field.ErrorList {
 // validateNewEvent is what clients of events.k8s.io/v1 are held to: none of the fields of old, and nothing but the series changes.
 func validateNewEvent(e, old *corev1.Event) field.ErrorList {
 	errs := validateAnyEvent(e, "reportingController")
+	for i, name := range e.Finalizers {
+		errs = append(errs, validate.FinalizerName(name, field.NewPath("metadata", "finalizers").Index(i))...)
+	}
 	if old != nil {
 		if !validate.Equal(e.Series, old.Series) {
 			errs = append(errs, validateSeries(e.Series)...)

@@ -9,6 +9,7 @@ import (
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/apis/resource"
@@ -19,7 +20,10 @@ import (
 var limitRange = resource.Definition[*corev1.LimitRange]{
 	GroupVersion: corev1.SchemeGroupVersion, Kind: "LimitRange", Plural: "limitranges", ShortNames: []string{"limits"},
 	Namespaced: true, AllowCreateOnUpdate: true, AllowUnconditionalUpdate: true,
-	Default:  defaultLimitRange,
+	Default: defaultLimitRange,
+	Prepare: func(l, _ *corev1.LimitRange) {
+		resource.SetDefault(&l.Name, string(uuid.NewUUID())) // the only kind that may go without
+	},
 	Validate: validateLimitRange,
 	Columns: []resource.Column[*corev1.LimitRange]{
 		resource.NameColumn[*corev1.LimitRange](),
@@ -167,8 +171,13 @@ func validateLimitRatio(limit *corev1.LimitRangeItem, name corev1.ResourceName, 
 	}
 	low, hasMin := limit.Min[name]
 	high, hasMax := limit.Max[name]
-	if hasMin && hasMax && !low.IsZero() {
-		if largest := high.AsApproximateFloat64() / low.AsApproximateFloat64(); ratio.AsApproximateFloat64() > largest {
+	if hasMin && hasMax {
+		// In thousandths where all three can be told in them.
+		r, h, l := float64(ratio.Value()), high.Value(), low.Value()
+		if max(ratio.Value(), h, l) < apiresource.MaxMilliValue {
+			r, h, l = float64(ratio.MilliValue())/1000, high.MilliValue(), low.MilliValue()
+		}
+		if largest := float64(h) / float64(l); r > largest {
 			errs = append(errs, field.Invalid(path, ratio.String(),
 				fmt.Sprintf("ratio %s is greater than max/min = %f", ratio.String(), largest)))
 		}

@@ -16,6 +16,7 @@ import (
 
 	"keelson.dev/apis/resource"
 	"keelson.dev/apis/validate"
+	"keelson.dev/internal/features"
 )
 
 // node is a machine that runs pods. Kubelets create it together with its first status.
@@ -25,7 +26,15 @@ var node = resource.Definition[*corev1.Node]{
 	AllowUnconditionalUpdate: true,
 	Default:                  defaultNode,
 	Prepare:                  prepareNode,
-	Validate:                 validateNode, ValidateUpdate: validateNodeUpdate, ValidateStatus: validateNodeUpdate,
+	PrepareStatus: func(n, old *corev1.Node) {
+		if old.Status.Config == nil {
+			n.Status.Config = nil
+		}
+	},
+	Validate: validateNode, ValidateStatus: validateNodeUpdate,
+	ValidateUpdate: func(n, old *corev1.Node) field.ErrorList {
+		return append(validateNode(n), validateNodeUpdate(n, old)...)
+	},
 	Warn: warnNode,
 	Fields: map[string]func(*corev1.Node) string{
 		"spec.unschedulable": func(n *corev1.Node) string { return strconv.FormatBool(n.Spec.Unschedulable) },
@@ -124,21 +133,21 @@ func prepareNode(n, old *corev1.Node) {
 	if old == nil || old.Spec.ConfigSource == nil {
 		n.Spec.ConfigSource = nil // dynamic kubelet configuration is gone
 	}
-	if old == nil || old.Status.Config == nil {
+	if old == nil {
 		n.Status.Config = nil
+	}
+	if (old == nil || old.Spec.PodPreemptionPolicy == nil) && !features.Enabled("InPlacePodVerticalScalingSchedulerPreemption") {
+		n.Spec.PodPreemptionPolicy = nil
 	}
 }
 
 func validateNode(n *corev1.Node) field.ErrorList {
-	path := field.NewPath("metadata") // upstream reports taints below metadata
-	errs := validateNodeAnnotations(n, path.Child("annotations"))
-	errs = append(errs, validate.Taints(n.Spec.Taints, path.Child("taints"))...)
-	errs = append(errs, validateNodeResources(n)...)
+	path := field.NewPath("metadata")
+	errs := validateAnyNode(n)
 	cidrs := field.NewPath("spec", "podCIDRs")
 	for i, cidr := range n.Spec.PodCIDRs {
 		errs = append(errs, validate.CIDR(cidr, cidrs.Index(i))...)
 	}
-	errs = append(errs, validateDeclaredFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
 	if swap := n.Status.NodeInfo.Swap; swap != nil && swap.Capacity != nil {
 		errs = append(errs, validate.Positive(*swap.Capacity, path.Child("nodeSwapStatus", "capacity"))...)
 	}
@@ -152,6 +161,15 @@ func validateNode(n *corev1.Node) field.ErrorList {
 		}
 	}
 	return errs
+}
+
+// validateAnyNode is what writes of a node and of its status are both held to.
+func validateAnyNode(n *corev1.Node) field.ErrorList {
+	path := field.NewPath("metadata") // upstream reports taints below metadata
+	errs := validateNodeAnnotations(n, path.Child("annotations"))
+	errs = append(errs, validate.Taints(n.Spec.Taints, path.Child("taints"))...)
+	errs = append(errs, validateNodeResources(n)...)
+	return append(errs, validateDeclaredFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
 }
 
 var featureName = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]*(/[a-zA-Z][a-zA-Z0-9]*)*$`)
@@ -216,9 +234,9 @@ func validateNodeResources(n *corev1.Node) field.ErrorList {
 	return errs
 }
 
-// validateNodeUpdate is for both the node and its status: upstream checks the same for either.
+// validateNodeUpdate is for both the node and its status.
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
-	errs := validateNode(n)
+	errs := validateAnyNode(n)
 	addresses := sets.New[corev1.NodeAddress]()
 	for i, address := range n.Status.Addresses {
 		if addresses.Has(address) {

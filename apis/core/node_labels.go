@@ -7,9 +7,23 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
+// formerNodeLabels have had successors for long.
+var formerNodeLabels = map[string]struct{ since, successor string }{
+	"beta.kubernetes.io/arch":           {"v1.14", corev1.LabelArchStable},
+	"beta.kubernetes.io/os":             {"v1.14", corev1.LabelOSStable},
+	corev1.LabelFailureDomainBetaRegion: {"v1.17", corev1.LabelTopologyRegion},
+	corev1.LabelFailureDomainBetaZone:   {"v1.17", corev1.LabelTopologyZone},
+	corev1.LabelInstanceType:            {"v1.17", corev1.LabelInstanceTypeStable},
+}
+
+func deprecatedNodeLabel(key string) (message string, deprecated bool) {
+	former, deprecated := formerNodeLabels[key]
+	return fmt.Sprintf("deprecated since %s; use %q instead", former.since, former.successor), deprecated
+}
+
 // WarnNodeLabel tells what to use instead of a deprecated label of nodes that is named at path; nil for any other.
 func WarnNodeLabel(key string, path *field.Path) []string {
-	if message, deprecated := deprecatedNodeLabels[key]; deprecated {
+	if message, deprecated := deprecatedNodeLabel(key); deprecated {
 		return []string{fmt.Sprintf("%s: %s", path, message)}
 	}
 	return nil

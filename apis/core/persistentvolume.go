@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -388,16 +389,34 @@ func validatePersistentVolumeUpdate(pv, old *corev1.PersistentVolume) field.Erro
 	}
 	if !validate.Equal(source, oldSource) {
 		errs = append(errs, field.Forbidden(specPath.Child("persistentvolumesource"),
-			"spec.persistentvolumesource is immutable after creation"))
+			fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", diff.Diff(oldSource, source))))
 	}
 	errs = append(errs, validate.Immutable(pv.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
-	if old.Spec.NodeAffinity != nil {
-		errs = append(errs, validate.Immutable(pv.Spec.NodeAffinity, old.Spec.NodeAffinity, field.NewPath("nodeAffinity"))...)
+	if affinity := old.Spec.NodeAffinity; affinity != nil && !validate.Equal(pv.Spec.NodeAffinity, withNewLabels(affinity, pv.Spec.NodeAffinity)) {
+		errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), pv.Spec.NodeAffinity,
+			validate.ImmutableMessage+", except for updating from beta label to GA"))
 	}
 	if old.Spec.VolumeAttributesClassName != nil && pv.Spec.VolumeAttributesClassName == nil {
 		errs = append(errs, field.Forbidden(specPath.Child("volumeAttributesClassName"), "update from non-nil value to nil is forbidden"))
 	}
 	return errs
+}
+
+// withNewLabels is the affinity with the labels that other names in their places, where these have succeeded them.
+func withNewLabels(affinity, other *corev1.VolumeNodeAffinity) *corev1.VolumeNodeAffinity {
+	affinity = affinity.DeepCopy()
+	if affinity.Required == nil || other == nil || other.Required == nil {
+		return affinity
+	}
+	for i := range min(len(affinity.Required.NodeSelectorTerms), len(other.Required.NodeSelectorTerms)) {
+		now, then := other.Required.NodeSelectorTerms[i].MatchExpressions, affinity.Required.NodeSelectorTerms[i].MatchExpressions
+		for j := range min(len(now), len(then)) {
+			if formerNodeLabels[then[j].Key].successor == now[j].Key {
+				then[j].Key = now[j].Key
+			}
+		}
+	}
+	return affinity
 }
 
 func warnPersistentVolume(pv, _ *corev1.PersistentVolume) []string {
@@ -413,5 +432,10 @@ func warnPersistentVolume(pv, _ *corev1.PersistentVolume) []string {
 		warnings = append(warnings, "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. "+
 			"Instead, the recommended approach is to use dynamic provisioning.")
 	}
-	return warnings
+	w := &warner{warnings: warnings}
+	w.deadVolumes(field.NewPath("spec"), []presence{
+		{"cephfs", pv.Spec.CephFS != nil}, {"photonPersistentDisk", pv.Spec.PhotonPersistentDisk != nil}, {"scaleIO", pv.Spec.ScaleIO != nil},
+		{"storageOS", pv.Spec.StorageOS != nil}, {"glusterfs", pv.Spec.Glusterfs != nil}, {"rbd", pv.Spec.RBD != nil},
+	})
+	return w.warnings
 }

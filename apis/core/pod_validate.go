@@ -115,7 +115,7 @@ func ValidatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	}
 	if !validate.Equal(*masked, old.Spec) {
 		errs = append(errs, field.Forbidden(specPath, fmt.Sprintf("pod updates may not change fields other than %s\n%v",
-			updatableFields, diff.Diff(*masked, old.Spec))))
+			updatableFields, diff.Diff(old.Spec, *masked))))
 	}
 	return errs
 }

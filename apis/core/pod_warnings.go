@@ -81,19 +81,10 @@ func child(root *field.Path, name string) *field.Path {
 	return root.Child(name)
 }
 
-// deprecatedNodeLabels have had successors for long.
-var deprecatedNodeLabels = map[string]string{
-	"beta.kubernetes.io/arch":           `deprecated since v1.14; use "kubernetes.io/arch" instead`,
-	"beta.kubernetes.io/os":             `deprecated since v1.14; use "kubernetes.io/os" instead`,
-	corev1.LabelFailureDomainBetaRegion: `deprecated since v1.17; use "topology.kubernetes.io/region" instead`,
-	corev1.LabelFailureDomainBetaZone:   `deprecated since v1.17; use "topology.kubernetes.io/zone" instead`,
-	corev1.LabelInstanceType:            `deprecated since v1.17; use "node.kubernetes.io/instance-type" instead`,
-}
-
-// nodeLabels looks for them wherever a pod names labels of nodes.
+// nodeLabels looks for deprecated labels wherever a pod names labels of nodes.
 func (w *warner) nodeLabels(spec *corev1.PodSpec, path *field.Path) {
 	for _, key := range sortedKeys(spec.NodeSelector) {
-		if message, ok := deprecatedNodeLabels[key]; ok {
+		if message, ok := deprecatedNodeLabel(key); ok {
 			w.add(path.Child("nodeSelector").Key(key), "%s", message)
 		}
 	}
@@ -111,7 +102,7 @@ func (w *warner) nodeLabels(spec *corev1.PodSpec, path *field.Path) {
 		}
 	}
 	for i, constraint := range spec.TopologySpreadConstraints {
-		if message, ok := deprecatedNodeLabels[constraint.TopologyKey]; ok {
+		if message, ok := deprecatedNodeLabel(constraint.TopologyKey); ok {
 			w.add(path.Child("topologySpreadConstraints").Index(i).Child("topologyKey"), "%s is %s", constraint.TopologyKey, message)
 		}
 	}
@@ -119,7 +110,7 @@ func (w *warner) nodeLabels(spec *corev1.PodSpec, path *field.Path) {
 
 func (w *warner) nodeTerm(term *corev1.NodeSelectorTerm, path *field.Path) {
 	for i, expression := range term.MatchExpressions {
-		if message, ok := deprecatedNodeLabels[expression.Key]; ok {
+		if message, ok := deprecatedNodeLabel(expression.Key); ok {
 			w.add(path.Child("matchExpressions").Index(i).Child("key"), "%s is %s", expression.Key, message)
 		}
 	}
@@ -187,28 +178,41 @@ func (w *warner) annotations(annotations map[string]string, spec *corev1.PodSpec
 	})
 }
 
+// deadVolumes are the types of volumes that have no code any more.
+var deadVolumes = map[string]string{
+	"photonPersistentDisk": "deprecated in v1.11, non-functional in v1.16+",
+	"gitRepo":              "deprecated in v1.11, and disabled by default in v1.33+",
+	"scaleIO":              "deprecated in v1.16, non-functional in v1.22+",
+	"flocker":              "deprecated in v1.22, non-functional in v1.25+",
+	"storageOS":            "deprecated in v1.22, non-functional in v1.25+",
+	"quobyte":              "deprecated in v1.22, non-functional in v1.25+",
+	"glusterfs":            "deprecated in v1.25, non-functional in v1.26+",
+	"cephfs":               "deprecated in v1.28, non-functional in v1.31+",
+	"rbd":                  "deprecated in v1.28, non-functional in v1.31+",
+}
+
+func (w *warner) deadVolumes(path *field.Path, types []presence) {
+	for _, t := range types {
+		if t.set {
+			w.add(path.Child(t.name), "%s", deadVolumes[t.name])
+		}
+	}
+}
+
 func (w *warner) volumes(volumes []corev1.Volume, path *field.Path) {
 	for i := range volumes {
 		v, at := &volumes[i], path.Index(i)
-		for _, dead := range []struct {
-			name    string
-			set     bool
-			message string
-		}{
-			{"photonPersistentDisk", v.PhotonPersistentDisk != nil, "deprecated in v1.11, non-functional in v1.16+"},
-			{"gitRepo", v.GitRepo != nil, "deprecated in v1.11, and disabled by default in v1.33+"},
-			{"scaleIO", v.ScaleIO != nil, "deprecated in v1.16, non-functional in v1.22+"},
-			{"flocker", v.Flocker != nil, "deprecated in v1.22, non-functional in v1.25+"},
-			{"storageOS", v.StorageOS != nil, "deprecated in v1.22, non-functional in v1.25+"},
-			{"quobyte", v.Quobyte != nil, "deprecated in v1.22, non-functional in v1.25+"},
-			{"glusterfs", v.Glusterfs != nil, "deprecated in v1.25, non-functional in v1.26+"},
-			{"cephfs", v.CephFS != nil, "deprecated in v1.28, non-functional in v1.31+"},
-			{"rbd", v.RBD != nil, "deprecated in v1.28, non-functional in v1.31+"},
-		} {
-			if dead.set {
-				w.add(at.Child(dead.name), "%s", dead.message)
-			}
-		}
+		w.deadVolumes(at, []presence{
+			{"photonPersistentDisk", v.PhotonPersistentDisk != nil},
+			{"gitRepo", v.GitRepo != nil},
+			{"scaleIO", v.ScaleIO != nil},
+			{"flocker", v.Flocker != nil},
+			{"storageOS", v.StorageOS != nil},
+			{"quobyte", v.Quobyte != nil},
+			{"glusterfs", v.Glusterfs != nil},
+			{"cephfs", v.CephFS != nil},
+			{"rbd", v.RBD != nil},
+		})
 		if v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil {
 			w.warnings = append(w.warnings, VolumeClaimWarnings(&v.Ephemeral.VolumeClaimTemplate.Spec, at.Child("ephemeral", "volumeClaimTemplate", "spec"))...)
 		}

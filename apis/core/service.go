@@ -17,7 +17,7 @@ import (
 // service is one address for a set of pods. Its IPs, IP families and node ports are allocated by apiserver/registry after
 // validation; this file and its neighbours only keep and check them.
 var service = resource.Definition[*corev1.Service]{
-	GroupVersion: corev1.SchemeGroupVersion, Kind: "Service", Plural: "services",
+	GroupVersion: corev1.SchemeGroupVersion, Kind: "Service", NameOnce: true, Plural: "services",
 	ShortNames: []string{"svc"}, Categories: []string{"all"}, KeyPrefix: "services/specs",
 	Namespaced: true, HasStatus: true, GenerationOf: resource.NoGeneration[*corev1.Service],
 	AllowUnconditionalUpdate: true, ReturnDeleted: true,
@@ -25,7 +25,7 @@ var service = resource.Definition[*corev1.Service]{
 	Default:      defaultService,
 	Prepare:      prepareService,
 	Validate:     validateService, ValidateUpdate: validateServiceUpdate, ValidateStatus: validateServiceStatus,
-	Warn: warnService,
+	Warn: warnService, WarnStatus: warnServiceStatus,
 	Fields: map[string]func(*corev1.Service) string{
 		"spec.clusterIP": func(s *corev1.Service) string { return s.Spec.ClusterIP },
 		"spec.type":      func(s *corev1.Service) string { return string(s.Spec.Type) },
@@ -93,6 +93,11 @@ func defaultService(s *corev1.Service) {
 // externallyAccessible tells whether traffic from outside the cluster can reach the service.
 func externallyAccessible(spec *corev1.ServiceSpec) bool {
 	return hasNodePorts(spec) || spec.Type == corev1.ServiceTypeClusterIP && len(spec.ExternalIPs) > 0
+}
+
+// mayHaveClusterIP is true for types that do not exist too: they are refused, and nothing of the service should change before.
+func mayHaveClusterIP(spec *corev1.ServiceSpec) bool {
+	return spec.Type != corev1.ServiceTypeExternalName
 }
 
 // hasClusterIP tells whether the type of the service comes with an address.

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
 	"k8s.io/utils/ptr"
@@ -12,14 +13,14 @@ import (
 	"keelson.dev/apis/validate"
 )
 
-// ValidateServiceAddresses checks what the allocation of addresses relies on.
-func ValidateServiceAddresses(s *corev1.Service) field.ErrorList {
-	return validateClusterIPs(&s.Spec, field.NewPath("spec"))
+// ValidateServiceAddresses checks what the allocation of addresses relies on. What old has already, nil on create, is not judged.
+func ValidateServiceAddresses(s *corev1.Service, old *corev1.ServiceSpec) field.ErrorList {
+	return validateClusterIPs(&s.Spec, old, field.NewPath("spec"))
 }
 
 // validateClusterIPs checks clusterIP, clusterIPs, ipFamilies and ipFamilyPolicy against each other. ExternalName services may
 // have none of them, which is checked with their type.
-func validateClusterIPs(spec *corev1.ServiceSpec, path *field.Path) field.ErrorList {
+func validateClusterIPs(spec, old *corev1.ServiceSpec, path *field.Path) field.ErrorList {
 	if spec.Type == corev1.ServiceTypeExternalName {
 		return nil
 	}
@@ -43,11 +44,15 @@ func validateClusterIPs(spec *corev1.ServiceSpec, path *field.Path) field.ErrorL
 	}
 	errs = append(errs, validate.OptionalOneOf(spec.IPFamilyPolicy, path.Child("ipFamilyPolicy"),
 		corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)...)
-	return append(errs, validateIPValues(spec, ipsPath)...)
+	return append(errs, validateIPValues(spec, old, ipsPath)...)
 }
 
-func validateIPValues(spec *corev1.ServiceSpec, path *field.Path) field.ErrorList {
+func validateIPValues(spec, old *corev1.ServiceSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	var former []string
+	if old != nil {
+		former = old.ClusterIPs
+	}
 	for i, ip := range spec.ClusterIPs {
 		if i == 0 && ip == corev1.ClusterIPNone {
 			if len(spec.ClusterIPs) > 1 {
@@ -55,7 +60,7 @@ func validateIPValues(spec *corev1.ServiceSpec, path *field.Path) field.ErrorLis
 			}
 			continue
 		}
-		errs = append(errs, validate.IP(ip, path.Index(i))...)
+		errs = append(errs, validation.IsValidIPForLegacyField(path.Index(i), ip, true, former)...)
 	}
 	malformed := len(errs) > 0
 	if len(spec.ClusterIPs) > 2 {
@@ -90,7 +95,7 @@ func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
 	if !external && (!isHeadless(&s.Spec) || !isHeadless(&old.Spec)) {
 		errs = append(errs, validateOrdered(s.Spec.ClusterIPs, old.Spec.ClusterIPs, s, path.Child("clusterIPs"), "clusterIP")...)
 	}
-	if !external {
+	if !external && !isHeadless(&s.Spec) && !isHeadless(&old.Spec) && (len(s.Spec.IPFamilies) > 0 || len(s.Spec.ClusterIPs) == 0) {
 		errs = append(errs, validateOrdered(s.Spec.IPFamilies, old.Spec.IPFamilies, s, path.Child("ipFamilies"), "ipFamily")...)
 	}
 	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && old.Spec.Type == corev1.ServiceTypeLoadBalancer &&
@@ -100,7 +105,7 @@ func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
 	if hasHealthCheckPort(&s.Spec) && hasHealthCheckPort(&old.Spec) && s.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort {
 		errs = append(errs, field.Forbidden(path.Child("healthCheckNodePort"), "field is immutable"))
 	}
-	return append(errs, validateService(s)...)
+	return append(errs, validateServiceSpec(s, &old.Spec)...)
 }
 
 // validateOrdered compares a list of which the first entry is primary and the second may come and go.

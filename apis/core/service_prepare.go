@@ -13,6 +13,9 @@ import (
 // prepareService lets clients leave out what was allocated and what follows from something else: old clients know only the
 // singular clusterIP, and somebody who changes the type should not have to clear the fields of the former type.
 func prepareService(s, old *corev1.Service) {
+	if s.Spec.Type == corev1.ServiceTypeExternalName && len(validateInternalPolicy(&s.Spec, nil)) == 0 {
+		s.Spec.InternalTrafficPolicy = nil
+	}
 	if old == nil {
 		if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
 			s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
@@ -30,7 +33,7 @@ func prepareService(s, old *corev1.Service) {
 
 // keepAllocated fills in allocated values that an update left out.
 func keepAllocated(spec, old *corev1.ServiceSpec) {
-	if hasClusterIP(spec) && hasClusterIP(old) {
+	if mayHaveClusterIP(spec) && mayHaveClusterIP(old) {
 		resource.SetDefault(&spec.ClusterIP, old.ClusterIP)
 		if len(spec.ClusterIPs) == 0 && spec.ClusterIP == old.ClusterIP {
 			spec.ClusterIPs = old.ClusterIPs
@@ -89,7 +92,7 @@ func syncClusterIPs(spec, old *corev1.ServiceSpec) {
 
 // dropFormerTypeFields clears what only made sense for the old type, as long as the client left it as it was.
 func dropFormerTypeFields(spec, old *corev1.ServiceSpec) {
-	if hasClusterIP(old) && !hasClusterIP(spec) {
+	if mayHaveClusterIP(old) && !mayHaveClusterIP(spec) {
 		if spec.ClusterIP == old.ClusterIP && slices.Equal(spec.ClusterIPs, old.ClusterIPs) {
 			spec.ClusterIP, spec.ClusterIPs = "", nil
 		}
@@ -113,7 +116,7 @@ func dropFormerTypeFields(spec, old *corev1.ServiceSpec) {
 	if externallyAccessible(old) && !externallyAccessible(spec) && spec.ExternalTrafficPolicy == old.ExternalTrafficPolicy {
 		spec.ExternalTrafficPolicy = ""
 	}
-	if hasClusterIP(old) && !hasClusterIP(spec) {
+	if mayHaveClusterIP(old) && !mayHaveClusterIP(spec) {
 		clearIfSame(&spec.InternalTrafficPolicy, old.InternalTrafficPolicy)
 	}
 }

@@ -19,7 +19,10 @@ const (
 	maxClientIPTimeout = 86400 // seconds: one day
 )
 
-func validateService(s *corev1.Service) field.ErrorList {
+func validateService(s *corev1.Service) field.ErrorList { return validateServiceSpec(s, nil) }
+
+// validateServiceSpec checks a service; old is the spec that it replaces, nil on create.
+func validateServiceSpec(s *corev1.Service, old *corev1.ServiceSpec) field.ErrorList {
 	path := field.NewPath("spec")
 	spec := &s.Spec
 	errs := validateServiceType(spec, path)
@@ -28,7 +31,7 @@ func validateService(s *corev1.Service) field.ErrorList {
 		errs = append(errs, validate.Labels(spec.Selector, path.Child("selector"))...)
 	}
 	errs = append(errs, validateSessionAffinity(spec, path)...)
-	errs = append(errs, validateClusterIPs(spec, path)...)
+	errs = append(errs, validateClusterIPs(spec, old, path)...)
 	for i, ip := range spec.ExternalIPs {
 		ipPath := path.Child("externalIPs").Index(i)
 		if ipErrs := validate.IP(ip, ipPath); len(ipErrs) > 0 {
@@ -225,15 +228,17 @@ func validateTrafficPolicies(spec *corev1.ServiceSpec, path *field.Path) field.E
 				"may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"))
 		}
 	}
-	internal := path.Child("internalTrafficPolicy")
-	if spec.InternalTrafficPolicy == nil && hasClusterIP(spec) {
-		errs = append(errs, field.Required(internal, ""))
-	}
-	errs = append(errs, validate.OptionalOneOf(spec.InternalTrafficPolicy, internal,
-		corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)...)
+	errs = append(errs, validateInternalPolicy(spec, path.Child("internalTrafficPolicy"))...)
 	return append(errs, validate.OptionalOneOf(spec.TrafficDistribution, path.Child("trafficDistribution"),
 		corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone,
 		corev1.ServiceTrafficDistributionPreferSameNode)...)
+}
+
+func validateInternalPolicy(spec *corev1.ServiceSpec, path *field.Path) field.ErrorList {
+	if spec.InternalTrafficPolicy == nil && hasClusterIP(spec) {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	return validate.OptionalOneOf(spec.InternalTrafficPolicy, path, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)
 }
 
 func validateServiceStatus(s, _ *corev1.Service) field.ErrorList {
@@ -271,6 +276,14 @@ func validateLoadBalancerAddress(ip, hostname string, path *field.Path) field.Er
 		}
 	}
 	return errs
+}
+
+func warnServiceStatus(s *corev1.Service) []string {
+	var warnings []string
+	for i, ingress := range s.Status.LoadBalancer.Ingress {
+		warnings = append(warnings, validate.WarnIP(ingress.IP, field.NewPath("status", "loadBalancer", "ingress").Index(i))...)
+	}
+	return warnings
 }
 
 func warnService(s, _ *corev1.Service) []string {

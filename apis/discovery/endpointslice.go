@@ -33,9 +33,9 @@ var endpointSlice = resource.Definition[*discoveryv1.EndpointSlice]{
 		}
 	},
 	Prepare:  dropTopology,
-	Validate: validateEndpointSlice,
+	Validate: func(s *discoveryv1.EndpointSlice) field.ErrorList { return validateEndpointSlice(s, nil) },
 	ValidateUpdate: func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-		return append(validateEndpointSlice(s), validate.Fixed(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+		return append(validateEndpointSlice(s, old), validate.Fixed(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 	},
 	Warn: warnEndpointSlice,
 	Columns: resource.Columns([]resource.Column[*discoveryv1.EndpointSlice]{
@@ -113,9 +113,14 @@ func dropTopology(s, old *discoveryv1.EndpointSlice) {
 	}
 }
 
-func validateEndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
+// validateEndpointSlice does not judge endpoints again that old, nil on create, has already.
+func validateEndpointSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 	errs := validate.RequiredOneOf(s.AddressType, field.NewPath("addressType"),
 		discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
+	errs = append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
+	if old != nil && validate.Equal(s.Endpoints, old.Endpoints) {
+		return errs
+	}
 	path := field.NewPath("endpoints")
 	if len(s.Endpoints) > maxEndpoints {
 		return append(errs, field.TooMany(path, len(s.Endpoints), maxEndpoints))
@@ -123,7 +128,7 @@ func validateEndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 	for i := range s.Endpoints {
 		errs = append(errs, validateEndpoint(&s.Endpoints[i], s.AddressType, path.Index(i))...)
 	}
-	return append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
+	return errs
 }
 
 func validateEndpoint(e *discoveryv1.Endpoint, kind discoveryv1.AddressType, path *field.Path) field.ErrorList {

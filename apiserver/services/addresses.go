@@ -52,8 +52,8 @@ func (a *Allocator) allocateAddresses(ctx context.Context, txn *transaction, ser
 	for i, family := range spec.IPFamilies {
 		if i < len(spec.ClusterIPs) {
 			ip := spec.ClusterIPs[i]
-			if old != nil && hasAddress(&old.Spec) && slices.Contains(old.Spec.ClusterIPs, ip) {
-				continue
+			if old != nil && hasAddress(&old.Spec) && (i < len(old.Spec.ClusterIPs) || slices.Contains(old.Spec.ClusterIPs, ip)) {
+				continue // it is there already or cannot change, which validation says
 			}
 			if err := a.addresses.take(ctx, txn, service, ip, dryRun); err != nil {
 				return field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), spec.ClusterIPs,

@@ -21,10 +21,10 @@ func planFamilies(spec, old *corev1.ServiceSpec, available []corev1.IPFamily) fi
 	if errs := checkFamilies(spec, available); len(errs) > 0 {
 		return errs
 	}
-	if old != nil && len(spec.IPFamilies) == 0 {
-		return nil // validation tells that the primary family cannot be unset
-	}
 	headlessWithout := isHeadless(spec) && len(spec.Selector) == 0
+	if spec.IPFamilyPolicy == nil && old != nil {
+		spec.IPFamilyPolicy = old.IPFamilyPolicy
+	}
 	if spec.IPFamilyPolicy == nil {
 		spec.IPFamilyPolicy = new(defaultPolicy(spec, headlessWithout))
 	}

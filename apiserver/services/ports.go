@@ -82,6 +82,7 @@ func (a *Allocator) allocatePorts(ctx context.Context, txn *transaction, service
 			return field.ErrorList{field.InternalError(path, fmt.Errorf("failed to allocate a nodePort: %w", err))}
 		}
 		spec.HealthCheckNodePort = next
+	case old != nil && wantsHealthCheckPort(&old.Spec): // it cannot change, which validation says
 	case !slices.Contains(held, port):
 		if err := a.ports.take(ctx, txn, port, dryRun); err != nil {
 			return field.ErrorList{field.Invalid(path, port, err.Error())}
@@ -157,15 +158,16 @@ func sharedNodePort(all []corev1.ServicePort, port *corev1.ServicePort) int32 {
 }
 
 func (p *ports) take(ctx context.Context, txn *transaction, port int32, dryRun bool) error {
-	if !p.all.Contains(int(port)) {
-		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %s", p.all.String())
-	}
-	if dryRun {
+	inRange := p.all.Contains(int(port))
+	if dryRun { // clients have never been told of the range here
 		found, err := p.ranges.Get(ctx)
-		if err == nil && p.moved(found).Bit(p.index(port)) == 1 {
+		if err == nil && inRange && p.moved(found).Bit(p.index(port)) == 1 {
 			err = errPortTaken
 		}
 		return err
+	}
+	if !inRange {
+		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %s", p.all.String())
 	}
 	err := p.change(ctx, func(used *big.Int) error {
 		if used.Bit(p.index(port)) == 1 {

@@ -86,7 +86,7 @@ func (a *Allocator) beginUpdate(ctx context.Context, obj, oldObj runtime.Object,
 func (a *Allocator) begin(ctx context.Context, service, old *corev1.Service, dryRun bool) (genericregistry.FinishFunc, error) {
 	txn := &transaction{}
 	var errs field.ErrorList
-	errs = append(errs, core.ValidateServiceAddresses(service)...)
+	errs = append(errs, core.ValidateServiceAddresses(service, specOf(old))...)
 	if len(errs) == 0 {
 		errs = planFamilies(&service.Spec, specOf(old), a.families)
 	}

@@ -51,6 +51,18 @@ func TestPlanFamilies(t *testing.T) {
 	}
 }
 
+func TestPlanFamiliesOfUpdates(t *testing.T) {
+	old := &corev1.ServiceSpec{Type: "ClusterIP", ClusterIPs: []string{"10.0.0.1"}, IPFamilies: []corev1.IPFamily{"IPv4"}, IPFamilyPolicy: new(corev1.IPFamilyPolicyPreferDualStack)}
+	spec := &corev1.ServiceSpec{Type: "ClusterIP", ClusterIPs: []string{"10.0.0.1"}}
+	if errs := planFamilies(spec, old, []corev1.IPFamily{"IPv4"}); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	want := old.DeepCopy() // what an old client leaves out stays
+	if diff := cmp.Diff(want, spec); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestBounds(t *testing.T) {
 	cases := map[string]struct{ size, offset uint64 }{
 		"10.96.0.0/12":  {1<<20 - 2, 256},

@@ -112,6 +112,11 @@ bench-scheduler: build ## Our scheduler beside upstream's, with scheduler_perf's
 	@conformance/upstream.sh etcd kube-apiserver kube-scheduler
 	@go run ./scheduler/bench $(if $(CASES),-cases $(CASES)) $(if $(NODES),-nodes $(NODES)) $(if $(ROUNDS),-rounds $(ROUNDS))
 
+.PHONY: bench-controllers
+bench-controllers: build ## Our controller manager beside upstream's on our API server with hollow nodes: CASES=deployment,services ROUNDS=3 SCALE=0.1
+	@conformance/upstream.sh kube-controller-manager
+	@go run ./controllers/bench $(if $(CASES),-cases $(CASES)) $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SCALE),-scale $(SCALE))
+
 KILL_FOR ?= 10m
 .PHONY: faults
 faults: ## Controllers under late watches, failed calls, lost answers and deaths: SEEDS plagues, every promise checked at every revision

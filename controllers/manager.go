@@ -96,12 +96,16 @@ type Config struct {
 	Controllers []string
 }
 
-// enabled tells whether the named controller runs; an entry for the name itself wins over "*".
+// enabled tells whether the named controller runs; an entry for the name itself, or for name-controller as upstream has it, wins
+// over "*".
 func (c *Config) enabled(name string) bool {
-	if slices.Contains(c.Controllers, "-"+name) {
+	has := func(entry string) bool {
+		return slices.Contains(c.Controllers, entry) || slices.Contains(c.Controllers, entry+"-controller")
+	}
+	if has("-" + name) {
 		return false
 	}
-	return len(c.Controllers) == 0 || slices.Contains(c.Controllers, "*") || slices.Contains(c.Controllers, name)
+	return len(c.Controllers) == 0 || slices.Contains(c.Controllers, "*") || has(name)
 }
 
 // registration is a line of the list: add wires one controller. account is the service account in kube-system that it acts as with
@@ -131,7 +135,7 @@ func list() []registration {
 		{"replicaset", "replicaset-controller", workers(10, replicaset.Add)},
 		{"daemonset", "daemon-set-controller", workers(5, daemonset.Add)},
 		{"statefulset", "statefulset-controller", workers(5, statefulset.Add)},
-		{"replication", "replication-controller", workers(5, replicationcontroller.Add)},
+		{"replicationcontroller", "replication-controller", workers(5, replicationcontroller.Add)},
 		{"job", "job-controller", workers(10, job.Add)},
 		{"cronjob", "cronjob-controller", workers(5, cronjob.Add)},
 		{"ttl-after-finished", "ttl-after-finished-controller", workers(2, ttlafterfinished.Add)},
@@ -144,13 +148,13 @@ func list() []registration {
 		{"persistentvolumeclaim-protection", "pvc-protection-controller", workers(2, volumeprotection.AddClaims)},
 		{"persistentvolume-protection", "pv-protection-controller", workers(2, volumeprotection.AddVolumes)},
 		{"volumeattributesclass-protection", "volumeattributesclass-protection-controller", workers(2, volumeprotection.AddClasses)},
-		{"volume-attachment", "attachdetach-controller", workers(4, attachdetach.Add)},
-		{"volume-expander", "expand-controller", workers(2, volumeexpansion.Add)},
+		{"persistentvolume-attach-detach", "attachdetach-controller", workers(4, attachdetach.Add)},
+		{"persistentvolume-expander", "expand-controller", workers(2, volumeexpansion.Add)},
 		{"resourceclaim", "resource-claim-controller", workers(4, resourceclaim.Add)},
 		{"clusterrole-aggregation", "clusterrole-aggregation-controller", workers(1, clusterroles.Add)},
 
 		{"endpointslice", "endpointslice-controller", workers(5, endpointslice.Add)},
-		{"endpoint", "endpoint-controller", workers(5, endpoints.Add)},
+		{"endpoints", "endpoint-controller", workers(5, endpoints.Add)},
 
 		{"endpointslice-mirroring", "endpointslicemirroring-controller", workers(2, endpointslicemirroring.Add)},
 		{"service-lb", "service-controller", addLoadBalancer},

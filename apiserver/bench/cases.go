@@ -22,7 +22,7 @@ type benchCase struct {
 	do      func(ctx context.Context, s *server, worker, i int) error
 }
 
-func (b *bench) list() []benchCase {
+func (b *benchmark) list() []benchCase {
 	name := func(worker int) string { return fmt.Sprintf("c-%d", worker) }
 	patch := func(ctx context.Context, s *server, worker int, name string, kind types.PatchType, body []byte) error {
 		options := metav1.PatchOptions{FieldManager: "bench"}
@@ -66,7 +66,7 @@ func (b *bench) list() []benchCase {
 	return cases
 }
 
-func (b *bench) listAll() benchCase {
+func (b *benchmark) listAll() benchCase {
 	return benchCase{
 		name: fmt.Sprintf("list %d Pods", b.listed), workers: 4, prepare: b.storeListed,
 		do: func(ctx context.Context, s *server, worker, _ int) error {
@@ -80,7 +80,7 @@ func (b *bench) listAll() benchCase {
 }
 
 // listPages walks through all pods, as an informer of an old client does when it starts.
-func (b *bench) listPages() benchCase {
+func (b *benchmark) listPages() benchCase {
 	const pages = 100
 	limit := int64(b.stored / pages)
 	return benchCase{
@@ -104,7 +104,7 @@ func (b *bench) listPages() benchCase {
 	}
 }
 
-func (b *bench) storeListed(ctx context.Context, s *server) error {
+func (b *benchmark) storeListed(ctx context.Context, s *server) error {
 	return each(b.workers, b.listed, func(worker, i int) error {
 		return s.create(ctx, worker, "pods", pod(fmt.Sprintf("l-%d", i), "listed", i))
 	})

@@ -95,7 +95,7 @@ func run(ctx context.Context, o options) error {
 		}
 		defer s.tearDown() //nolint:contextcheck // also after an interrupt
 	}
-	b := &bench{options: o, servers: servers, only: only}
+	b := &benchmark{options: o, servers: servers, only: only}
 	if err := b.memory(ctx); err != nil {
 		return err
 	}

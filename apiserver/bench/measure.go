@@ -12,10 +12,12 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"keelson.dev/internal/bench"
 )
 
-// bench runs the cases on all servers in turn.
-type bench struct {
+// benchmark runs the cases on all servers in turn.
+type benchmark struct {
 	options
 	servers []*server
 	only    *regexp.Regexp
@@ -40,7 +42,7 @@ func firstOf(err error) error {
 }
 
 // memory prints what the servers take at rest, with many pods stored, and with many watches open.
-func (b *bench) memory(ctx context.Context) error {
+func (b *benchmark) memory(ctx context.Context) error {
 	if !b.only.MatchString("memory") {
 		return nil
 	}
@@ -70,7 +72,7 @@ func (b *bench) memory(ctx context.Context) error {
 }
 
 // store creates the many pods, once on each server.
-func (b *bench) store(ctx context.Context, s *server) error {
+func (b *benchmark) store(ctx context.Context, s *server) error {
 	if s.filled {
 		return nil
 	}
@@ -79,7 +81,7 @@ func (b *bench) store(ctx context.Context, s *server) error {
 }
 
 // columns names what is shown of each server, and the ratio of the first to the second.
-func (b *bench) columns(formats ...string) []string {
+func (b *benchmark) columns(formats ...string) []string {
 	var all []string
 	for _, format := range formats {
 		for _, s := range b.servers {
@@ -92,7 +94,7 @@ func (b *bench) columns(formats ...string) []string {
 	return all
 }
 
-func (b *bench) memoryRow(ctx context.Context, name string) error {
+func (b *benchmark) memoryRow(ctx context.Context, name string) error {
 	select {
 	case <-time.After(b.rest):
 	case <-ctx.Done():
@@ -100,11 +102,11 @@ func (b *bench) memoryRow(ctx context.Context, name string) error {
 	}
 	var rss, anonymous []float64
 	for _, s := range b.servers {
-		u, err := usageOf(s.pids)
+		u, err := bench.UsageOf(s.pids)
 		if err != nil {
 			return err
 		}
-		rss, anonymous = append(rss, mb(u.rss)), append(anonymous, mb(u.anonymous))
+		rss, anonymous = append(rss, mb(u.RSS)), append(anonymous, mb(u.Anonymous))
 	}
 	fmt.Printf("| %s |%s%s\n", name, cells("%.0f", rss), cells("%.0f", anonymous))
 	return nil
@@ -131,7 +133,7 @@ func mb(bytes int64) float64 { return float64(bytes) / 1e6 }
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // cases runs every case and prints a line for each.
-func (b *bench) cases(ctx context.Context) error {
+func (b *benchmark) cases(ctx context.Context) error {
 	columns := b.columns("per s, %s", "CPU ms, %s", "p50 ms, %s", "p99 ms, %s")
 	fmt.Printf("\n| case | %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat(" --- |", 1+len(columns)))
 	for _, c := range b.list() {
@@ -146,7 +148,7 @@ func (b *bench) cases(ctx context.Context) error {
 }
 
 // compare runs a case on all servers in turn, as many rounds as the options say.
-func (b *bench) compare(ctx context.Context, c benchCase) error {
+func (b *benchmark) compare(ctx context.Context, c benchCase) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	sums := make([]sample, len(b.servers))
@@ -188,12 +190,12 @@ func (s *sample) add(more sample) {
 }
 
 // measure is one round of a case on one server.
-func (b *bench) measure(ctx context.Context, c benchCase, s *server) (sample, error) {
+func (b *benchmark) measure(ctx context.Context, c benchCase, s *server) (sample, error) {
 	workers := c.workers
 	if workers == 0 {
 		workers = b.workers
 	}
-	before, err := usageOf(s.pids)
+	before, err := bench.UsageOf(s.pids)
 	if err != nil {
 		return sample{}, err
 	}
@@ -213,11 +215,11 @@ func (b *bench) measure(ctx context.Context, c benchCase, s *server) (sample, er
 	}
 	group.Wait()
 	one := sample{latencies: slices.Concat(latencies...), took: time.Since(begin)}
-	after, err := usageOf(s.pids)
+	after, err := bench.UsageOf(s.pids)
 	if err := errors.Join(append(errs, err, ctx.Err())...); err != nil {
 		return sample{}, err
 	}
-	if one.cpu = after.cpu - before.cpu; len(one.latencies) == 0 {
+	if one.cpu = after.CPU - before.CPU; len(one.latencies) == 0 {
 		return sample{}, errors.New("no operation ended in time")
 	}
 	return one, nil

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"keelson.dev/internal/apiclient"
+	"keelson.dev/internal/bench"
 	"keelson.dev/internal/pki"
 )
 
@@ -193,8 +194,8 @@ func (p *pair) ready(ctx context.Context, name, port string, began time.Time, pi
 		if response, err := client.Do(request); err == nil {
 			response.Body.Close()
 			if response.StatusCode == http.StatusOK {
-				used, err := usageOf(pids)
-				fmt.Printf("| %s | %.2f | %.2f |\n", name, time.Since(began).Seconds(), used.cpu.Seconds())
+				used, err := bench.UsageOf(pids)
+				fmt.Printf("| %s | %.2f | %.2f |\n", name, time.Since(began).Seconds(), used.CPU.Seconds())
 				return s, err
 			}
 		}

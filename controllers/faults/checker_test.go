@@ -18,7 +18,8 @@ import (
 )
 
 // checker replays a history and says where a promise was broken. A controller may act on what was true a moment ago: a limit is the
-// most generous one of the last window, and a pod that a person took in that time still counts as available.
+// most generous one of the time since a window before now in which its controller had seen it, and a pod that a person took within the
+// window still counts as available.
 type checker struct {
 	window time.Duration
 	taken  map[types.UID]time.Time
@@ -34,10 +35,11 @@ type checker struct {
 	broken []string
 }
 
-// limit is a number that a user wrote, and when.
+// limit is a number that a user wrote, and when its controller reported that it had seen it.
 type limit struct {
-	at    time.Time
-	value int
+	value      int
+	generation int64
+	seen       time.Time
 }
 
 // loss is a pod that a person took.
@@ -75,24 +77,33 @@ func (c *checker) fail(object metav1.Object, format string, args ...any) {
 	c.broken = append(c.broken, fmt.Sprintf("revision %s: %s %s: ", object.GetResourceVersion(), kindOf(object), object.GetName())+fmt.Sprintf(format, args...))
 }
 
-// note remembers a limit; most and least are its extremes in the window.
-func (c *checker) note(uid types.UID, name string, value int) {
-	key := string(uid) + name
+// note remembers a limit, and which of them the controller has observed; most and least are its extremes of late.
+func (c *checker) note(object metav1.Object, observed int64, name string, value int) {
+	key := string(object.GetUID()) + name
 	known := c.limits[key]
 	if len(known) == 0 || known[len(known)-1].value != value {
-		c.limits[key] = append(known, limit{c.now, value})
+		known = append(known, limit{value: value, generation: object.GetGeneration()})
 	}
+	for i := range known {
+		if known[i].seen.IsZero() && known[i].generation <= observed {
+			known[i].seen = c.now
+		}
+	}
+	c.limits[key] = known
 }
 
 func (c *checker) recent(uid types.UID, name string) []int {
-	var values []int
-	for i, l := range slices.Backward(c.limits[string(uid)+name]) {
+	values := []int{}
+	for _, l := range slices.Backward(c.limits[string(uid)+name]) {
 		values = append(values, l.value)
-		if c.now.Sub(l.at) > c.window || i == 0 {
+		if !l.seen.IsZero() && c.now.Sub(l.seen) > c.window {
 			break
 		}
 	}
-	return append(values, 0)[:max(1, len(values))]
+	if len(values) == 0 {
+		return []int{0}
+	}
+	return values
 }
 
 func (c *checker) most(uid types.UID, name string) int  { return slices.Max(c.recent(uid, name)) }
@@ -123,20 +134,20 @@ func (c *checker) seeOwner(object metav1.Object, gone bool) {
 				unavailable = 1
 			}
 		}
-		c.note(o.UID, "most", replicas+surge)
-		c.note(o.UID, "least", replicas-unavailable)
+		c.note(o, o.Status.ObservedGeneration, "most", replicas+surge)
+		c.note(o, o.Status.ObservedGeneration, "least", replicas-unavailable)
 	case *appsv1.ReplicaSet:
-		c.note(o.UID, "most", int(*o.Spec.Replicas))
+		c.note(o, o.Status.ObservedGeneration, "most", int(*o.Spec.Replicas))
 		c.seeSet(before, o)
 	case *appsv1.StatefulSet:
-		c.note(o.UID, "most", int(*o.Spec.Replicas))
-		c.note(o.UID, "unavailable", max(1, scaled(rollingOf(o).MaxUnavailable, int(*o.Spec.Replicas), false)))
+		c.note(o, o.Status.ObservedGeneration, "most", int(*o.Spec.Replicas))
+		c.note(o, o.Status.ObservedGeneration, "unavailable", max(1, scaled(rollingOf(o).MaxUnavailable, int(*o.Spec.Replicas), false)))
 	case *appsv1.DaemonSet:
 		rolling := ptr.Deref(o.Spec.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
-		c.note(o.UID, "surge", scaled(rolling.MaxSurge, len(nodes), true))
-		c.note(o.UID, "unavailable", scaled(rolling.MaxUnavailable, len(nodes), true))
+		c.note(o, o.Status.ObservedGeneration, "surge", scaled(rolling.MaxSurge, len(nodes), true))
+		c.note(o, o.Status.ObservedGeneration, "unavailable", scaled(rolling.MaxUnavailable, len(nodes), true))
 	case *batchv1.Job:
-		c.note(o.UID, "most", int(*o.Spec.Parallelism))
+		c.note(o, o.Generation, "most", int(*o.Spec.Parallelism)) // nobody changes it
 		c.seeJob(o)
 	}
 }

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keelson.dev/internal/bench"
 )
 
 // combination is what schedules, and on which API server.
@@ -32,7 +34,7 @@ var combinations = map[string]combination{
 }
 
 type settings struct {
-	bin, upstream string
+	bench.Programs
 	cases, combos []string
 	sizes         []int
 	rounds, pods  int
@@ -53,8 +55,8 @@ func main() {
 func parse(args []string) (*settings, error) {
 	s := &settings{}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.StringVar(&s.bin, "bin", "bin", "folder of our apiserver and scheduler")
-	flags.StringVar(&s.upstream, "upstream", "bin/upstream", "folder of upstream's etcd, kube-apiserver and kube-scheduler")
+	flags.StringVar(&s.Ours, "bin", "bin", "folder of our apiserver and scheduler")
+	flags.StringVar(&s.Upstream, "upstream", "bin/upstream", "folder of upstream's etcd, kube-apiserver and kube-scheduler")
 	flags.IntVar(&s.rounds, "rounds", 3, "runs of each figure; the table has medians")
 	flags.IntVar(&s.pods, "pods", 1000, "pods that are measured, where the case has no number of its own")
 	flags.DurationVar(&s.timeout, "timeout", 5*time.Minute, "bound of one run")
@@ -83,7 +85,7 @@ func parse(args []string) (*settings, error) {
 		}
 		s.sizes = append(s.sizes, n)
 	}
-	for _, dir := range []*string{&s.bin, &s.upstream} {
+	for _, dir := range []*string{&s.Ours, &s.Upstream} {
 		absolute, err := filepath.Abs(*dir)
 		if err != nil {
 			return nil, err

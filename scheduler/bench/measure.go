@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -17,10 +18,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
-)
 
-// creators is how many clients create objects at once: enough to keep an API server busy on a few cores.
-const creators = 16
+	"keelson.dev/internal/bench"
+	"keelson.dev/internal/pki"
+)
 
 // result is one run.
 type result struct {
@@ -36,7 +37,7 @@ func (s *settings) once(ctx context.Context, w workload, size int, combo string)
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	c := combinations[combo]
-	k, err := s.startAPI(ctx, c)
+	k, err := s.Start(ctx, c.api, asPerf)
 	if err != nil {
 		return result{}, err
 	}
@@ -44,19 +45,19 @@ func (s *settings) once(ctx context.Context, w workload, size int, combo string)
 	if logs != "" {
 		logs = filepath.Join(logs, combo)
 	}
-	defer k.stop(logs)
-	if err := prepare(ctx, k.client, w, size); err != nil {
+	defer k.Stop(logs)
+	if err := prepare(ctx, k.Client, w, size); err != nil {
 		return result{}, err
 	}
 	if err := s.startScheduler(k, c); err != nil {
 		return result{}, err
 	}
 	// A first pod shows that the scheduler has read the cluster and works.
-	before := &group{client: k.client, namespace: nsBeside, make: light}
+	before := &group{client: k.Client, namespace: nsBeside, make: light}
 	if err := before.createAndWait(ctx, 1); err != nil {
 		return result{}, fmt.Errorf("first pod: %w", err)
 	}
-	before = &group{client: k.client, namespace: nsBefore, make: w.pod}
+	before = &group{client: k.Client, namespace: nsBefore, make: w.pod}
 	if n := w.before(size); w.waits {
 		err = before.create(ctx, n)
 	} else {
@@ -68,21 +69,21 @@ func (s *settings) once(ctx context.Context, w workload, size int, combo string)
 	return measure(ctx, k, w, w.count(size, s.pods))
 }
 
-func measure(ctx context.Context, k *stack, w workload, count int) (result, error) {
-	scheduler, err := k.used(1)
+func measure(ctx context.Context, k *bench.Plane, w workload, count int) (result, error) {
+	scheduler, err := k.Last(1)
 	if err != nil {
 		return result{}, err
 	}
-	all, err := k.used(len(k.processes))
+	all, err := k.All()
 	if err != nil {
 		return result{}, err
 	}
 	var beside sync.WaitGroup
 	besideCtx, stop := context.WithCancel(ctx)
 	if w.beside != nil {
-		beside.Go(func() { w.beside(besideCtx, k.client) })
+		beside.Go(func() { w.beside(besideCtx, k.Client) })
 	}
-	measured := &group{client: k.client, namespace: nsMeasured, make: w.measured}
+	measured := &group{client: k.Client, namespace: nsMeasured, make: w.measured}
 	started := time.Now()
 	err = measured.createAndWait(ctx, count)
 	took := time.Since(started)
@@ -91,16 +92,16 @@ func measure(ctx context.Context, k *stack, w workload, count int) (result, erro
 	if err != nil {
 		return result{}, err
 	}
-	schedulerAfter, err := k.used(1)
+	schedulerAfter, err := k.Last(1)
 	if err != nil {
 		return result{}, err
 	}
-	allAfter, err := k.used(len(k.processes))
+	allAfter, err := k.All()
 	if err != nil {
 		return result{}, err
 	}
-	r := result{pods: count, perSecond: float64(count) / took.Seconds(), schedulerCPU: schedulerAfter.cpu - scheduler.cpu, schedulerRSS: schedulerAfter.rss}
-	r.rest = allAfter.cpu - all.cpu - r.schedulerCPU
+	r := result{pods: count, perSecond: float64(count) / took.Seconds(), schedulerCPU: schedulerAfter.CPU - scheduler.CPU, schedulerRSS: schedulerAfter.Peak}
+	r.rest = allAfter.CPU - all.CPU - r.schedulerCPU
 	var latencies []time.Duration
 	for name, at := range measured.bound {
 		latencies = append(latencies, at.Sub(measured.created[name]))
@@ -118,19 +119,10 @@ func prepare(ctx context.Context, client kubernetes.Interface, w workload, size 
 			return fmt.Errorf("create namespace: %w", err)
 		}
 	}
-	return parallel(ctx, size, func(ctx context.Context, i int) error {
+	return bench.Parallel(ctx, size, func(ctx context.Context, i int) error {
 		_, err := client.CoreV1().Nodes().Create(ctx, node(i, w.zones), metav1.CreateOptions{})
 		return err
 	})
-}
-
-func parallel(ctx context.Context, n int, f func(context.Context, int) error) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(creators)
-	for i := range n {
-		group.Go(func() error { return f(ctx, i) })
-	}
-	return group.Wait()
 }
 
 // group is a number of pods alike in one namespace.
@@ -145,7 +137,7 @@ type group struct {
 
 func (g *group) create(ctx context.Context, count int) error {
 	g.created = make(map[string]time.Time, count)
-	return parallel(ctx, count, func(ctx context.Context, i int) error {
+	return bench.Parallel(ctx, count, func(ctx context.Context, i int) error {
 		p := g.make()
 		p.Name = fmt.Sprintf("pod-%05d", i)
 		g.mu.Lock()
@@ -198,4 +190,30 @@ func (g *group) follow(ctx context.Context, w watch.Interface, count int) error 
 		}
 	}
 	return nil
+}
+
+// As scheduler_perf: pods bring their priorities, and nobody makes their service account or reports nodes ready.
+const asPerf = "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition,Priority"
+
+// schedulerConfig lifts kube-scheduler's client-side limit, as scheduler_perf does: ours has none.
+const schedulerConfig = `apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+clientConnection: {kubeconfig: %q, qps: 5000, burst: 5000}
+leaderElection: {leaderElect: false}
+`
+
+// startScheduler starts the combination's scheduler.
+func (s *settings) startScheduler(k *bench.Plane, c combination) error {
+	path, err := k.User("scheduler", pki.Request{CommonName: "system:kube-scheduler"})
+	if err != nil {
+		return err
+	}
+	if c.scheduler == bench.Keelson {
+		return k.Run(filepath.Join(s.Ours, "scheduler"), "scheduler", "--kubeconfig="+path, "--secure-port=0", "--leader-elect=false")
+	}
+	config := filepath.Join(k.Dir, "scheduler.yaml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, schedulerConfig, path), 0o600); err != nil {
+		return err
+	}
+	return k.Run(filepath.Join(s.Upstream, "kube-scheduler"), "scheduler", "--config="+config, "--secure-port=0", "--leader-elect=false")
 }

@@ -1,11 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
-	"slices"
 	"time"
+
+	"keelson.dev/internal/bench"
 )
 
 func printHeader(w io.Writer) {
@@ -21,19 +21,10 @@ func printRow(w io.Writer, name string, size int, combo string, runs []result) {
 	}
 	perPod := func(d time.Duration, r result) time.Duration { return d / time.Duration(max(r.pods, 1)) }
 	fmt.Fprintf(w, "| %s | %d | %s | %d | %.0f | %s | %s | %s | %s | %d MB |\n", name, size, combo, runs[0].pods,
-		median(runs, func(r result) float64 { return r.perSecond }),
-		median(runs, func(r result) time.Duration { return r.p50 }).Round(time.Millisecond),
-		median(runs, func(r result) time.Duration { return r.p99 }).Round(time.Millisecond),
-		median(runs, func(r result) time.Duration { return perPod(r.schedulerCPU, r) }).Round(10*time.Microsecond),
-		median(runs, func(r result) time.Duration { return perPod(r.rest, r) }).Round(10*time.Microsecond),
-		median(runs, func(r result) int64 { return r.schedulerRSS })>>20)
-}
-
-func median[T cmp.Ordered](runs []result, of func(result) T) T {
-	values := make([]T, len(runs))
-	for i, r := range runs {
-		values[i] = of(r)
-	}
-	slices.Sort(values)
-	return values[len(values)/2]
+		bench.Median(runs, func(r result) float64 { return r.perSecond }),
+		bench.Median(runs, func(r result) time.Duration { return r.p50 }).Round(time.Millisecond),
+		bench.Median(runs, func(r result) time.Duration { return r.p99 }).Round(time.Millisecond),
+		bench.Median(runs, func(r result) time.Duration { return perPod(r.schedulerCPU, r) }).Round(10*time.Microsecond),
+		bench.Median(runs, func(r result) time.Duration { return perPod(r.rest, r) }).Round(10*time.Microsecond),
+		bench.Median(runs, func(r result) int64 { return r.schedulerRSS })>>20)
 }

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/apis/resource"
 )
@@ -18,6 +19,12 @@ var pod = resource.Definition[*corev1.Pod]{
 	Prepare: preparePod, PrepareStatus: preparePodStatus,
 	Validate: ValidatePod, ValidateUpdate: ValidatePodUpdate, ValidateStatus: ValidatePodStatusUpdate,
 	Warn: warnPod, WarnStatus: warnPodStatus,
+	WarnUnprepared: func(p *corev1.Pod) []string {
+		if p.Spec.OS != nil && p.Spec.OS.Name == corev1.Windows {
+			return nil
+		}
+		return warnAppArmor(p.Annotations, &p.Spec, field.NewPath("metadata", "annotations"))
+	},
 	Columns: podColumns(), RowConditions: podRowConditions,
 	StatusFixes: []string{"deletionTimestamp", "ownerReferences"},
 	Fields: map[string]func(*corev1.Pod) string{

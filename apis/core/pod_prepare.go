@@ -4,7 +4,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"keelson.dev/apis/validate"
 	"keelson.dev/internal/features"
 )
 
@@ -150,13 +152,13 @@ func dropFileUsers(items []corev1.DownwardAPIVolumeFile) {
 
 // appArmorFromAnnotations fills the profile of containers that still name it by the deprecated annotation.
 func appArmorFromAnnotations(p *corev1.Pod) {
+	if p.Spec.OS != nil && p.Spec.OS.Name == corev1.Windows {
+		return
+	}
 	visitContainers(&p.Spec, func(_ string, _ int, c *corev1.Container) {
-		value, ok := p.Annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]
-		if !ok || c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
-			return
-		}
+		value, ok := p.Annotations[appArmorAnnotationBase+c.Name]
 		profile := appArmorProfile(value)
-		if profile == nil {
+		if !ok || ownAppArmor(c) != nil || profile == nil || validate.Equal(profile, podAppArmor(&p.Spec)) || len(validateAppArmor(profile, nil)) > 0 {
 			return
 		}
 		if c.SecurityContext == nil {
@@ -164,6 +166,32 @@ func appArmorFromAnnotations(p *corev1.Pod) {
 		}
 		c.SecurityContext.AppArmorProfile = profile
 	})
+}
+
+// warnAppArmor tells of annotations that name a profile which is neither their container's own nor the pod's.
+func warnAppArmor(annotations map[string]string, spec *corev1.PodSpec, path *field.Path) []string {
+	w := &warner{}
+	visitContainers(spec, func(_ string, _ int, c *corev1.Container) {
+		value, ok := annotations[appArmorAnnotationBase+c.Name]
+		if pod := podAppArmor(spec); ok && ownAppArmor(c) == nil && (pod == nil || !validate.Equal(pod, appArmorProfile(value))) {
+			w.add(path.Key(appArmorAnnotationBase+c.Name), `deprecated since v1.30; use the "appArmorProfile" field instead`)
+		}
+	})
+	return w.warnings
+}
+
+func ownAppArmor(c *corev1.Container) *corev1.AppArmorProfile {
+	if c.SecurityContext == nil {
+		return nil
+	}
+	return c.SecurityContext.AppArmorProfile
+}
+
+func podAppArmor(spec *corev1.PodSpec) *corev1.AppArmorProfile {
+	if spec.SecurityContext == nil {
+		return nil
+	}
+	return spec.SecurityContext.AppArmorProfile
 }
 
 func appArmorProfile(annotation string) *corev1.AppArmorProfile {

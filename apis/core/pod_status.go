@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -28,10 +29,7 @@ func ValidatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	}
 	errs = append(errs, validate.Immutable(status.QOSClass, old.Status.QOSClass, statusPath.Child("qosClass"))...)
 	errs = append(errs, validatePodIPs(status, &old.Status)...)
-	errs = append(errs, validateContainerTransitions(status.ContainerStatuses, old.Status.ContainerStatuses, &old.Spec,
-		statusPath.Child("containerStatuses"), false)...)
-	errs = append(errs, validateContainerTransitions(status.InitContainerStatuses, old.Status.InitContainerStatuses, &old.Spec,
-		statusPath.Child("initContainerStatuses"), true)...)
+	errs = append(errs, validateContainerTransitions(status, &old.Status, &old.Spec)...)
 	errs = append(errs, validateContainerReports(p)...)
 	errs = append(errs, validateClaimStatuses(status.ResourceClaimStatuses, &p.Spec)...)
 	return append(errs, validateExtendedClaim(status.ExtendedResourceClaimStatus, &p.Spec)...)
@@ -57,56 +55,52 @@ func nonnegativeGeneration(generation int64, parent *field.Path) field.ErrorList
 	return field.ErrorList{field.Invalid(parent.Child("observedGeneration"), generation, "must be a non-negative integer")}
 }
 
-// validateContainerTransitions rejects a container that lives again although its policy lets it end only once.
-func validateContainerTransitions(statuses, old []corev1.ContainerStatus, spec *corev1.PodSpec, path *field.Path, init bool) field.ErrorList {
+// validateContainerTransitions rejects containers that live again although no policy lets them. A rule that restarts all of them
+// makes everything possible.
+func validateContainerTransitions(now, old *corev1.PodStatus, spec *corev1.PodSpec) field.ErrorList {
+	errs := validateTransitions(now.EphemeralContainerStatuses, old.EphemeralContainerStatuses, statusPath.Child("ephemeralContainerStatuses"),
+		func(string, int32) bool { return false })
+	if restartsAll(spec) {
+		return errs
+	}
+	errs = append(errs, validateTransitions(now.ContainerStatuses, old.ContainerStatuses, statusPath.Child("containerStatuses"),
+		func(name string, exitCode int32) bool { return mayRestart(spec, spec.Containers, name, exitCode) })...)
+	return append(errs, validateTransitions(now.InitContainerStatuses, old.InitContainerStatuses, statusPath.Child("initContainerStatuses"),
+		func(name string, exitCode int32) bool {
+			// One that has succeeded runs again when the sandbox had to be made anew.
+			return mayRestart(spec, spec.InitContainers, name, exitCode) || exitCode == 0 && spec.RestartPolicy == corev1.RestartPolicyOnFailure
+		})...)
+}
+
+func validateTransitions(now, old []corev1.ContainerStatus, path *field.Path, mayRestart func(name string, exitCode int32) bool) field.ErrorList {
 	var errs field.ErrorList
-	if !init && spec.RestartPolicy == corev1.RestartPolicyAlways {
-		return nil
-	}
-	now := map[string]int{}
-	for i := range statuses {
-		now[statuses[i].Name] = i
-	}
 	for i := range old {
 		ended := old[i].State.Terminated
-		j, ok := now[old[i].Name]
-		if ended == nil || !ok || statuses[j].State.Terminated != nil || mayRestart(spec, old[i].Name, ended.ExitCode, init) {
-			continue
+		j := slices.IndexFunc(now, func(s corev1.ContainerStatus) bool { return s.Name == old[i].Name })
+		if ended != nil && j >= 0 && now[j].State.Terminated == nil && !mayRestart(old[i].Name, ended.ExitCode) {
+			errs = append(errs, field.Forbidden(path.Index(i).Child("state"), "may not be transitioned to non-terminated state"))
 		}
-		errs = append(errs, field.Forbidden(path.Index(j).Child("state"), "may not be transitioned to non-terminated state"))
 	}
 	return errs
 }
 
-func mayRestart(spec *corev1.PodSpec, name string, exitCode int32, init bool) bool {
-	list := spec.Containers
-	if init {
-		list = spec.InitContainers
+// mayRestart tells whether one of the containers, by its rules, its policy or the pod's, runs again after it ended.
+func mayRestart(spec *corev1.PodSpec, containers []corev1.Container, name string, exitCode int32) bool {
+	i := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == name })
+	if i < 0 {
+		return false
 	}
-	for i := range list {
-		c := &list[i]
-		if c.Name != name {
-			continue
-		}
-		// Rules and a policy of its own make a container's fate its own; so do rules of others that restart all of them.
-		if len(c.RestartPolicyRules) > 0 || IsSidecar(c) {
-			return true
-		}
-		if c.RestartPolicy != nil && *c.RestartPolicy != corev1.ContainerRestartPolicyOnFailure {
-			return false
-		}
-		if c.RestartPolicy != nil {
-			return exitCode != 0
+	policy := string(spec.RestartPolicy)
+	if own := containers[i].RestartPolicy; own != nil {
+		policy = string(*own)
+		for _, rule := range containers[i].RestartPolicyRules {
+			in := rule.ExitCodes != nil && rule.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn
+			if rule.ExitCodes != nil && slices.Contains(rule.ExitCodes.Values, exitCode) == in {
+				return true
+			}
 		}
 	}
-	if restartsAll(spec) {
-		return true
-	}
-	// An init container that has succeeded runs again when the sandbox had to be made anew.
-	if init {
-		return spec.RestartPolicy != corev1.RestartPolicyNever
-	}
-	return spec.RestartPolicy != corev1.RestartPolicyNever && exitCode != 0
+	return policy == string(corev1.RestartPolicyAlways) || policy == string(corev1.RestartPolicyOnFailure) && exitCode != 0
 }
 
 func restartsAll(spec *corev1.PodSpec) bool {

@@ -47,7 +47,7 @@ func bumpGeneration(p, old *corev1.Pod) {
 // ValidatePodEphemeralContainersUpdate lets ephemeral containers be added, never changed or removed.
 func ValidatePodEphemeralContainersUpdate(p, old *corev1.Pod) field.ErrorList {
 	path := specPath.Child("ephemeralContainers")
-	if _, static := old.Annotations[mirrorPodAnnotation]; static {
+	if isMirror(old) {
 		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers")}
 	}
 	errs := validatePodMetadataAndSpec(p)
@@ -95,7 +95,7 @@ func withResources(old, asked []corev1.Container) []corev1.Container {
 
 // ValidatePodResize lets CPU and memory change in place, as long as the pod keeps its class (KEP-1287, KEP-5419).
 func ValidatePodResize(p, old *corev1.Pod) field.ErrorList {
-	if _, static := old.Annotations[mirrorPodAnnotation]; static {
+	if isMirror(old) {
 		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")}
 	}
 	if old.Spec.OS != nil && old.Spec.OS.Name == corev1.Windows {

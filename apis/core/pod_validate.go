@@ -5,12 +5,10 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/diff"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -34,46 +32,13 @@ func ValidatePod(p *corev1.Pod) field.ErrorList {
 	if len(p.Spec.SchedulingGates) > 0 && p.Spec.NodeName != "" {
 		errs = append(errs, field.Forbidden(specPath.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}
-	return errs
+	errs = append(errs, validateSeccompAnnotations(p.Annotations, &p.Spec, specPath)...)
+	return append(errs, validateAppArmorAnnotations(p.Annotations, &p.Spec, specPath)...)
 }
 
 func validatePodMetadataAndSpec(p *corev1.Pod) field.ErrorList {
 	errs := validatePodAnnotations(p.Annotations, &p.Spec, field.NewPath("metadata", "annotations"))
 	return append(errs, validatePodSpec(newPodContext(&p.Spec, p), specPath)...)
-}
-
-// validatePodAnnotations checks the annotations that mean something for a pod.
-func validatePodAnnotations(annotations map[string]string, spec *corev1.PodSpec, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if value, ok := annotations[mirrorPodAnnotation]; ok && spec.NodeName == "" {
-		errs = append(errs, field.Invalid(path.Key(mirrorPodAnnotation), value, "must set spec.nodeName if mirror pod annotation is set"))
-	}
-	if value, ok := annotations[podDeletionCost]; ok && !isDeletionCost(value) {
-		errs = append(errs, field.Invalid(path.Key(podDeletionCost), value, "must be a 32bit integer"))
-	}
-	names := sets.New(containerNames(spec)...)
-	for _, key := range sortedKeys(annotations) {
-		container, ok := strings.CutPrefix(key, appArmorAnnotationBase)
-		if !ok {
-			continue
-		}
-		if !names.Has(container) {
-			errs = append(errs, field.Invalid(path.Key(key), container, "container not found"))
-		}
-		if value := annotations[key]; value != "" && appArmorProfile(value) == nil {
-			errs = append(errs, field.Invalid(path.Key(key), value, fmt.Sprintf("invalid AppArmor profile name: %q", value)))
-		}
-	}
-	return errs
-}
-
-// isDeletionCost tells whether the value is a number as one would write it: no plus sign, no leading zeros.
-func isDeletionCost(value string) bool {
-	if len(value) > 0 && (value[0] == '+' || value[0] == '0' && len(value) > 1) {
-		return false
-	}
-	_, err := strconv.ParseInt(value, 10, 32)
-	return err == nil
 }
 
 // updatableFields are what an update of a running pod may change, as the error names them.
@@ -85,7 +50,7 @@ var updatableFields = strings.Join([]string{
 
 // ValidatePodUpdate checks an update of the main resource: a pod is what it was created as, but for a few fields.
 func ValidatePodUpdate(p, old *corev1.Pod) field.ErrorList {
-	errs := append(validatePodAnnotationsUpdate(p, old), validatePodMetadataAndSpec(p)...)
+	errs := append(validatePodAnnotationsUpdate(p, old), validatePodSpec(newPodContext(&p.Spec, p), specPath)...)
 	if len(p.Spec.Containers) != len(old.Spec.Containers) { // the difference that follows would only say the same at length
 		return append(errs, field.Forbidden(specPath.Child("containers"), "pod updates may not add or remove containers"))
 	}
@@ -116,35 +81,6 @@ func ValidatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	if !validate.Equal(*masked, old.Spec) {
 		errs = append(errs, field.Forbidden(specPath, fmt.Sprintf("pod updates may not change fields other than %s\n%v",
 			updatableFields, diff.Diff(old.Spec, *masked))))
-	}
-	return errs
-}
-
-// validatePodAnnotationsUpdate keeps annotations that name facts: that the kubelet made this pod from a file, and profiles.
-func validatePodAnnotationsUpdate(p, old *corev1.Pod) field.ErrorList {
-	var errs field.ErrorList
-	path := field.NewPath("metadata", "annotations")
-	for _, key := range sortedKeys(old.Annotations) {
-		if value, ok := p.Annotations[key]; ok && value == old.Annotations[key] {
-			continue
-		}
-		if strings.HasPrefix(key, appArmorAnnotationBase) {
-			errs = append(errs, field.Forbidden(path.Key(key), "may not remove or update AppArmor annotations"))
-		}
-		if key == mirrorPodAnnotation {
-			errs = append(errs, field.Forbidden(path.Key(key), "may not remove or update mirror pod annotation"))
-		}
-	}
-	for _, key := range sortedKeys(p.Annotations) {
-		if _, ok := old.Annotations[key]; ok {
-			continue
-		}
-		if strings.HasPrefix(key, appArmorAnnotationBase) {
-			errs = append(errs, field.Forbidden(path.Key(key), "may not add AppArmor annotations"))
-		}
-		if key == mirrorPodAnnotation {
-			errs = append(errs, field.Forbidden(path.Key(key), "may not add mirror pod annotation"))
-		}
 	}
 	return errs
 }

@@ -435,7 +435,7 @@ func TestValidatePodUpdate(t *testing.T) {
 		"ungated selector":  {nil, func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"a": "b"} }, []string{fields}},
 		"gated narrower":    {gated, func(p *corev1.Pod) { p.Spec.Affinity = nodeAffinity("a") }, nil},
 		"gated wider":       {func(p *corev1.Pod) { gated(p); p.Spec.Affinity = nodeAffinity("a", "b") }, func(p *corev1.Pod) { p.Spec.Affinity = nodeAffinity("a") }, []string{"spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]: Invalid value:"}},
-		"mirror annotation": {nil, func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: ""} }, []string{"metadata.annotations[kubernetes.io/config.mirror]: Forbidden: may not add mirror pod annotation", "metadata.annotations[kubernetes.io/config.mirror]: Invalid value"}},
+		"mirror annotation": {nil, func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: ""} }, []string{"metadata.annotations[kubernetes.io/config.mirror]: Invalid value", "metadata.annotations[kubernetes.io/config.mirror]: Forbidden: may not add mirror pod annotation"}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -504,6 +504,30 @@ func TestValidatePodStatusUpdate(t *testing.T) {
 	}
 }
 
+func TestProfileAgrees(t *testing.T) {
+	p := func(s string) *string { return &s }
+	cases := map[string]struct {
+		what, annotation, kind string
+		local                  *string
+		want                   string
+	}{
+		"same":           {"seccomp", "runtime/default", "RuntimeDefault", nil, ""},
+		"former name":    {"seccomp", "docker/default", "RuntimeDefault", nil, ""},
+		"not AppArmor's": {"apparmor", "docker/default", "RuntimeDefault", nil, "p.type: Forbidden: apparmor type in annotation and field must match"},
+		"other type":     {"seccomp", "unconfined", "Localhost", p("x"), "p.type: Forbidden: seccomp type in annotation and field must match"},
+		"same file":      {"apparmor", "localhost/x", "Localhost", p("x"), ""},
+		"other file":     {"apparmor", "localhost/x", "Localhost", p("y"), "p.localhostProfile: Forbidden: apparmor profile in annotation and field must match"},
+		"no file":        {"seccomp", "localhost/x", "Localhost", nil, "p.localhostProfile: Forbidden: seccomp profile in annotation and field must match"},
+		"unknown type":   {"seccomp", "unconfined", "Odd", nil, ""}, // told elsewhere
+	}
+	for name, tc := range cases {
+		got := strings.Join(messages(profileAgrees(tc.what, tc.annotation, tc.kind, tc.local, field.NewPath("p"))), "; ")
+		if got != tc.want {
+			t.Errorf("%s: got %q, want %q", name, got, tc.want)
+		}
+	}
+}
+
 func TestValidatePodReports(t *testing.T) {
 	cases := map[string]struct{ spec, old, now, want string }{
 		"fine": {`{os: {name: linux}, containers: [{name: c, resources: {requests: {a.b/c: 1}, claims: [{name: k, request: r}]}}]}`, `{}`,
@@ -518,6 +542,9 @@ func TestValidatePodReports(t *testing.T) {
 		"address":           {``, `{podIPs: [{ip: old}]}`, `{podIPs: [{ip: new}]}`, `status.podIPs[0]: Invalid value: "new": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)`},
 		"address as it was": {``, `{podIPs: [{ip: old}]}`, `{podIPs: [{ip: old}]}`, ``},
 		"families":          {``, `{}`, `{podIPs: [{ip: 10.0.0.1}, {ip: 10.0.0.2}]}`, `status.podIPs: Invalid value: [{"ip":"10.0.0.1"},{"ip":"10.0.0.2"}]: may specify no more than one IP for each IP family`},
+		"ephemeral again":   {``, `{ephemeralContainerStatuses: [{name: e}, {name: f, state: {terminated: {exitCode: 1}}}]}`, `{ephemeralContainerStatuses: [{name: f}]}`, `status.ephemeralContainerStatuses[1].state: Forbidden: may not be transitioned to non-terminated state`},
+		"rule":              {`{restartPolicy: Never, containers: [{name: c, restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [3]}}]}]}`, `{containerStatuses: [{name: c, state: {terminated: {exitCode: 3}}}]}`, `{containerStatuses: [{name: c}]}`, ``},
+		"no rule for it":    {`{restartPolicy: Always, containers: [{name: c, restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [3]}}]}]}`, `{containerStatuses: [{name: c, state: {terminated: {exitCode: 4}}}]}`, `{containerStatuses: [{name: c}]}`, `status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state`},
 		"windows user":      {`{os: {name: windows}}`, `{}`, `{containerStatuses: [{name: c, user: {linux: {}}}]}`, `status.containerStatuses[0].user.linux: Forbidden: cannot be set for a windows pod`},
 		"group":             {``, `{}`, `{initContainerStatuses: [{name: c, user: {linux: {gid: -1}}}]}`, `status.initContainerStatuses[0].user.linux.gid: Invalid value: -1: must be between 0 and 2147483647, inclusive`},
 		"ephemeral":         {``, `{}`, `{ephemeralContainerStatuses: [{name: c, allocatedResourcesStatus: [{name: x}]}]}`, `status.ephemeralContainerStatuses[0].allocatedResourcesStatus: Forbidden: must not be specified in container status`},

@@ -58,6 +58,9 @@ func podWarnings(annotations map[string]string, spec *corev1.PodSpec, root *fiel
 	w.nodeLabels(spec, path)
 	w.nullSelectors(spec, path)
 	w.annotations(annotations, spec, child(root, "metadata").Child("annotations"))
+	if root != nil { // a pod's are told before the annotations become fields
+		w.warnings = append(w.warnings, warnAppArmor(annotations, spec, root.Child("metadata", "annotations"))...)
+	}
 	w.volumes(spec.Volumes, path.Child("volumes"))
 	w.duplicates(spec, path)
 	w.fractions(spec.Overhead, path.Child("overhead"))
@@ -169,11 +172,6 @@ func (w *warner) annotations(annotations map[string]string, spec *corev1.PodSpec
 		key := corev1.SeccompContainerAnnotationKeyPrefix + c.Name
 		if _, ok := annotations[key]; ok && (c.SecurityContext == nil || c.SecurityContext.SeccompProfile == nil) {
 			w.add(path.Key(key), seccomp)
-		}
-		// Creating a pod has turned the annotation into the field already, so the field tells nothing here.
-		key = appArmorAnnotationBase + c.Name
-		if _, ok := annotations[key]; ok {
-			w.add(path.Key(key), `deprecated since v1.30; use the "appArmorProfile" field instead`)
 		}
 	})
 }

@@ -54,6 +54,8 @@ func ValidatePodTemplateSpecUpdate(template, old *corev1.PodTemplateSpec, path *
 	errs = append(errs, apivalidation.ValidateAnnotations(template.Annotations, path.Child("annotations"))...)
 	errs = append(errs, validatePodAnnotations(template.Annotations, &template.Spec, path.Child("annotations"))...)
 	errs = append(errs, validatePodSpec(newPodContext(&template.Spec, nil), path.Child("spec"))...)
+	errs = append(errs, validateSeccompAnnotations(template.Annotations, &template.Spec, path.Child("spec"))...)
+	errs = append(errs, validateAppArmorAnnotations(template.Annotations, &template.Spec, path.Child("spec"))...)
 	if len(template.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(path.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))
 	}
@@ -63,7 +65,11 @@ func ValidatePodTemplateSpecUpdate(template, old *corev1.PodTemplateSpec, path *
 func validatePodSpec(c *podContext, path *field.Path) field.ErrorList {
 	spec := c.spec
 	errs := validateVolumes(c, path.Child("volumes"))
-	errs = append(errs, validateResourceClaims(spec.ResourceClaims, path.Child("resourceClaims"))...)
+	if c.pod != nil && len(spec.ResourceClaims) > 0 && isMirror(c.pod) {
+		errs = append(errs, field.Forbidden(field.NewPath(""), "static pods do not support resource claims"))
+	} else {
+		errs = append(errs, validateResourceClaims(spec.ResourceClaims, path.Child("resourceClaims"))...)
+	}
 	errs = append(errs, validateContainers(c, path.Child("containers"))...)
 	errs = append(errs, validateInitContainers(c, path.Child("initContainers"))...)
 	errs = append(errs, validateEphemeralContainers(c, path.Child("ephemeralContainers"))...)

@@ -74,6 +74,8 @@ type Definition[T Object] struct {
 	Columns []Column[T]
 	// RowConditions marks the object's row, for example as completed.
 	RowConditions func(obj T) []metav1.TableRowCondition
+	// WarnUnprepared returns warnings about a new object as it came, before Prepare.
+	WarnUnprepared func(obj T) []string
 	// WarnStatus returns warnings about an update of /status.
 	WarnStatus func(obj T) []string
 	// Fields are the selectable fields besides metadata.name and metadata.namespace.
@@ -151,6 +153,7 @@ type Resource struct {
 	StatusFixes              []string
 	Columns                  []Column[Object]
 	RowConditions            func(obj Object) []metav1.TableRowCondition
+	WarnUnprepared           func(obj Object) []string
 	WarnStatus               func(obj Object) []string
 	Fields                   map[string]func(obj Object) string
 	Index                    string
@@ -194,6 +197,7 @@ func (d *Definition[T]) Resource() *Resource {
 		Warn:           eraseTwo(d.Warn),
 		Columns:        eraseColumns(d.Columns),
 		RowConditions:  eraseGet(d.RowConditions),
+		WarnUnprepared: eraseGet(d.WarnUnprepared),
 		WarnStatus:     eraseGet(d.WarnStatus),
 		Fields:         eraseFields(d.Fields),
 		Scale:          eraseScale(d.Scale),

@@ -66,8 +66,11 @@ func serviceAccount(d dependencies) hooks {
 		synced: []cache.InformerSynced{informer.Informer().HasSynced},
 		admit: func(ctx context.Context, a admission.Attributes) error {
 			pod, ok := a.GetObject().(*corev1.Pod)
-			if !ok || a.GetOperation() != admission.Create || !mainResource(a) || isMirror(pod) {
+			if !ok || a.GetOperation() != admission.Create || !mainResource(a) {
 				return nil
+			}
+			if isMirror(pod) {
+				return checkMirror(a, pod)
 			}
 			if pod.Spec.ServiceAccountName == "" {
 				pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount = defaultAccount, defaultAccount

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/apiserver/pkg/warning"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"keelson.dev/apis/resource"
@@ -72,12 +73,17 @@ func (s *strategy) Canonicalize(runtime.Object) {}
 func (s *strategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set { return s.reset }
 
 // PrepareForCreate implements rest.RESTCreateStrategy.
-func (s *strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
+func (s *strategy) PrepareForCreate(ctx context.Context, obj runtime.Object) {
 	typed := obj.(resource.Object)
 	if s.row.HasStatus && !s.row.StatusOnCreate {
 		s.shape.clearStatus(typed)
 	}
 	typed.SetGeneration(0)
+	if s.row.WarnUnprepared != nil {
+		for _, text := range s.row.WarnUnprepared(typed) {
+			warning.AddWarning(ctx, "", text)
+		}
+	}
 	if s.row.Prepare != nil {
 		s.row.Prepare(typed, nil)
 	}

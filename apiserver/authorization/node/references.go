@@ -101,6 +101,8 @@ func source(s *corev1.VolumeSource, add func(resource, name string)) {
 		}
 	}
 	switch {
+	case s.AzureFile != nil:
+		add("secrets", s.AzureFile.SecretName)
 	case s.Secret != nil:
 		add("secrets", s.Secret.SecretName)
 	case s.ConfigMap != nil:
@@ -109,6 +111,8 @@ func source(s *corev1.VolumeSource, add func(resource, name string)) {
 		add("persistentvolumeclaims", s.PersistentVolumeClaim.ClaimName)
 	case s.CSI != nil:
 		local(s.CSI.NodePublishSecretRef)
+	case s.Cinder != nil:
+		local(s.Cinder.SecretRef)
 	case s.ISCSI != nil:
 		local(s.ISCSI.SecretRef)
 	case s.RBD != nil:
@@ -117,8 +121,6 @@ func source(s *corev1.VolumeSource, add func(resource, name string)) {
 		local(s.CephFS.SecretRef)
 	case s.FlexVolume != nil:
 		local(s.FlexVolume.SecretRef)
-	case s.AzureFile != nil:
-		add("secrets", s.AzureFile.SecretName)
 	case s.StorageOS != nil:
 		local(s.StorageOS.SecretRef)
 	case s.ScaleIO != nil:

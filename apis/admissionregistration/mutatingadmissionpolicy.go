@@ -17,13 +17,12 @@ var mutatingAdmissionPolicy = resource.Definition[*admissionregistrationv1.Mutat
 	GenerationOf: func(p *admissionregistrationv1.MutatingAdmissionPolicy) any { return &p.Spec },
 	Default: func(p *admissionregistrationv1.MutatingAdmissionPolicy) {
 		resource.SetDefaultPtr(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
-		resource.SetDefault(&p.Spec.ReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)
 		defaultMatch(p.Spec.MatchConstraints)
 	},
 	Validate: func(p *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
 		return validateMutatingPolicy(&p.Spec, field.NewPath("spec"))
 	},
-	Columns: policyColumns("Mutations",
+	Columns: policyColumns("Mutations", "Mutation indicates the number of mutations rules defined in this configuration",
 		func(p *admissionregistrationv1.MutatingAdmissionPolicy) int { return len(p.Spec.Mutations) },
 		func(p *admissionregistrationv1.MutatingAdmissionPolicy) *admissionregistrationv1.ParamKind {
 			return p.Spec.ParamKind
@@ -34,6 +33,7 @@ func validateMutatingPolicy(spec *admissionregistrationv1.MutatingAdmissionPolic
 	errs := validateFailurePolicy(spec.FailurePolicy, path.Child("failurePolicy"))
 	errs = append(errs, validateParamKind(spec.ParamKind, path.Child("paramKind"))...)
 	errs = append(errs, validateConstraints(spec.MatchConstraints, path.Child("matchConstraints"))...)
+	errs = append(errs, validateMutable(spec.MatchConstraints, path.Child("matchConstraints"))...)
 	errs = append(errs, validateMatchConditions(spec.MatchConditions, path.Child("matchConditions"))...)
 	errs = append(errs, validateVariables(spec.Variables, path.Child("variables"))...)
 	if len(spec.Mutations) == 0 {

@@ -17,6 +17,7 @@ var mutatingAdmissionPolicyBinding = resource.Definition[*admissionregistrationv
 		path := field.NewPath("spec")
 		errs := validatePolicyName(b.Spec.PolicyName, path.Child("policyName"))
 		errs = append(errs, validateParamRef(b.Spec.ParamRef, path.Child("paramRef"))...)
+		errs = append(errs, validateMutable(b.Spec.MatchResources, path.Child("matchResources"))...)
 		return append(errs, validateMatch(b.Spec.MatchResources, path.Child("matchResources"))...) // upstream's spelling
 	},
 	Columns: bindingColumns(

@@ -1,7 +1,6 @@
 package admissionregistration
 
 import (
-	"fmt"
 	"regexp"
 	"strings"
 
@@ -89,6 +88,21 @@ func validateConstraints(m *admissionregistrationv1.MatchResources, path *field.
 	return errs
 }
 
+// validateMutable refuses rules for deletions: what is deleted cannot be changed.
+func validateMutable(m *admissionregistrationv1.MatchResources, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if m == nil {
+		return nil
+	}
+	for _, rule := range m.ResourceRules {
+		for _, operation := range rule.Operations {
+			errs = append(errs, validate.OneOf(operation, path.Child("resourceRules", "operations"), admissionregistrationv1.OperationAll,
+				admissionregistrationv1.Connect, admissionregistrationv1.Create, admissionregistrationv1.Update)...)
+		}
+	}
+	return errs
+}
+
 func validateParamKind(kind *admissionregistrationv1.ParamKind, path *field.Path) field.ErrorList {
 	if kind == nil {
 		return nil
@@ -99,6 +113,8 @@ func validateParamKind(kind *admissionregistrationv1.ParamKind, path *field.Path
 		errs = append(errs, field.Required(version, ""))
 	} else if gv, err := schema.ParseGroupVersion(kind.APIVersion); err != nil {
 		errs = append(errs, field.Invalid(version, kind.APIVersion, err.Error()))
+	} else if messages := validation.IsDNS1123Subdomain(gv.Group); gv.Group != "" && len(messages) > 0 {
+		errs = append(errs, validate.Messages(version, gv.Group, messages)...)
 	} else if gv.Version == "" || len(validation.IsDNS1035Label(gv.Version)) > 0 {
 		errs = append(errs, field.Invalid(version, kind.APIVersion, strings.Join(validation.IsDNS1035Label(gv.Version), ",")))
 	}
@@ -114,24 +130,20 @@ func validateParamKind(kind *admissionregistrationv1.ParamKind, path *field.Path
 var (
 	identifier       = regexp.MustCompile(`^[_a-zA-Z][_a-zA-Z0-9]*$`)
 	reservedWords    = sets.New("as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop", "namespace", "null", "package", "return", "true", "var", "void", "while")
-	reservedVariable = "is not a valid CEL identifier"
+	reservedVariable = "must be a valid CEL identifier"
 )
 
 func validateVariables(variables []admissionregistrationv1.Variable, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	seen := sets.New[string]()
 	for i, variable := range variables {
 		variablePath := path.Index(i)
 		name := variablePath.Child("name")
 		switch {
-		case variable.Name == "":
+		case strings.TrimSpace(variable.Name) == "":
 			errs = append(errs, field.Required(name, "name is not specified"))
 		case !identifier.MatchString(variable.Name) || reservedWords.Has(variable.Name):
 			errs = append(errs, field.Invalid(name, variable.Name, reservedVariable))
-		case seen.Has(variable.Name):
-			errs = append(errs, field.Duplicate(name, variable.Name))
 		}
-		seen.Insert(variable.Name)
 		if strings.TrimSpace(variable.Expression) == "" {
 			errs = append(errs, field.Required(variablePath.Child("expression"), "expression is not specified"))
 		}
@@ -193,17 +205,21 @@ func printParamRef(ref *admissionregistrationv1.ParamRef) string {
 	switch {
 	case ref == nil:
 		return "<unset>"
-	case ref.Namespace != "":
+	case ref.Name != "" && ref.Namespace != "":
 		return ref.Namespace + "/" + ref.Name
+	case ref.Name != "":
+		return "*/" + ref.Name // in the namespace of what is checked, or in none
+	case ref.Selector != nil:
+		return ref.Selector.String()
 	}
-	return ref.Name
+	return ""
 }
 
 // policyColumns are those of both kinds of policy.
-func policyColumns[T resource.Object](counted string, count func(T) int, kind func(T) *admissionregistrationv1.ParamKind) []resource.Column[T] {
+func policyColumns[T resource.Object](counted, doc string, count func(T) int, kind func(T) *admissionregistrationv1.ParamKind) []resource.Column[T] {
 	return resource.Columns([]resource.Column[T]{
 		{
-			Name: counted, Type: "integer", Description: fmt.Sprintf("%s indicates the number of %s rules defined in this configuration", counted, strings.ToLower(counted)),
+			Name: counted, Type: "integer", Description: doc,
 			Get: func(obj T) any { return int64(count(obj)) },
 		},
 		{Name: "ParamKind", Description: "ParamKind specifies the kind of resources used to parameterize this policy", Get: func(obj T) any {

@@ -1,6 +1,7 @@
 package admissionregistration
 
 import (
+	"fmt"
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -16,7 +17,7 @@ import (
 // validatingAdmissionPolicy is a set of rules in CEL that requests must obey.
 var validatingAdmissionPolicy = resource.Definition[*admissionregistrationv1.ValidatingAdmissionPolicy]{
 	GroupVersion: admissionregistrationv1.SchemeGroupVersion, Kind: "ValidatingAdmissionPolicy", AnyFinalizer: true, Plural: "validatingadmissionpolicies",
-	Categories: []string{"api-extensions"}, HasStatus: true, AllowUnconditionalUpdate: true,
+	Categories: []string{"api-extensions"}, HasStatus: true, StatusFixes: []string{"metadata"}, AllowUnconditionalUpdate: true,
 	Default: func(p *admissionregistrationv1.ValidatingAdmissionPolicy) {
 		resource.SetDefaultPtr(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 		defaultMatch(p.Spec.MatchConstraints)
@@ -25,14 +26,17 @@ var validatingAdmissionPolicy = resource.Definition[*admissionregistrationv1.Val
 		return validateValidatingPolicy(p, field.NewPath("spec"))
 	},
 	ValidateStatus: validatePolicyStatus,
-	Columns: policyColumns("Validations",
+	Columns: policyColumns("Validations", "Validations indicates the number of validation rules defined in this configuration",
 		func(p *admissionregistrationv1.ValidatingAdmissionPolicy) int { return len(p.Spec.Validations) },
 		func(p *admissionregistrationv1.ValidatingAdmissionPolicy) *admissionregistrationv1.ParamKind {
 			return p.Spec.ParamKind
 		}),
 }
 
-const maxAuditAnnotations = 20
+const (
+	maxAuditAnnotations = 20
+	maxAuditExpression  = 5 << 10 // bytes
+)
 
 func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPolicy, path *field.Path) field.ErrorList {
 	spec := &p.Spec
@@ -42,7 +46,9 @@ func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPoli
 	errs = append(errs, validateMatchConditions(spec.MatchConditions, path.Child("matchConditions"))...)
 	errs = append(errs, validateVariables(spec.Variables, path.Child("variables"))...)
 	if len(spec.Validations)+len(spec.AuditAnnotations) == 0 {
-		errs = append(errs, field.Required(path.Child("validations"), "validations or auditAnnotations must contain at least one item"))
+		for _, list := range []string{"validations", "auditAnnotations"} {
+			errs = append(errs, field.Required(path.Child(list), "validations or auditAnnotations must contain at least one item"))
+		}
 	}
 	for i := range spec.Validations {
 		errs = append(errs, validateValidation(&spec.Validations[i], path.Child("validations").Index(i))...)
@@ -54,8 +60,8 @@ func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPoli
 	keys := sets.New[string]()
 	for i, annotation := range spec.AuditAnnotations {
 		annotationPath := annotations.Index(i)
-		if annotation.Key == "" {
-			errs = append(errs, field.Required(annotationPath.Child("key"), ""))
+		if p.Name == "" {
+			errs = append(errs, field.Invalid(annotationPath.Child("key"), annotation.Key, "requires metadata.name be non-empty"))
 		} else {
 			errs = append(errs, validate.QualifiedName(p.Name+"/"+annotation.Key, annotationPath.Child("key"))...)
 		}
@@ -63,8 +69,11 @@ func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPoli
 			errs = append(errs, field.Duplicate(annotationPath.Child("key"), annotation.Key))
 		}
 		keys.Insert(annotation.Key)
-		if strings.TrimSpace(annotation.ValueExpression) == "" {
+		switch expression := strings.TrimSpace(annotation.ValueExpression); {
+		case expression == "":
 			errs = append(errs, field.Required(annotationPath.Child("valueExpression"), "valueExpression is not specified"))
+		case len(expression) > maxAuditExpression:
+			errs = append(errs, field.Required(annotationPath.Child("valueExpression"), fmt.Sprintf("must not exceed %d bytes in length", maxAuditExpression)))
 		}
 	}
 	return errs
@@ -87,7 +96,7 @@ func validateValidation(v *admissionregistrationv1.Validation, path *field.Path)
 		errs = append(errs, field.Invalid(path.Child("messageExpression"), v.MessageExpression, "must be non-empty if specified"))
 	}
 	return append(errs, validate.OptionalOneOf(v.Reason, path.Child("reason"), metav1.StatusReasonForbidden, metav1.StatusReasonInvalid,
-		metav1.StatusReasonRequestEntityTooLarge, metav1.StatusReasonUnauthorized)...)
+		metav1.StatusReasonRequestEntityTooLarge)...)
 }
 
 func validatePolicyStatus(p, _ *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {

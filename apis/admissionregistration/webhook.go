@@ -193,14 +193,15 @@ func validateServicePath(urlPath string, path *field.Path) field.ErrorList {
 	switch {
 	case urlPath == "": // as good as "/"
 		return nil
-	case !strings.HasPrefix(urlPath, "/"):
-		return field.ErrorList{field.Invalid(path, urlPath, "must start with a '/'")}
-	case err != nil || u.Path != urlPath && u.EscapedPath() != urlPath:
+	case strings.HasPrefix(urlPath, "/") && (err != nil || u.Path != urlPath && u.EscapedPath() != urlPath):
 		return field.ErrorList{field.Invalid(path, urlPath, "must be a valid URL path")}
 	case urlPath == "/":
 		return nil
 	}
 	var errs field.ErrorList
+	if !strings.HasPrefix(urlPath, "/") {
+		errs = append(errs, field.Invalid(path, urlPath, "must start with a '/'"))
+	}
 	steps := strings.Split(strings.TrimSuffix(urlPath[1:], "/"), "/")
 	for i, step := range steps {
 		if step == "" {

@@ -9,6 +9,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
 	"keelson.dev/apis/resource"
@@ -19,8 +20,9 @@ var horizontalPodAutoscaler = resource.Definition[*autoscalingv2.HorizontalPodAu
 	GroupVersion: autoscalingv2.SchemeGroupVersion, Served: []schema.GroupVersion{autoscalingv1.SchemeGroupVersion},
 	Kind: "HorizontalPodAutoscaler", NameOnce: true, Plural: "horizontalpodautoscalers", ShortNames: []string{"hpa"}, Categories: []string{"all"},
 	Namespaced: true, HasStatus: true, AllowUnconditionalUpdate: true,
-	Default:  defaultAutoscaler,
-	Validate: validateAutoscaler, ValidateStatus: validateAutoscalerStatus,
+	Default:        defaultAutoscaler,
+	Validate:       func(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList { return validateAutoscaler(h, nil) },
+	ValidateUpdate: validateAutoscaler, ValidateStatus: validateAutoscalerStatus,
 	Columns: resource.Columns([]resource.Column[*autoscalingv2.HorizontalPodAutoscaler]{
 		{Name: "Reference", Description: doc("scaleTargetRef"), Get: func(h *autoscalingv2.HorizontalPodAutoscaler) any {
 			return h.Spec.ScaleTargetRef.Kind + "/" + h.Spec.ScaleTargetRef.Name

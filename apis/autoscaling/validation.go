@@ -1,6 +1,7 @@
 package autoscaling
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -8,12 +9,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/api/validate/content"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/apis/validate"
 )
 
-func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+// validateAutoscaler leaves a reference alone whose stored version is as bad; old is nil on create.
+func validateAutoscaler(h, old *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	spec, path := &h.Spec, field.NewPath("spec")
 	var errs field.ErrorList
 	if spec.MinReplicas != nil && *spec.MinReplicas < 0 {
@@ -23,13 +26,21 @@ func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 		errs = append(errs, field.Forbidden(path.Child("metrics"),
 			"must specify at least one Object or External metric to support scaling to zero replicas"))
 	}
-	if spec.MaxReplicas < 1 {
-		errs = append(errs, field.Invalid(path.Child("maxReplicas"), spec.MaxReplicas, "must be greater than 0"))
+	switch {
+	case spec.MaxReplicas == 0:
+		errs = append(errs, field.Required(path.Child("maxReplicas"), ""))
+	case spec.MaxReplicas < 0:
+		errs = append(errs, field.Invalid(path.Child("maxReplicas"), spec.MaxReplicas, "must be greater than or equal to 1"))
 	}
 	if spec.MinReplicas != nil && spec.MaxReplicas < *spec.MinReplicas {
 		errs = append(errs, field.Invalid(path.Child("maxReplicas"), spec.MaxReplicas, "must be greater than or equal to `minReplicas`"))
 	}
 	errs = append(errs, validateReference(spec.ScaleTargetRef, path.Child("scaleTargetRef"))...)
+	if old == nil || groupOf(old.Spec.ScaleTargetRef) == nil {
+		if err := groupOf(spec.ScaleTargetRef); err != nil {
+			errs = append(errs, field.Invalid(path.Child("scaleTargetRef", "apiVersion"), spec.ScaleTargetRef.APIVersion, err.Error()))
+		}
+	}
 	for i := range spec.Metrics {
 		errs = append(errs, validateMetric(&spec.Metrics[i], path.Child("metrics").Index(i))...)
 	}
@@ -47,17 +58,30 @@ func countsWithoutPods(m autoscalingv2.MetricSpec) bool {
 
 func validateAutoscalerStatus(h, _ *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	path := field.NewPath("status")
-	return append(validate.Nonnegative(h.Status.CurrentReplicas, path.Child("currentReplicas")),
-		validate.Nonnegative(h.Status.DesiredReplicas, path.Child("desiredReplicas"))...)
+	var errs field.ErrorList
+	for i, c := range h.Status.Conditions {
+		errs = append(errs, validate.NonnegativePtr(c.ObservedGeneration, path.Child("conditions").Index(i).Child("observedGeneration"))...)
+	}
+	errs = append(errs, validate.Nonnegative(h.Status.CurrentReplicas, path.Child("currentReplicas"))...)
+	return append(errs, validate.Nonnegative(h.Status.DesiredReplicas, path.Child("desiredReplicas"))...)
+}
+
+// groupOf finds what is wrong with the version of what is to be scaled: it must name a group.
+func groupOf(ref autoscalingv2.CrossVersionObjectReference) error {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err == nil && gv.Group == "" {
+		err = errors.New("apiVersion must specify API group")
+	}
+	return err
 }
 
 func validateReference(ref autoscalingv2.CrossVersionObjectReference, path *field.Path) field.ErrorList {
-	return append(validateSegment(ref.Kind, path.Child("kind")), validateSegment(ref.Name, path.Child("name"))...)
+	return append(validateSegment(ref.Kind, "", path.Child("kind")), validateSegment(ref.Name, "", path.Child("name"))...)
 }
 
-func validateSegment(value string, path *field.Path) field.ErrorList {
+func validateSegment(value, required string, path *field.Path) field.ErrorList {
 	if value == "" {
-		return field.ErrorList{field.Required(path, "")}
+		return field.ErrorList{field.Required(path, required)}
 	}
 	return validate.Messages(path, value, content.IsPathSegmentName(value))
 }
@@ -67,12 +91,11 @@ func validateMetric(m *autoscalingv2.MetricSpec, path *field.Path) field.ErrorLi
 	var errs field.ErrorList
 	if m.Type == "" {
 		errs = append(errs, field.Required(path.Child("type"), "must specify a metric source type"))
-	} else {
-		errs = append(errs, validate.OneOf(m.Type, path.Child("type"),
-			autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType, autoscalingv2.ObjectMetricSourceType,
-			autoscalingv2.PodsMetricSourceType, autoscalingv2.ResourceMetricSourceType)...)
 	}
-	present := 0
+	errs = append(errs, validate.OneOf(m.Type, path.Child("type"),
+		autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType, autoscalingv2.ObjectMetricSourceType,
+		autoscalingv2.PodsMetricSourceType, autoscalingv2.ResourceMetricSourceType)...)
+	var present, foreign []string
 	for _, source := range []struct {
 		kind  autoscalingv2.MetricSourceType
 		name  string
@@ -81,12 +104,23 @@ func validateMetric(m *autoscalingv2.MetricSpec, path *field.Path) field.ErrorLi
 	}{
 		{autoscalingv2.ObjectMetricSourceType, "object", m.Object != nil, func(p *field.Path) field.ErrorList {
 			errs := validateReference(m.Object.DescribedObject, p.Child("describedObject"))
+			if _, err := schema.ParseGroupVersion(m.Object.DescribedObject.APIVersion); err != nil {
+				errs = append(errs, field.Invalid(p.Child("describedObject", "apiVersion"), m.Object.DescribedObject.APIVersion, err.Error()))
+			}
 			errs = append(errs, validateIdentifier(m.Object.Metric, p.Child("metric"))...)
-			return append(errs, validateValueTarget(m.Object.Target, p)...)
+			return append(errs, validateValueTarget(m.Object.Target, "must set either a target value or averageValue", p)...)
+		}},
+		{autoscalingv2.ExternalMetricSourceType, "external", m.External != nil, func(p *field.Path) field.ErrorList {
+			t := m.External.Target
+			errs := append(validateIdentifier(m.External.Metric, p.Child("metric")), validateValueTarget(t, "must set either a target value for metric or a per-pod target", p)...)
+			if t.Value != nil && t.AverageValue != nil {
+				errs = append(errs, field.Forbidden(p.Child("target", "value"), "may not set both a target value for metric and a per-pod target"))
+			}
+			return errs
 		}},
 		{autoscalingv2.PodsMetricSourceType, "pods", m.Pods != nil, func(p *field.Path) field.ErrorList {
 			errs := append(validateIdentifier(m.Pods.Metric, p.Child("metric")), validateTarget(m.Pods.Target, p.Child("target"))...)
-			if average := m.Pods.Target.AverageValue; average == nil || average.Sign() != 1 {
+			if m.Pods.Target.AverageValue == nil {
 				errs = append(errs, field.Required(p.Child("target", "averageValue"), "must specify a positive target averageValue"))
 			}
 			return errs
@@ -96,29 +130,38 @@ func validateMetric(m *autoscalingv2.MetricSpec, path *field.Path) field.ErrorLi
 		}},
 		{autoscalingv2.ContainerResourceMetricSourceType, "containerResource", m.ContainerResource != nil, func(p *field.Path) field.ErrorList {
 			errs := validateResourceTarget(m.ContainerResource.Name, m.ContainerResource.Target, p)
-			return append(errs, validateSegment(m.ContainerResource.Container, p.Child("container"))...)
-		}},
-		{autoscalingv2.ExternalMetricSourceType, "external", m.External != nil, func(p *field.Path) field.ErrorList {
-			return append(validateIdentifier(m.External.Metric, p.Child("metric")), validateValueTarget(m.External.Target, p)...)
+			if m.ContainerResource.Name != "" {
+				errs = append(errs, validate.ContainerResourceName(m.ContainerResource.Name, p.Child("name"))...)
+			}
+			if m.ContainerResource.Container == "" {
+				return append(errs, field.Required(p.Child("container"), "must specify a container"))
+			}
+			return append(errs, validate.DNSLabel(m.ContainerResource.Container, p.Child("container"))...)
 		}},
 	} {
 		sourcePath := path.Child(source.name)
 		switch {
 		case source.set:
-			if present++; present > 1 {
-				errs = append(errs, field.Forbidden(sourcePath, "must populate the given metric source only"))
-				continue
+			if present = append(present, source.name); len(present) == 1 {
+				errs = append(errs, source.check(sourcePath)...)
 			}
-			errs = append(errs, source.check(sourcePath)...)
+			if source.kind != m.Type {
+				foreign = append(foreign, source.name)
+			}
 		case source.kind == m.Type:
 			errs = append(errs, field.Required(sourcePath, "must populate information for the given metric source"))
+		}
+	}
+	if len(present) > 1 {
+		for _, name := range foreign {
+			errs = append(errs, field.Forbidden(path.Child(name), "must populate the given metric source only"))
 		}
 	}
 	return errs
 }
 
 func validateIdentifier(id autoscalingv2.MetricIdentifier, path *field.Path) field.ErrorList {
-	return append(validateSegment(id.Name, path.Child("name")), validate.LabelSelector(id.Selector, path.Child("selector"))...)
+	return validateSegment(id.Name, "must specify a metric name", path.Child("name"))
 }
 
 // validateTarget checks a target on its own; which of its values a source needs is the source's affair.
@@ -126,7 +169,8 @@ func validateTarget(t autoscalingv2.MetricTarget, path *field.Path) field.ErrorL
 	var errs field.ErrorList
 	if t.Type == "" {
 		errs = append(errs, field.Required(path.Child("type"), "must specify a metric target type"))
-	} else if t.Type != autoscalingv2.UtilizationMetricType && t.Type != autoscalingv2.ValueMetricType && t.Type != autoscalingv2.AverageValueMetricType {
+	}
+	if t.Type != autoscalingv2.UtilizationMetricType && t.Type != autoscalingv2.ValueMetricType && t.Type != autoscalingv2.AverageValueMetricType {
 		errs = append(errs, field.Invalid(path.Child("type"), t.Type, "must be either Utilization, Value, or AverageValue"))
 	}
 	for _, amount := range []struct {
@@ -144,13 +188,10 @@ func validateTarget(t autoscalingv2.MetricTarget, path *field.Path) field.ErrorL
 }
 
 // validateValueTarget is for metrics of which a value or an average may be wanted.
-func validateValueTarget(t autoscalingv2.MetricTarget, path *field.Path) field.ErrorList {
+func validateValueTarget(t autoscalingv2.MetricTarget, required string, path *field.Path) field.ErrorList {
 	errs := validateTarget(t, path.Child("target"))
-	switch {
-	case t.Value == nil && t.AverageValue == nil:
-		errs = append(errs, field.Required(path.Child("target", "averageValue"), "must set either a target value or averageValue"))
-	case t.Value != nil && t.AverageValue != nil:
-		errs = append(errs, field.Forbidden(path.Child("target", "value"), "may not set both a target value and a target average value"))
+	if t.Value == nil && t.AverageValue == nil {
+		errs = append(errs, field.Required(path.Child("target", "averageValue"), required))
 	}
 	return errs
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -24,7 +25,7 @@ import (
 var certificateSigningRequest = resource.Definition[*certificatesv1.CertificateSigningRequest]{
 	GroupVersion: certificatesv1.SchemeGroupVersion, Kind: "CertificateSigningRequest", Plural: "certificatesigningrequests",
 	ShortNames: []string{"csr"}, HasStatus: true, GenerationOf: resource.NoGeneration[*certificatesv1.CertificateSigningRequest],
-	AllowUnconditionalUpdate: true,
+	AllowUnconditionalUpdate: true, Unowned: []string{"spec"},
 	// Kubelets name theirs by a hash with capitals in it: any name goes that can stand in a path.
 	ValidateName: func(string, bool) []string { return nil },
 	Prepare: func(csr, old *certificatesv1.CertificateSigningRequest) {
@@ -56,14 +57,14 @@ var certificateSigningRequest = resource.Definition[*certificatesv1.CertificateS
 			}
 			return duration.HumanDuration(time.Duration(*csr.Spec.ExpirationSeconds) * time.Second)
 		}},
-		{Name: "Condition", Description: certificatesv1.CertificateSigningRequestStatus{}.SwaggerDoc()["conditions"], Get: func(csr *certificatesv1.CertificateSigningRequest) any {
+		{Name: "Condition", Description: certificatesv1beta1.CertificateSigningRequestStatus{}.SwaggerDoc()["conditions"], Get: func(csr *certificatesv1.CertificateSigningRequest) any {
 			return requestState(csr)
 		}},
 	},
 }
 
 func requestDoc(name string) string {
-	return certificatesv1.CertificateSigningRequestSpec{}.SwaggerDoc()[name]
+	return certificatesv1beta1.CertificateSigningRequestSpec{}.SwaggerDoc()[name] // as upstream does
 }
 
 func hasCondition(csr *certificatesv1.CertificateSigningRequest, kind certificatesv1.RequestConditionType) bool {
@@ -156,7 +157,7 @@ func validateRequest(csr *certificatesv1.CertificateSigningRequest) field.ErrorL
 	}
 	usages := path.Child("usages")
 	if len(csr.Spec.Usages) == 0 {
-		errs = append(errs, field.Required(usages, "usages must be provided"))
+		errs = append(errs, field.Required(usages, ""))
 	}
 	for i, usage := range csr.Spec.Usages {
 		errs = append(errs, validate.OneOf(usage, usages.Index(i), slices.Sorted(slices.Values(keyUsages))...)...)

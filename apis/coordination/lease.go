@@ -11,7 +11,7 @@ import (
 
 // lease is a heartbeat of a node, or the right to be the active one of several.
 var lease = resource.Definition[*coordinationv1.Lease]{
-	GroupVersion: coordinationv1.SchemeGroupVersion, Kind: "Lease", NameOnce: true, Plural: "leases",
+	GroupVersion: coordinationv1.SchemeGroupVersion, Kind: "Lease", NameOnce: true, AnyFinalizer: true, Plural: "leases",
 	Namespaced: true, AllowCreateOnUpdate: true,
 	Prepare:  dropStrategy,
 	Validate: validateLease,

@@ -15,7 +15,7 @@ import (
 
 // flowSchema sorts requests into priority levels.
 var flowSchema = resource.Definition[*flowcontrolv1.FlowSchema]{
-	GroupVersion: flowcontrolv1.SchemeGroupVersion, Kind: "FlowSchema", Plural: "flowschemas", HasStatus: true,
+	GroupVersion: flowcontrolv1.SchemeGroupVersion, Kind: "FlowSchema", Plural: "flowschemas", HasStatus: true, StatusFixes: []string{"metadata"},
 	Default: func(s *flowcontrolv1.FlowSchema) {
 		resource.SetDefault(&s.Spec.MatchingPrecedence, defaultPrecedence)
 	},
@@ -105,6 +105,12 @@ func validateFlowRule(rule *flowcontrolv1.PolicyRulesWithSubjects, path *field.P
 			errs = append(errs, field.Required(rulePath.Child("namespaces"), "resource rules that are not cluster scoped must supply at least one namespace"))
 		default:
 			errs = append(errs, wildcardAlone(r.Namespaces, rulePath.Child("namespaces"), "", false)...)
+			for j, namespace := range r.Namespaces {
+				if messages := apivalidation.NameIsDNSLabel(namespace, false); namespace != "*" && len(messages) > 0 {
+					errs = append(errs, field.Invalid(rulePath.Child("namespaces").Index(j), namespace,
+						"each member of this list must be '*' or a DNS-1123 label; "+strings.Join(messages, "; ")))
+				}
+			}
 		}
 	}
 	for i, r := range rule.NonResourceRules {
@@ -124,7 +130,7 @@ func wildcardAlone(values []string, path *field.Path, none string, required bool
 	case len(values) == 0 && required:
 		return field.ErrorList{field.Required(path, none)}
 	case len(values) > 1 && slices.Contains(values, "*"):
-		return field.ErrorList{field.Invalid(path, values, "if '*' is present, must not specify other "+lastPart(path))}
+		return field.ErrorList{field.Invalid(path, values, "if '*' is present, must not specify other "+plural[lastPart(path)])}
 	}
 	return nil
 }
@@ -134,12 +140,15 @@ func lastPart(path *field.Path) string {
 	return full[strings.LastIndexByte(full, '.')+1:]
 }
 
-var verbs = []string{"*", "create", "delete", "deletecollection", "get", "head", "list", "options", "patch", "post", "proxy", "put", "update", "watch"}
+// plural are the words of upstream's errors.
+var plural = map[string]string{"verbs": "verbs", "apiGroups": "api groups", "resources": "resources", "namespaces": "namespaces", "nonResourceURLs": "nonResourceURLs"}
+
+var verbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"}
 
 func validateVerbs(values []string, path *field.Path) field.ErrorList {
 	errs := wildcardAlone(values, path, "verbs must contain at least one value", true)
 	for _, verb := range values {
-		if !slices.Contains(verbs, verb) {
+		if !slices.Contains(values, "*") && !slices.Contains(verbs, verb) {
 			errs = append(errs, field.NotSupported(path, values, verbs))
 			break
 		}
@@ -168,7 +177,10 @@ func validateURLPath(url string, path *field.Path) field.ErrorList {
 }
 
 func validateFlowSubject(s *flowcontrolv1.Subject, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
+	errs := validate.OneOf(s.Kind, path.Child("kind"), flowcontrolv1.SubjectKindGroup, flowcontrolv1.SubjectKindServiceAccount, flowcontrolv1.SubjectKindUser)
+	if len(errs) > 0 {
+		return errs
+	}
 	for _, member := range []struct {
 		kind flowcontrolv1.SubjectKind
 		name string
@@ -208,8 +220,7 @@ func validateFlowSubject(s *flowcontrolv1.Subject, path *field.Path) field.Error
 			errs = append(errs, validate.ObjectName(s.ServiceAccount.Namespace, account.Child("namespace"), apivalidation.NameIsDNSLabel)...)
 		}
 	}
-	return append(errs, validate.OneOf(s.Kind, path.Child("kind"), flowcontrolv1.SubjectKindGroup,
-		flowcontrolv1.SubjectKindServiceAccount, flowcontrolv1.SubjectKindUser)...)
+	return errs
 }
 
 func uniqueConditions[C any](conditions []C, kind func(C) string) field.ErrorList {
@@ -218,7 +229,7 @@ func uniqueConditions[C any](conditions []C, kind func(C) string) field.ErrorLis
 	for i, c := range conditions {
 		path := field.NewPath("status", "conditions").Index(i).Child("type")
 		if kind(c) == "" {
-			errs = append(errs, field.Required(path, "must not be empty"))
+			errs = append(errs, field.Required(path, ""))
 		}
 		if seen[kind(c)] {
 			errs = append(errs, field.Duplicate(path, kind(c)))

@@ -2,18 +2,20 @@ package flowcontrol
 
 import (
 	"fmt"
+	"math"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
 	"keelson.dev/apis/resource"
+	"keelson.dev/apis/validate"
 )
 
 // priorityLevelConfiguration says how much of the server a class of requests may use. The server itself restores the mandatory
 // levels and schemas when somebody changes them.
 var priorityLevelConfiguration = resource.Definition[*flowcontrolv1.PriorityLevelConfiguration]{
-	GroupVersion: flowcontrolv1.SchemeGroupVersion, Kind: "PriorityLevelConfiguration", Plural: "prioritylevelconfigurations", HasStatus: true,
+	GroupVersion: flowcontrolv1.SchemeGroupVersion, Kind: "PriorityLevelConfiguration", Plural: "prioritylevelconfigurations", HasStatus: true, StatusFixes: []string{"metadata"},
 	Default: defaultPriorityLevel, Validate: validatePriorityLevel,
 	ValidateStatus: func(p, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
 		return uniqueConditions(p.Status.Conditions, func(c flowcontrolv1.PriorityLevelConfigurationCondition) string { return string(c.Type) })
@@ -68,35 +70,29 @@ func defaultPriorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) {
 
 func validatePriorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
 	spec, path := &p.Spec, field.NewPath("spec")
-	mandatoryExempt := p.Name == flowcontrolv1.PriorityLevelConfigurationNameExempt
-	switch spec.Type {
-	case flowcontrolv1.PriorityLevelEnablementExempt:
-		var errs field.ErrorList
-		if spec.Limited != nil {
-			errs = append(errs, field.Forbidden(path.Child("limited"), "must be nil if the type is Exempt"))
-		}
-		if spec.Exempt != nil {
-			errs = append(errs, validateShares(spec.Exempt.NominalConcurrencyShares, spec.Exempt.LendablePercent, path.Child("exempt"))...)
-		}
-		if !mandatoryExempt {
-			errs = append(errs, field.Invalid(path.Child("type"), spec.Type, "must be 'Limited' if `name` is not 'exempt'"))
-		}
-		return errs
-	case flowcontrolv1.PriorityLevelEnablementLimited:
-		var errs field.ErrorList
-		if mandatoryExempt {
-			errs = append(errs, field.Invalid(path.Child("type"), spec.Type, "must be 'Exempt' if `name` is 'exempt'"))
-		}
-		if spec.Exempt != nil {
-			errs = append(errs, field.Forbidden(path.Child("exempt"), "must be nil if the type is Limited"))
-		}
-		if spec.Limited == nil {
-			return append(errs, field.Required(path.Child("limited"), "must not be empty when type is Limited"))
-		}
-		return append(errs, validateLimited(spec.Limited, path.Child("limited"))...)
+	limited, exempt := spec.Type == flowcontrolv1.PriorityLevelEnablementLimited, spec.Type == flowcontrolv1.PriorityLevelEnablementExempt
+	errs := validate.RequiredOneOf(spec.Type, path.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)
+	switch mandatory := p.Name == flowcontrolv1.PriorityLevelConfigurationNameExempt; {
+	case mandatory && limited:
+		errs = append(errs, field.Invalid(path.Child("type"), spec.Type, "must be 'Exempt' if `name` is 'exempt'"))
+	case !mandatory && exempt:
+		errs = append(errs, field.Invalid(path.Child("type"), spec.Type, "must be 'Limited' if `name` is not 'exempt'"))
 	}
-	return field.ErrorList{field.NotSupported(path.Child("type"), spec.Type,
-		[]flowcontrolv1.PriorityLevelEnablement{flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited})}
+	switch {
+	case spec.Exempt != nil && !exempt:
+		errs = append(errs, field.Forbidden(path.Child("exempt"), ""))
+	case spec.Exempt != nil:
+		errs = append(errs, validateShares(spec.Exempt.NominalConcurrencyShares, spec.Exempt.LendablePercent, path.Child("exempt"))...)
+	}
+	switch {
+	case spec.Limited == nil && limited:
+		errs = append(errs, field.Required(path.Child("limited"), ""))
+	case spec.Limited != nil && !limited:
+		errs = append(errs, field.Forbidden(path.Child("limited"), ""))
+	case limited:
+		errs = append(errs, validateLimited(spec.Limited, path.Child("limited"))...)
+	}
+	return errs
 }
 
 func validateShares(shares, lendable *int32, path *field.Path) field.ErrorList {
@@ -117,24 +113,22 @@ func validateLimited(l *flowcontrolv1.LimitedPriorityLevelConfiguration, path *f
 	}
 	response, responsePath := &l.LimitResponse, path.Child("limitResponse")
 	queuing := responsePath.Child("queuing")
-	switch response.Type {
-	case flowcontrolv1.LimitResponseTypeReject:
-		if response.Queuing != nil {
-			errs = append(errs, field.Forbidden(queuing, "must be nil if limited.limitResponse.type is not Limited"))
-		}
-	case flowcontrolv1.LimitResponseTypeQueue:
-		if response.Queuing == nil {
-			return append(errs, field.Required(queuing, "must not be empty if limited.limitResponse.type is Limited"))
-		}
+	errs = append(errs, validate.RequiredOneOf(response.Type, responsePath.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)...)
+	switch queues := response.Type == flowcontrolv1.LimitResponseTypeQueue; {
+	case response.Queuing == nil && queues:
+		errs = append(errs, field.Required(queuing, ""))
+	case response.Queuing != nil && !queues:
+		errs = append(errs, field.Forbidden(queuing, ""))
+	case queues:
 		errs = append(errs, validateQueuing(response.Queuing, queuing)...)
-	default:
-		errs = append(errs, field.NotSupported(responsePath.Child("type"), response.Type,
-			[]flowcontrolv1.LimitResponseType{flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject}))
 	}
 	return errs
 }
 
-const maxQueues = 10 * 1000 * 1000 // what shuffle sharding can deal into
+const (
+	maxQueues   = 10 * 1000 * 1000 // what shuffle sharding can deal into
+	maxHashBits = 60               // what it has of a hash to deal by
+)
 
 func validateQueuing(q *flowcontrolv1.QueuingConfiguration, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
@@ -151,6 +145,9 @@ func validateQueuing(q *flowcontrolv1.QueuingConfiguration, path *field.Path) fi
 		errs = append(errs, field.Invalid(path.Child("handSize"), q.HandSize, "must be positive"))
 	case q.HandSize > q.Queues:
 		errs = append(errs, field.Invalid(path.Child("handSize"), q.HandSize, fmt.Sprintf("should not be greater than queues (%d)", q.Queues)))
+	case math.Ceil(math.Log2(float64(q.Queues))*float64(q.HandSize)) > maxHashBits:
+		errs = append(errs, field.Invalid(path.Child("handSize"), q.HandSize,
+			fmt.Sprintf("required entropy bits of deckSize %d and handSize %d should not be greater than %d", q.Queues, q.HandSize, maxHashBits)))
 	}
 	return errs
 }

@@ -25,7 +25,7 @@ var ipAddress = resource.Definition[*networkingv1.IPAddress]{
 	},
 	Validate: validateIPAddress,
 	ValidateUpdate: func(ip, old *networkingv1.IPAddress) field.ErrorList {
-		return append(validateIPAddress(ip), validate.Immutable(ip.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))...)
+		return append(validateIPAddress(ip), validate.Fixed(ip.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))...)
 	},
 	Columns: resource.Columns(resource.Column[*networkingv1.IPAddress]{
 		Name: "ParentRef", Description: networkingv1.IPAddressSpec{}.SwaggerDoc()["parentRef"],

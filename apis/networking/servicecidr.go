@@ -13,8 +13,8 @@ import (
 
 // serviceCIDR is a block from which services get their addresses.
 var serviceCIDR = resource.Definition[*networkingv1.ServiceCIDR]{
-	GroupVersion: networkingv1.SchemeGroupVersion, Kind: "ServiceCIDR", Plural: "servicecidrs",
-	HasStatus: true, AllowUnconditionalUpdate: true, GenerationOf: resource.NoGeneration[*networkingv1.ServiceCIDR],
+	GroupVersion: networkingv1.SchemeGroupVersion, Kind: "ServiceCIDR", NameOnce: true, Plural: "servicecidrs",
+	HasStatus: true, StatusFixes: []string{"metadata"}, AllowUnconditionalUpdate: true, GenerationOf: resource.NoGeneration[*networkingv1.ServiceCIDR],
 	Validate: validateServiceCIDR,
 	ValidateUpdate: func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
 		if len(old.Spec.CIDRs) == 1 && len(c.Spec.CIDRs) == 2 && c.Spec.CIDRs[0] == old.Spec.CIDRs[0] {

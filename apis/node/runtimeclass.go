@@ -4,7 +4,9 @@ import (
 	"maps"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -15,10 +17,13 @@ import (
 
 // runtimeClass names a way in which nodes run containers.
 var runtimeClass = resource.Definition[*nodev1.RuntimeClass]{
-	GroupVersion: nodev1.SchemeGroupVersion, Kind: "RuntimeClass", Plural: "runtimeclasses",
-	Validate: validateRuntimeClass,
+	GroupVersion: nodev1.SchemeGroupVersion, Kind: "RuntimeClass", AnyFinalizer: true, Plural: "runtimeclasses",
+	Validate: func(c *nodev1.RuntimeClass) field.ErrorList {
+		return append(validateHandler(c.Handler, validate.ObjectName(c.Handler, handlerPath, apivalidation.NameIsDNSLabel)), validateRuntimeClass(c)...)
+	},
 	ValidateUpdate: func(c, old *nodev1.RuntimeClass) field.ErrorList {
-		return validate.Immutable(c.Handler, old.Handler, field.NewPath("handler"))
+		errs := append(validateHandler(c.Handler, validate.DNSLabel(c.Handler, handlerPath)), validate.Fixed(c.Handler, old.Handler, handlerPath)...)
+		return append(errs, validateRuntimeClass(c)...)
 	},
 	Warn: func(c, _ *nodev1.RuntimeClass) []string {
 		if c.Scheduling == nil {
@@ -31,15 +36,25 @@ var runtimeClass = resource.Definition[*nodev1.RuntimeClass]{
 		return warnings
 	},
 	Columns: resource.Columns(resource.Column[*nodev1.RuntimeClass]{
-		Name: "Handler", Description: nodev1.RuntimeClass{}.SwaggerDoc()["handler"],
-		Get: func(c *nodev1.RuntimeClass) any { return c.Handler },
+		Name: "Handler", // upstream looks for its description in the wrong place
+		Get:  func(c *nodev1.RuntimeClass) any { return c.Handler },
 	}),
 }
 
+var handlerPath = field.NewPath("handler")
+
+func validateHandler(handler string, format field.ErrorList) field.ErrorList {
+	if handler == "" {
+		return field.ErrorList{field.Required(handlerPath, "")}
+	}
+	return format
+}
+
 func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
-	errs := validate.DNSLabel(c.Handler, field.NewPath("handler"))
+	var errs field.ErrorList
 	if c.Overhead != nil {
-		errs = append(errs, validate.ResourceList(c.Overhead.PodFixed, field.NewPath("overhead", "podFixed"), validate.ContainerResourceName)...)
+		limits := &corev1.ResourceRequirements{Limits: c.Overhead.PodFixed}
+		errs = append(errs, validate.ResourceRequirements(limits, nil, field.NewPath("overhead"), validate.ContainerResourceName)...)
 	}
 	if c.Scheduling == nil {
 		return errs

@@ -12,9 +12,10 @@ import (
 
 // podDisruptionBudget says how many pods of a set may be evicted at a time.
 var podDisruptionBudget = resource.Definition[*policyv1.PodDisruptionBudget]{
-	GroupVersion: policyv1.SchemeGroupVersion, Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets", ShortNames: []string{"pdb"},
+	GroupVersion: policyv1.SchemeGroupVersion, Kind: "PodDisruptionBudget", AnyFinalizer: true, Plural: "poddisruptionbudgets", ShortNames: []string{"pdb"},
 	Namespaced: true, HasStatus: true,
-	Validate: validateBudget, ValidateStatus: validateBudgetStatus,
+	ValidateName: func(string, bool) []string { return nil }, // no more than what every path asks for
+	Validate:     validateBudget, ValidateStatus: validateBudgetStatus,
 	Columns: resource.Columns([]resource.Column[*policyv1.PodDisruptionBudget]{
 		{Name: "Min Available", Description: "The minimum number of pods that must be available.", Get: func(pdb *policyv1.PodDisruptionBudget) any {
 			return orNotAvailable(pdb.Spec.MinAvailable)

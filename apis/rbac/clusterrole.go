@@ -14,7 +14,7 @@ var clusterRole = resource.Definition[*rbacv1.ClusterRole]{
 	AllowCreateOnUpdate: true, AllowUnconditionalUpdate: true,
 	ValidateName: validateName,
 	Validate:     validateClusterRole,
-	Columns:      roleColumns[*rbacv1.ClusterRole](),
+	Columns:      resource.CreatedAtColumns[*rbacv1.ClusterRole](),
 }
 
 func validateClusterRole(r *rbacv1.ClusterRole) field.ErrorList {

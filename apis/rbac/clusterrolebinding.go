@@ -19,7 +19,7 @@ var clusterRoleBinding = resource.Definition[*rbacv1.ClusterRoleBinding]{
 	ValidateUpdate: func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
 		return append(validateBinding(b.RoleRef, b.Subjects, false, "ClusterRole"), validateRoleRefUpdate(b.RoleRef, old.RoleRef)...)
 	},
-	Columns: bindingColumns(
+	Columns: bindingColumns("clusterRoleBinding", rbacv1.ClusterRoleBinding{}.SwaggerDoc()["roleRef"],
 		func(b *rbacv1.ClusterRoleBinding) rbacv1.RoleRef { return b.RoleRef },
 		func(b *rbacv1.ClusterRoleBinding) []rbacv1.Subject { return b.Subjects }),
 }

@@ -39,7 +39,7 @@ func validateRules(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
 func validateRule(rule *rbacv1.PolicyRule, namespaced bool, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if len(rule.Verbs) == 0 {
-		errs = append(errs, field.Required(path.Child("verbs"), "verbs must contain at least one value"))
+		errs = append(errs, field.Required(path.Child("verbs"), ""))
 	}
 	if len(rule.NonResourceURLs) > 0 {
 		urls := path.Child("nonResourceURLs")
@@ -120,22 +120,22 @@ func validateRoleRefUpdate(ref, old rbacv1.RoleRef) field.ErrorList {
 	if ref == old {
 		return nil
 	}
-	return field.ErrorList{field.Invalid(field.NewPath("roleRef"), ref, "cannot change roleRef")}
+	return field.ErrorList{field.Invalid(field.NewPath("roleRef"), ref, "field is immutable")}
 }
 
 // bindingColumns are the columns of both kinds of binding.
-func bindingColumns[T resource.Object](ref func(T) rbacv1.RoleRef, subjects func(T) []rbacv1.Subject) []resource.Column[T] {
+func bindingColumns[T resource.Object](kind, roleDoc string, ref func(T) rbacv1.RoleRef, subjects func(T) []rbacv1.Subject) []resource.Column[T] {
 	return resource.Columns([]resource.Column[T]{
-		{Name: "Role", Description: rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"], Get: func(obj T) any {
+		{Name: "Role", Description: strings.TrimSuffix(roleDoc, " This field is immutable."), Get: func(obj T) any {
 			return ref(obj).Kind + "/" + ref(obj).Name
 		}},
-		{Name: "Users", Priority: 1, Description: "Users in the roleBinding", Get: func(obj T) any {
+		{Name: "Users", Priority: 1, Description: "Users in the " + kind, Get: func(obj T) any {
 			return subjectNames(subjects(obj), rbacv1.UserKind)
 		}},
-		{Name: "Groups", Priority: 1, Description: "Groups in the roleBinding", Get: func(obj T) any {
+		{Name: "Groups", Priority: 1, Description: "Groups in the " + kind, Get: func(obj T) any {
 			return subjectNames(subjects(obj), rbacv1.GroupKind)
 		}},
-		{Name: "ServiceAccounts", Priority: 1, Description: "ServiceAccounts in the roleBinding", Get: func(obj T) any {
+		{Name: "ServiceAccounts", Priority: 1, Description: "ServiceAccounts in the " + kind, Get: func(obj T) any {
 			return subjectNames(subjects(obj), rbacv1.ServiceAccountKind)
 		}},
 	}...)

@@ -1,8 +1,6 @@
 package rbac
 
 import (
-	"time"
-
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -15,16 +13,7 @@ var role = resource.Definition[*rbacv1.Role]{
 	Namespaced: true, AllowCreateOnUpdate: true, AllowUnconditionalUpdate: true,
 	ValidateName: validateName,
 	Validate:     func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) },
-	Columns:      roleColumns[*rbacv1.Role](),
+	Columns:      resource.CreatedAtColumns[*rbacv1.Role](),
 }
 
 // roleColumns prints the moment of creation, not the age.
-func roleColumns[T resource.Object]() []resource.Column[T] {
-	return []resource.Column[T]{
-		resource.NameColumn[T](),
-		{
-			Name: "Created At", Type: "date", Description: "The time of creation",
-			Get: func(obj T) any { return obj.GetCreationTimestamp().UTC().Format(time.RFC3339) },
-		},
-	}
-}

@@ -19,7 +19,7 @@ var roleBinding = resource.Definition[*rbacv1.RoleBinding]{
 	ValidateUpdate: func(b, old *rbacv1.RoleBinding) field.ErrorList {
 		return append(validateBinding(b.RoleRef, b.Subjects, true, "Role", "ClusterRole"), validateRoleRefUpdate(b.RoleRef, old.RoleRef)...)
 	},
-	Columns: bindingColumns(
+	Columns: bindingColumns("roleBinding", rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"],
 		func(b *rbacv1.RoleBinding) rbacv1.RoleRef { return b.RoleRef },
 		func(b *rbacv1.RoleBinding) []rbacv1.Subject { return b.Subjects }),
 }

@@ -18,6 +18,14 @@ func Columns[T Object](columns ...Column[T]) []Column[T] {
 	return slices.Concat([]Column[T]{NameColumn[T]()}, columns[:firstWide], []Column[T]{AgeColumn[T]()}, columns[firstWide:])
 }
 
+// CreatedAtColumns are what the library prints of kinds without columns of their own.
+func CreatedAtColumns[T Object]() []Column[T] {
+	return []Column[T]{NameColumn[T](), {
+		Name: "Created At", Type: "date", Description: metadataDoc("creationTimestamp"),
+		Get: func(obj T) any { return obj.GetCreationTimestamp().UTC().Format(time.RFC3339) },
+	}}
+}
+
 // NameColumn is the first column of every kind.
 func NameColumn[T Object]() Column[T] {
 	return Column[T]{Name: "Name", Format: "name", Description: metadataDoc("name"), Get: func(obj T) any { return obj.GetName() }}

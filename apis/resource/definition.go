@@ -33,6 +33,8 @@ type Definition[T Object] struct {
 	HasStatus    bool   // serves /status; updates of the main resource then leave status alone and the reverse
 	// StatusOnCreate keeps the status that a client sends on create (Node); without it, a kind with HasStatus starts with none.
 	StatusOnCreate bool
+	// Unowned names fields, besides status, that no field manager owns (spec of CertificateSigningRequest).
+	Unowned []string
 	// OrphanDependents is the deletion policy for clients that name none (ReplicationController, Job); else background.
 	OrphanDependents bool
 	// OrphanWarning is told to clients whose deletion falls back to orphaning dependents; empty: nothing is.
@@ -150,7 +152,7 @@ type Resource struct {
 	ValidateServed           map[schema.GroupVersion]func(obj, old Object) field.ErrorList
 	ValidateName             func(name string, prefix bool) []string
 	Warn                     func(obj, old Object) []string
-	StatusFixes              []string
+	StatusFixes, Unowned     []string
 	Columns                  []Column[Object]
 	RowConditions            func(obj Object) []metav1.TableRowCondition
 	WarnUnprepared           func(obj Object) []string
@@ -183,7 +185,7 @@ func (d *Definition[T]) Resource() *Resource {
 		ShortNames: d.ShortNames, Categories: d.Categories, Namespaced: d.Namespaced, KeyPrefix: d.KeyPrefix,
 		HasStatus: d.HasStatus, Index: d.Index, ValidateName: d.ValidateName,
 		StatusOnCreate: d.StatusOnCreate, OrphanDependents: d.OrphanDependents, OrphanWarning: d.OrphanWarning,
-		StatusFixes: d.StatusFixes, ReturnDeleted: d.ReturnDeleted, LateGeneration: d.LateGeneration, NameOnce: d.NameOnce, AnyFinalizer: d.AnyFinalizer,
+		StatusFixes: d.StatusFixes, Unowned: d.Unowned, ReturnDeleted: d.ReturnDeleted, LateGeneration: d.LateGeneration, NameOnce: d.NameOnce, AnyFinalizer: d.AnyFinalizer,
 		AllowCreateOnUpdate: d.AllowCreateOnUpdate, AllowUnconditionalUpdate: d.AllowUnconditionalUpdate,
 
 		New:            func() Object { return reflect.New(elem).Interface().(Object) },

@@ -69,7 +69,7 @@ func validatePriorityClass(c *schedulingv1.PriorityClass) field.ErrorList {
 			fmt.Sprintf("maximum allowed value of a user defined priority is %v", HighestUserPriority)))
 	}
 	path := field.NewPath("preemptionPolicy")
-	if c.PreemptionPolicy == nil {
+	if ptr.Deref(c.PreemptionPolicy, "") == "" {
 		return append(errs, field.Required(path, ""))
 	}
 	return append(errs, validate.OneOf(*c.PreemptionPolicy, path, corev1.PreemptLowerPriority, corev1.PreemptNever)...)

@@ -31,6 +31,12 @@ var csiDriver = resource.Definition[*storagev1.CSIDriver]{
 		resource.SetDefaultPtr(&spec.SELinuxMount, false)
 		resource.SetDefaultPtr(&spec.PreventPodSchedulingIfMissing, false)
 	},
+	Warn: func(d, _ *storagev1.CSIDriver) []string {
+		if len(d.Spec.TokenRequests) == 0 || d.Spec.ServiceAccountTokenInSecrets != nil {
+			return nil
+		}
+		return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
+	},
 	Validate: validateCSIDriver,
 	ValidateUpdate: func(d, old *storagev1.CSIDriver) field.ErrorList {
 		path := field.NewPath("spec")
@@ -108,7 +114,13 @@ func validateCSIDriver(d *storagev1.CSIDriver) field.ErrorList {
 		audiences.Insert(request.Audience)
 		errs = append(errs, validateTokenLife(request.ExpirationSeconds, tokenPath.Child("expirationSeconds"))...)
 	}
-	modes := []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecycleEphemeral, storagev1.VolumeLifecyclePersistent}
+	if s := spec.NodeAllocatableUpdatePeriodSeconds; s != nil && *s < 10 {
+		errs = append(errs, field.Invalid(path.Child("nodeAllocatableUpdatePeriodSeconds"), *s, "must be greater than or equal to 10 seconds"))
+	}
+	if in := spec.ServiceAccountTokenInSecrets; in != nil && *in && len(spec.TokenRequests) == 0 {
+		errs = append(errs, field.Invalid(path.Child("serviceAccountTokenInSecrets"), *in, "serviceAccountTokenInSecrets is set but no tokenRequests are specified"))
+	}
+	modes := []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral}
 	for _, mode := range spec.VolumeLifecycleModes {
 		if !slices.Contains(modes, mode) {
 			errs = append(errs, field.NotSupported(path.Child("volumeLifecycleModes"), mode, modes))

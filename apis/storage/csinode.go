@@ -23,7 +23,7 @@ var csiNode = resource.Definition[*storagev1.CSINode]{
 	}),
 }
 
-const maxNodeID = 192
+const maxNodeID = 256
 
 func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 	var errs field.ErrorList
@@ -39,19 +39,18 @@ func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 		case driver.NodeID == "":
 			errs = append(errs, field.Required(path.Child("nodeID"), driver.NodeID))
 		case len(driver.NodeID) > maxNodeID:
-			errs = append(errs, field.Invalid(path.Child("nodeID"), driver.NodeID, "must be 192 characters or less"))
+			errs = append(errs, field.Invalid(path.Child("nodeID"), driver.NodeID, "must be 256 characters or less"))
 		}
 		if driver.Allocatable != nil && driver.Allocatable.Count != nil {
 			errs = append(errs, validate.Nonnegative(*driver.Allocatable.Count, path.Child("allocatable", "count"))...)
 		}
 		keys := sets.New[string]()
-		for j, key := range driver.TopologyKeys {
-			keyPath := path.Child("topologyKeys").Index(j)
+		for _, key := range driver.TopologyKeys {
 			if keys.Has(key) {
-				errs = append(errs, field.Duplicate(keyPath, key))
+				errs = append(errs, field.Duplicate(path, key))
 			}
 			keys.Insert(key)
-			errs = append(errs, validate.QualifiedName(key, keyPath)...)
+			errs = append(errs, validate.QualifiedName(key, path)...)
 		}
 	}
 	return errs
@@ -68,7 +67,7 @@ func validateCSINodeUpdate(n, old *storagev1.CSINode) field.ErrorList {
 		former := old.Spec.Drivers[i]
 		former.Allocatable = driver.Allocatable
 		if !validate.Equal(driver, former) {
-			errs = append(errs, field.Invalid(field.NewPath("CSINodeDriver"), driver, "field is immutable"))
+			errs = append(errs, field.Invalid(field.NewPath("spec", "drivers"), driver, "field is immutable"))
 		}
 	}
 	return errs

@@ -42,7 +42,7 @@ var storageClass = resource.Definition[*storagev1.StorageClass]{
 		{Name: "VolumeBindingMode", Description: doc("volumeBindingMode"), Get: func(c *storagev1.StorageClass) any {
 			return string(ptr.Deref(c.VolumeBindingMode, storagev1.VolumeBindingImmediate))
 		}},
-		{Name: "AllowVolumeExpansion", Type: "boolean", Description: doc("allowVolumeExpansion"), Get: func(c *storagev1.StorageClass) any {
+		{Name: "AllowVolumeExpansion", Description: doc("allowVolumeExpansion"), Get: func(c *storagev1.StorageClass) any {
 			return ptr.Deref(c.AllowVolumeExpansion, false)
 		}},
 		resource.AgeColumn[*storagev1.StorageClass](),
@@ -126,6 +126,12 @@ func validateTopologies(topologies []corev1.TopologySelectorTerm, path *field.Pa
 			}
 			keys.Insert(requirement.Key)
 		}
+		for _, former := range topologies[:i] {
+			if validate.Equal(former, term) {
+				errs = append(errs, field.Duplicate(expressions, ""))
+				break
+			}
+		}
 	}
 	return errs
 }
@@ -142,8 +148,8 @@ func warnStorageClass(c, _ *storagev1.StorageClass) []string {
 }
 
 func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
-	errs := validate.Immutable(c.Parameters, old.Parameters, field.NewPath("parameters"))
-	errs = append(errs, validate.Immutable(c.Provisioner, old.Provisioner, field.NewPath("provisioner"))...)
-	errs = append(errs, validate.Immutable(c.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))...)
-	return append(errs, validate.Immutable(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
+	errs := append(validateStorageClass(c), validate.Fixed(c.Parameters, old.Parameters, field.NewPath("parameters"))...)
+	errs = append(errs, validate.Fixed(c.Provisioner, old.Provisioner, field.NewPath("provisioner"))...)
+	errs = append(errs, validate.Fixed(c.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))...)
+	return append(errs, validate.Fixed(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
 }

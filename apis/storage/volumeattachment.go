@@ -14,14 +14,10 @@ import (
 // volumeAttachment asks a CSI driver to attach a volume to a node.
 var volumeAttachment = resource.Definition[*storagev1.VolumeAttachment]{
 	GroupVersion: storagev1.SchemeGroupVersion, Kind: "VolumeAttachment", Plural: "volumeattachments",
-	HasStatus: true, ReturnDeleted: true, GenerationOf: resource.NoGeneration[*storagev1.VolumeAttachment],
+	HasStatus: true, StatusFixes: []string{"metadata"}, ReturnDeleted: true, GenerationOf: resource.NoGeneration[*storagev1.VolumeAttachment],
 	Validate: validateVolumeAttachment,
 	ValidateUpdate: func(a, old *storagev1.VolumeAttachment) field.ErrorList {
-		errs := validateVolumeAttachment(a)
-		if !validate.Equal(a.Spec, old.Spec) {
-			errs = append(errs, field.Invalid(field.NewPath("spec"), a.Spec, "field is immutable"))
-		}
-		return errs
+		return append(validateVolumeAttachment(a), validate.Fixed(a.Spec, old.Spec, field.NewPath("spec"))...)
 	},
 	ValidateStatus: func(a, _ *storagev1.VolumeAttachment) field.ErrorList {
 		errs := validateVolumeError(a.Status.AttachError, field.NewPath("status", "attachError"))

@@ -50,7 +50,11 @@ func newStrategy(row *resource.Resource, scheme *runtime.Scheme) (*strategy, err
 		row: row, scheme: scheme, shape: shape, declared: scheme.HasValidationFunc(row.New()),
 	}
 	if row.HasStatus {
-		s.reset = resetFields(row, fieldpath.NewSet(fieldpath.MakePathOrDie("status")))
+		paths := []fieldpath.Path{fieldpath.MakePathOrDie("status")}
+		for _, name := range row.Unowned {
+			paths = append(paths, fieldpath.MakePathOrDie(name))
+		}
+		s.reset = resetFields(row, fieldpath.NewSet(paths...))
 	}
 	return s, nil
 }

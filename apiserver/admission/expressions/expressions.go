@@ -30,9 +30,9 @@ func Validate(obj, old runtime.Object) field.ErrorList {
 	spec := field.NewPath("spec")
 	switch o := obj.(type) {
 	case *admissionregistrationv1.ValidatingAdmissionPolicy:
-		return validatingPolicy(o, newCompiler(o.Spec.ParamKind != nil, stored), spec)
+		return validatingPolicy(o, newCompiler(o.Spec.ParamKind != nil, len(o.Spec.Variables) > 0, stored), spec)
 	case *admissionregistrationv1.MutatingAdmissionPolicy:
-		return mutatingPolicy(o, newCompiler(o.Spec.ParamKind != nil, stored), spec)
+		return mutatingPolicy(o, newCompiler(o.Spec.ParamKind != nil, len(o.Spec.Variables) > 0, stored), spec)
 	case *admissionregistrationv1.ValidatingWebhookConfiguration:
 		var errs field.ErrorList
 		for i := range o.Webhooks {
@@ -53,7 +53,7 @@ func webhook(conditions []admissionregistrationv1.MatchCondition, stored []strin
 	if len(conditions) == 0 {
 		return nil // compiling needs an environment that is expensive to build
 	}
-	return newCompiler(false, stored).matchConditions(conditions, path.Child("matchConditions"))
+	return newCompiler(false, false, stored).matchConditions(conditions, path.Child("matchConditions"))
 }
 
 func validatingPolicy(policy *admissionregistrationv1.ValidatingAdmissionPolicy, c *compiler, spec *field.Path) field.ErrorList {
@@ -83,30 +83,35 @@ func mutatingPolicy(policy *admissionregistrationv1.MutatingAdmissionPolicy, c *
 	options.HasPatchTypes = true
 	for i, m := range policy.Spec.Mutations {
 		path := spec.Child("mutations").Index(i)
-		if m.JSONPatch != nil {
+		if m.JSONPatch != nil && m.PatchType == admissionregistrationv1.PatchTypeJSONPatch {
 			errs = append(errs, c.compile(&patch.JSONPatchCondition{Expression: m.JSONPatch.Expression}, options, path.Child("jsonPatch", "expression"))...)
 		}
-		if m.ApplyConfiguration != nil {
+		if m.ApplyConfiguration != nil && m.PatchType == admissionregistrationv1.PatchTypeApplyConfiguration {
 			errs = append(errs, c.compile(&patch.ApplyConfigurationCondition{Expression: m.ApplyConfiguration.Expression}, options, path.Child("applyConfiguration", "expression"))...)
 		}
 	}
 	return errs
 }
 
-// compiler compiles the expressions of one object, which see each other's results as variables.
+// compiler compiles the expressions of one object. Those of an object with variables see these.
 type compiler struct {
-	*plugincel.CompositedCompiler
-	err     error
-	options plugincel.OptionalVariableDeclarations
-	stored  []string
+	plugincel.Compiler
+	composited *plugincel.CompositedCompiler // nil without variables
+	err        error
+	options    plugincel.OptionalVariableDeclarations
+	stored     []string
 }
 
-func newCompiler(params bool, stored []string) *compiler {
-	composited, err := plugincel.NewCompositedCompiler(environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()))
-	return &compiler{
-		CompositedCompiler: composited, err: err, stored: stored,
-		options: plugincel.OptionalVariableDeclarations{HasParams: params, HasAuthorizer: true},
+func newCompiler(params, variables bool, stored []string) *compiler {
+	c := &compiler{stored: stored, options: plugincel.OptionalVariableDeclarations{HasParams: params, HasAuthorizer: true}}
+	base := environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion())
+	if !variables {
+		c.Compiler = plugincel.NewCompiler(base)
+		return c
 	}
+	c.composited, c.err = plugincel.NewCompositedCompiler(base)
+	c.Compiler = c.composited
+	return c
 }
 
 func (c *compiler) mode(expression string) environment.Type {
@@ -125,7 +130,7 @@ func (c *compiler) variables(variables []admissionregistrationv1.Variable, path 
 		if c.err != nil {
 			return field.ErrorList{field.InternalError(path, c.err)}
 		}
-		result := c.CompileAndStoreVariable(&validating.Variable{Name: v.Name, Expression: v.Expression}, c.options, c.mode(v.Expression))
+		result := c.composited.CompileAndStoreVariable(&validating.Variable{Name: v.Name, Expression: v.Expression}, c.options, c.mode(v.Expression))
 		errs = append(errs, convert(path.Index(i).Child("expression"), v.Expression, result.Error)...)
 	}
 	return errs

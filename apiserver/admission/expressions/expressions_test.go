@@ -53,10 +53,10 @@ func TestValidate(t *testing.T) {
 		"condition": {policy(func(s *spec) {
 			s.MatchConditions = []admissionregistrationv1.MatchCondition{{Name: "m", Expression: "1"}}
 		}), []string{"spec.matchConditions[0].expression"}},
-		"patch":       {mutating(admissionregistrationv1.Mutation{JSONPatch: &admissionregistrationv1.JSONPatch{Expression: `[JSONPatch{op: "add", path: "/a", value: "b"}]`}}), nil},
-		"bad patch":   {mutating(admissionregistrationv1.Mutation{JSONPatch: &admissionregistrationv1.JSONPatch{Expression: `"x"`}}), []string{"spec.mutations[0].jsonPatch.expression"}},
-		"apply":       {mutating(admissionregistrationv1.Mutation{ApplyConfiguration: &admissionregistrationv1.ApplyConfiguration{Expression: `Object{spec: Object.spec{replicas: 1}}`}}), nil},
-		"bad apply":   {mutating(admissionregistrationv1.Mutation{ApplyConfiguration: &admissionregistrationv1.ApplyConfiguration{Expression: `1`}}), []string{"spec.mutations[0].applyConfiguration.expression"}},
+		"patch":       {mutating(admissionregistrationv1.Mutation{PatchType: admissionregistrationv1.PatchTypeJSONPatch, JSONPatch: &admissionregistrationv1.JSONPatch{Expression: `[JSONPatch{op: "add", path: "/a", value: "b"}]`}}), nil},
+		"bad patch":   {mutating(admissionregistrationv1.Mutation{PatchType: admissionregistrationv1.PatchTypeJSONPatch, JSONPatch: &admissionregistrationv1.JSONPatch{Expression: `"x"`}}), []string{"spec.mutations[0].jsonPatch.expression"}},
+		"apply":       {mutating(admissionregistrationv1.Mutation{PatchType: admissionregistrationv1.PatchTypeApplyConfiguration, ApplyConfiguration: &admissionregistrationv1.ApplyConfiguration{Expression: `Object{spec: Object.spec{replicas: 1}}`}}), nil},
+		"bad apply":   {mutating(admissionregistrationv1.Mutation{PatchType: admissionregistrationv1.PatchTypeApplyConfiguration, ApplyConfiguration: &admissionregistrationv1.ApplyConfiguration{Expression: `1`}}), []string{"spec.mutations[0].applyConfiguration.expression"}},
 		"webhook":     {hook("request.operation == 'CREATE'"), nil},
 		"bad webhook": {hook("... []"), []string{"webhooks[1].matchConditions[0].expression"}},
 	}

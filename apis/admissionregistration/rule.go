@@ -59,7 +59,7 @@ func validateResources(resources []string, path *field.Path) field.ErrorList {
 		return field.ErrorList{field.Required(path, "")}
 	}
 	var errs field.ErrorList
-	withSubresource, resourcesWithStar := sets.New[string](), sets.New[string]()
+	withSubresource, resourcesWithStar, subresourcesWithStar := sets.New[string](), sets.New[string](), sets.New[string]()
 	for i, entry := range resources {
 		if entry == "" {
 			errs = append(errs, field.Required(path.Index(i), ""))
@@ -73,14 +73,17 @@ func validateResources(resources []string, path *field.Path) field.ErrorList {
 			continue
 		}
 		withSubresource.Insert(entry)
+		if resourcesWithStar.Has(name) {
+			errs = append(errs, field.Invalid(path.Index(i), entry, fmt.Sprintf("if '%s/*' is present, must not specify %s", name, entry)))
+		}
+		if subresourcesWithStar.Has(subresource) {
+			errs = append(errs, field.Invalid(path.Index(i), entry, fmt.Sprintf("if '*/%s' is present, must not specify %s", subresource, entry)))
+		}
 		if subresource == "*" {
 			resourcesWithStar.Insert(name)
 		}
-		if subresource != "*" && resourcesWithStar.Has(name) {
-			errs = append(errs, field.Invalid(path.Index(i), entry, fmt.Sprintf("if '%s/*' is present, must not specify %s", name, entry)))
-		}
-		if name != "*" && slices.Contains(resources, "*/"+subresource) {
-			errs = append(errs, field.Invalid(path.Index(i), entry, fmt.Sprintf("if '*/%s' is present, must not specify %s", subresource, entry)))
+		if name == "*" {
+			subresourcesWithStar.Insert(subresource)
 		}
 	}
 	if len(resources) > 1 && slices.Contains(resources, "*") && withSubresource.Len() == 0 {

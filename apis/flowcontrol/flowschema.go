@@ -69,8 +69,10 @@ func validateFlowSchema(s *flowcontrolv1.FlowSchema) field.ErrorList {
 		errs = append(errs, field.Invalid(precedence, spec.MatchingPrecedence, "only the schema named 'exempt' may have matchingPrecedence 1"))
 	}
 	if method := spec.DistinguisherMethod; method != nil {
-		errs = append(errs, validate.OneOf(method.Type, path.Child("distinguisherMethod", "type"),
-			flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)...)
+		known := []flowcontrolv1.FlowDistinguisherMethodType{flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType}
+		if !slices.Contains(known, method.Type) {
+			errs = append(errs, field.NotSupported(path.Child("distinguisherMethod", "type"), method, known))
+		}
 	}
 	level := path.Child("priorityLevelConfiguration", "name")
 	if spec.PriorityLevelConfiguration.Name == "" {

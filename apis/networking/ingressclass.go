@@ -24,7 +24,7 @@ var ingressClass = resource.Definition[*networkingv1.IngressClass]{
 	ValidateUpdate: func(c, old *networkingv1.IngressClass) field.ErrorList {
 		return append(validate.Immutable(c.Spec.Controller, old.Spec.Controller, field.NewPath("spec", "controller")), validateIngressClass(c)...)
 	},
-	Columns: resource.Columns([]resource.Column[*networkingv1.IngressClass]{
+	Columns: named(resource.Columns([]resource.Column[*networkingv1.IngressClass]{
 		{Name: "Controller", Description: "Controller that is responsible for handling this class", Get: func(c *networkingv1.IngressClass) any {
 			return c.Spec.Controller
 		}},
@@ -38,7 +38,12 @@ var ingressClass = resource.Definition[*networkingv1.IngressClass]{
 			}
 			return p.Kind + "/" + p.Name
 		}},
-	}...),
+	}...), func(c *networkingv1.IngressClass) any {
+		if c.Annotations[networkingv1.AnnotationIsDefaultIngressClass] == "true" {
+			return c.Name + " (default)"
+		}
+		return c.Name
+	}),
 }
 
 const maxController = 250
@@ -83,4 +88,10 @@ func requireSegment(value string, fieldPath *field.Path) field.ErrorList {
 		return field.ErrorList{field.Required(fieldPath, "")}
 	}
 	return validate.Messages(fieldPath, value, content.IsPathSegmentName(value))
+}
+
+// named lets the first column, the name, say more.
+func named[T resource.Object](columns []resource.Column[T], name func(T) any) []resource.Column[T] {
+	columns[0].Get = name
+	return columns
 }

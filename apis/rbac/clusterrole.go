@@ -2,6 +2,7 @@ package rbac
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/apis/resource"
@@ -27,7 +28,11 @@ func validateClusterRole(r *rbacv1.ClusterRole) field.ErrorList {
 		errs = append(errs, field.Required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil"))
 	}
 	for i := range r.AggregationRule.ClusterRoleSelectors {
-		errs = append(errs, validate.LabelSelector(&r.AggregationRule.ClusterRoleSelectors[i], path.Index(i))...)
+		selector := &r.AggregationRule.ClusterRoleSelectors[i]
+		errs = append(errs, validate.LabelSelector(selector, path.Index(i))...)
+		if _, err := metav1.LabelSelectorAsSelector(selector); err != nil {
+			errs = append(errs, field.Invalid(path.Index(i), selector, "invalid label selector."))
+		}
 	}
 	return errs
 }

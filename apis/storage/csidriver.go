@@ -9,14 +9,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
-	"keelson.dev/apis/core"
 	"keelson.dev/apis/resource"
 	"keelson.dev/apis/validate"
 )
 
 // csiDriver tells how a volume driver wants to be used.
 var csiDriver = resource.Definition[*storagev1.CSIDriver]{
-	GroupVersion: storagev1.SchemeGroupVersion, Kind: "CSIDriver", Plural: "csidrivers", ReturnDeleted: true,
+	GroupVersion: storagev1.SchemeGroupVersion, Kind: "CSIDriver", NameOnce: true, Plural: "csidrivers", ReturnDeleted: true,
 	GenerationOf: func(d *storagev1.CSIDriver) any { return &d.Spec }, LateGeneration: true,
 	Default: func(d *storagev1.CSIDriver) {
 		spec := &d.Spec
@@ -31,8 +30,8 @@ var csiDriver = resource.Definition[*storagev1.CSIDriver]{
 		resource.SetDefaultPtr(&spec.SELinuxMount, false)
 		resource.SetDefaultPtr(&spec.PreventPodSchedulingIfMissing, false)
 	},
-	Warn: func(d, _ *storagev1.CSIDriver) []string {
-		if len(d.Spec.TokenRequests) == 0 || d.Spec.ServiceAccountTokenInSecrets != nil {
+	Warn: func(d, old *storagev1.CSIDriver) []string {
+		if old != nil || len(d.Spec.TokenRequests) == 0 || d.Spec.ServiceAccountTokenInSecrets != nil {
 			return nil
 		}
 		return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
@@ -44,7 +43,6 @@ var csiDriver = resource.Definition[*storagev1.CSIDriver]{
 		errs = append(errs, validate.Immutable(d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes, path.Child("volumeLifecycleModes"))...)
 		return append(errs, validateCSIDriver(d)...)
 	},
-	ValidateName: validateDriverName,
 	Columns: resource.Columns([]resource.Column[*storagev1.CSIDriver]{
 		{Name: "AttachRequired", Type: "boolean", Description: driverDoc("attachRequired"), Get: func(d *storagev1.CSIDriver) any {
 			return ptr.Deref(d.Spec.AttachRequired, true)
@@ -79,14 +77,6 @@ var csiDriver = resource.Definition[*storagev1.CSIDriver]{
 }
 
 func driverDoc(name string) string { return storagev1.CSIDriverSpec{}.SwaggerDoc()[name] }
-
-func validateDriverName(name string, _ bool) []string {
-	var messages []string
-	for _, err := range core.ValidateCSIDriverName(name, nil) {
-		messages = append(messages, err.Detail)
-	}
-	return messages
-}
 
 func validateCSIDriver(d *storagev1.CSIDriver) field.ErrorList {
 	spec, path := &d.Spec, field.NewPath("spec")

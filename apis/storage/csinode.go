@@ -50,6 +50,9 @@ func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 				errs = append(errs, field.Duplicate(path, key))
 			}
 			keys.Insert(key)
+			if key == "" {
+				errs = append(errs, field.Required(path, key))
+			}
 			errs = append(errs, validate.QualifiedName(key, path)...)
 		}
 	}

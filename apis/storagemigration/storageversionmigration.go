@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -17,21 +18,9 @@ import (
 var storageVersionMigration = resource.Definition[*storagemigrationv1.StorageVersionMigration]{
 	GroupVersion: storagemigrationv1.SchemeGroupVersion, Kind: "StorageVersionMigration", Plural: "storageversionmigrations",
 	HasStatus: true, StatusFixes: []string{"metadata"}, AllowUnconditionalUpdate: true, GenerationOf: resource.NoGeneration[*storagemigrationv1.StorageVersionMigration],
-	Validate: func(m *storagemigrationv1.StorageVersionMigration) field.ErrorList {
-		path := field.NewPath("spec", "resource")
-		var errs field.ErrorList
-		if m.Spec.Resource.Resource == "" {
-			errs = append(errs, field.Required(path.Child("resource"), "resource is required to be set"))
-		} else {
-			errs = append(errs, validate.Messages(path.Child("resource"), m.Spec.Resource.Resource, validation.IsDNS1035Label(m.Spec.Resource.Resource))...)
-		}
-		if m.Spec.Resource.Group != "" {
-			errs = append(errs, validate.DNSSubdomain(m.Spec.Resource.Group, path.Child("group"))...)
-		}
-		return errs
-	},
+	Validate: validateMigration,
 	ValidateUpdate: func(m, old *storagemigrationv1.StorageVersionMigration) field.ErrorList {
-		return validate.Immutable(m.Spec.Resource, old.Spec.Resource, field.NewPath("spec", "resource"))
+		return append(validateMigration(m), validate.Immutable(m.Spec, old.Spec, field.NewPath("spec"))...)
 	},
 	ValidateStatus: func(m, old *storagemigrationv1.StorageVersionMigration) field.ErrorList {
 		path := field.NewPath("status")
@@ -44,10 +33,39 @@ var storageVersionMigration = resource.Definition[*storagemigrationv1.StorageVer
 		}
 		return errs
 	},
-	Columns: resource.Columns(resource.Column[*storagemigrationv1.StorageVersionMigration]{
-		Name: "Resource", Description: storagemigrationv1.StorageVersionMigrationSpec{}.SwaggerDoc()["resource"],
-		Get: func(m *storagemigrationv1.StorageVersionMigration) any {
+	Columns: []resource.Column[*storagemigrationv1.StorageVersionMigration]{
+		{Name: "Name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"], Get: func(m *storagemigrationv1.StorageVersionMigration) any { return m.Name }},
+		{Name: "Resource", Description: "GroupResource to migrate", Get: func(m *storagemigrationv1.StorageVersionMigration) any {
 			return schema.GroupResource{Group: m.Spec.Resource.Group, Resource: m.Spec.Resource.Resource}.String()
-		},
-	}),
+		}},
+		{Name: "Status", Description: "Status of the migration", Get: func(m *storagemigrationv1.StorageVersionMigration) any { return migrationStatus(m) }},
+	},
+}
+
+// migrationStatus is the last of the conditions that hold.
+func migrationStatus(m *storagemigrationv1.StorageVersionMigration) string {
+	status := "Unknown"
+	for _, c := range m.Status.Conditions {
+		switch storagemigrationv1.MigrationConditionType(c.Type) {
+		case storagemigrationv1.MigrationRunning, storagemigrationv1.MigrationFailed, storagemigrationv1.MigrationSucceeded:
+			if c.Status == metav1.ConditionTrue {
+				status = c.Type
+			}
+		}
+	}
+	return status
+}
+
+func validateMigration(m *storagemigrationv1.StorageVersionMigration) field.ErrorList {
+	path := field.NewPath("spec", "resource")
+	var errs field.ErrorList
+	if m.Spec.Resource.Resource == "" {
+		errs = append(errs, field.Required(path.Child("resource"), "resource is required to be set"))
+	} else {
+		errs = append(errs, validate.Messages(path.Child("resource"), m.Spec.Resource.Resource, validation.IsDNS1035Label(m.Spec.Resource.Resource))...)
+	}
+	if m.Spec.Resource.Group != "" {
+		errs = append(errs, validate.DNSSubdomain(m.Spec.Resource.Group, path.Child("group"))...)
+	}
+	return errs
 }

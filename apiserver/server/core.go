@@ -10,10 +10,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
 	"keelson.dev/apis"
+	"keelson.dev/apis/resource"
 	"keelson.dev/apiserver/admission/expressions"
 	"keelson.dev/apiserver/registry"
 	"keelson.dev/apiserver/reviews"
@@ -75,7 +77,11 @@ func (c *config) newCore(delegate genericapiserver.DelegationTarget) (*genericap
 
 func (c *config) newKinds() (kinds, error) {
 	all := kinds{}
-	compiled := expressions.Guards()
+	rules := map[schema.GroupResource]func(resource.Object) field.ErrorList{}
+	for _, row := range c.rows {
+		rules[row.GroupResource()] = row.Validate
+	}
+	compiled := expressions.Guards(rules)
 	for _, row := range c.rows {
 		if len(c.servedVersions(row)) == 0 {
 			continue

@@ -21,6 +21,8 @@ import (
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
 	apiservercel "k8s.io/apiserver/pkg/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
+
+	apiresource "keelson.dev/apis/resource"
 )
 
 // Validate compiles every expression of obj, if it is of a kind that has some; old is nil on create. Expressions that the stored
@@ -216,8 +218,8 @@ func expressionsOf(old runtime.Object) []string {
 }
 
 // Guards returns Validate as checks of the writes of each kind, in the form that the registry takes. They also keep the names of
-// what is read from files (package admission) out of the API.
-func Guards() map[schema.GroupResource]func(ctx context.Context, obj, old runtime.Object) error {
+// what is read from files (package admission) out of the API. others are the kinds' own rules, told along with what does not compile.
+func Guards(others map[schema.GroupResource]func(apiresource.Object) field.ErrorList) map[schema.GroupResource]func(ctx context.Context, obj, old runtime.Object) error {
 	guards := map[schema.GroupResource]func(context.Context, runtime.Object, runtime.Object) error{}
 	for resource, kind := range map[string]string{
 		"validatingadmissionpolicies": "ValidatingAdmissionPolicy", "mutatingadmissionpolicies": "MutatingAdmissionPolicy",
@@ -228,6 +230,9 @@ func Guards() map[schema.GroupResource]func(ctx context.Context, obj, old runtim
 		guards[admissionregistrationv1.Resource(resource)] = func(_ context.Context, obj, old runtime.Object) error {
 			name := obj.(metav1.Object).GetName()
 			errs := Validate(obj, old)
+			if rules := others[admissionregistrationv1.Resource(resource)]; len(errs) > 0 && rules != nil {
+				errs = append(rules(obj.(apiresource.Object)), errs...) // all that is wrong is told at once
+			}
 			if old == nil && strings.HasSuffix(name, manifest.StaticConfigSuffix) {
 				errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), name,
 					fmt.Sprintf("names ending with %q are reserved for static manifest-based configurations and cannot be managed via the API", manifest.StaticConfigSuffix)))

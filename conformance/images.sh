@@ -100,6 +100,7 @@ cp -a "$trees/busybox" "$trees/etcd"
 gobuild sample-apiserver/sample-apiserver k8s.io/sample-apiserver
 cp -a "$trees/busybox" "$trees/hostpathplugin"
 gobuild hostpathplugin/hostpathplugin ./socketproxy
+cp -a "$trees/busybox" "$trees/sample-device-plugin"
 gobuild sample-device-plugin/sampledeviceplugin k8s.io/kubernetes/test/images/sample-device-plugin
 hostpath=$(grep -rhoE 'sig-storage/hostpathplugin:v[0-9.]+' "$upstream/test/e2e/testing-manifests/storage-csi" | sort -V | tail -n 1)
 

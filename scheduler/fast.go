@@ -11,6 +11,7 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"keelson.dev/scheduler/nodeinfo"
+	"keelson.dev/scheduler/plugins/defaultpreemption"
 	"keelson.dev/scheduler/plugins/nodeaffinity"
 	"keelson.dev/scheduler/profile"
 	"keelson.dev/scheduler/shape"
@@ -51,7 +52,8 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 		}
 	}
 	if len(d.Feasible) == 0 {
-		f, ok = s.noneOnColumns(ctx, d, prof, info)
+		byResources := !prof.Filters(state.GetSkipFilterPlugins()) && e.ByCapacity(d)
+		f, ok = s.noneOnColumns(ctx, d, prof, info, byResources)
 		return "", f, ok
 	}
 	nodes := s.snapshot.Table().Nodes
@@ -62,7 +64,7 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 		return nodes[d.Feasible[0]].Node().Name, nil, true
 	}
 	scores := e.Score(d)
-	if prof.Scores(e.Names()) {
+	if prof.Scores(e.Names(), state.GetSkipFilterPlugins()) {
 		if status := s.scoreRest(ctx, e, d, prof, state, pod, scores); !status.IsSuccess() {
 			return "", &failure{status: status, diagnosis: profile.NewDiagnosis(), message: status.Message()}, true
 		}
@@ -143,8 +145,8 @@ func (s *Scheduler) scoreRest(ctx context.Context, e *shape.Engine, d *shape.Dec
 }
 
 // noneOnColumns says why no node is left, and lets the PostFilter plugins make room. These work on the state of the plain plugins,
-// which is made only if some node has a pod that could go.
-func (s *Scheduler) noneOnColumns(ctx context.Context, d *shape.Decision, prof *profile.Profile, info *nodeinfo.PodInfo) (*failure, bool) {
+// which is made only if some node has a pod that could go. byResources says that only sums matter to the pod.
+func (s *Scheduler) noneOnColumns(ctx context.Context, d *shape.Decision, prof *profile.Profile, info *nodeinfo.PodInfo, byResources bool) (*failure, bool) {
 	pod, table := info.GetPod(), s.snapshot.Table()
 	diagnosis := profile.NewDiagnosis()
 	diagnosis.OnColumns(table, d.Refused)
@@ -153,6 +155,9 @@ func (s *Scheduler) noneOnColumns(ctx context.Context, d *shape.Decision, prof *
 		all, _ := s.snapshot.List() // it never fails
 		if _, status, _ := prof.RunPreFilter(ctx, state, pod, all, sets.New[string]()); !status.IsSuccess() {
 			return nil, false
+		}
+		if byResources {
+			state.Write(defaultpreemption.ByResources, defaultpreemption.Marker{})
 		}
 	}
 	return s.noneFits(ctx, prof, state, pod, diagnosis), true

@@ -70,6 +70,10 @@ const defaultParallelism = 16
 // maxBindings bounds the pods that are being bound: each may wait for volumes, and each holds a goroutine.
 const maxBindings = 1024
 
+// maxRequests bounds the requests that are under way at a time: below the 100 streams that upstream's API server takes over one
+// connection.
+const maxRequests = 64
+
 // Run schedules until ctx ends. It returns nil when ctx is cancelled and an error when it cannot go on, such as a lost lease.
 func Run(ctx context.Context, cfg Config) error {
 	conf, err := loadConfig(cfg.ConfigFile)
@@ -84,8 +88,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	leader := leaderConfig(cfg.Leader, &conf.LeaderElection)
 	gate := &leadership.Later{}
+	restConfig = rest.CopyConfig(restConfig)
+	restConfig.Wrap(apiclient.Bounded(maxRequests))
 	if leader.LeaderElect {
-		restConfig = rest.CopyConfig(restConfig)
 		restConfig.Wrap(gate.Wrap)
 	}
 	client, err := apiclient.Clientset(restConfig)

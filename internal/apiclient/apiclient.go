@@ -3,6 +3,7 @@
 package apiclient
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 
@@ -55,4 +56,29 @@ func HTTPClient(cfg *rest.Config) (*http.Client, error) {
 		return nil, fmt.Errorf("build API transport: %w", err)
 	}
 	return client, nil
+}
+
+// Bounded lets n requests of a client at a time be under way, watches apart, and makes the others wait: a server takes so many streams
+// over one connection, and for each that is too many another connection is made. It is a transport.WrapperFunc.
+func Bounded(n int) func(http.RoundTripper) http.RoundTripper {
+	slots := make(chan struct{}, n)
+	return func(next http.RoundTripper) http.RoundTripper { return bounded{next, slots} }
+}
+
+type bounded struct {
+	next  http.RoundTripper
+	slots chan struct{}
+}
+
+func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Query().Get("watch") != "" {
+		return b.next.RoundTrip(req)
+	}
+	select {
+	case b.slots <- struct{}{}:
+	case <-req.Context().Done():
+		return nil, context.Cause(req.Context())
+	}
+	defer func() { <-b.slots }()
+	return b.next.RoundTrip(req)
 }

@@ -20,6 +20,12 @@ type Filter interface {
 	OfNode() bool
 }
 
+// ByCapacity is a Filter that looks at nothing but the columns of capacities, if ByCapacity says so.
+type ByCapacity interface {
+	Filter
+	ByCapacity() bool
+}
+
 // LocalScore is a score plugin whose raw score follows from the pod's template and the node.
 type LocalScore interface {
 	fwk.ScorePlugin

@@ -164,10 +164,17 @@ func (p *Profile) Filters(without sets.Set[string]) bool {
 	return slices.ContainsFunc(p.filter, func(f fwk.FilterPlugin) bool { return !without.Has(f.Name()) })
 }
 
-// Scores says whether the profile has a score that is not among the given ones.
-func (p *Profile) Scores(without sets.Set[string]) bool {
-	return slices.ContainsFunc(p.score, func(s weighted) bool { return !without.Has(s.Name()) })
+// Scores says whether the profile has a score that is not among the given ones and has something to say of a pod for which these
+// filters had nothing to do.
+func (p *Profile) Scores(without, skippedFilters sets.Set[string]) bool {
+	return slices.ContainsFunc(p.score, func(s weighted) bool {
+		_, follows := s.ScorePlugin.(ScoreFollowsFilter)
+		return !without.Has(s.Name()) && (!follows || !skippedFilters.Has(s.Name()))
+	})
 }
+
+// ScoreFollowsFilter is a plugin that scores nothing for a pod for which its PreFilter says Skip.
+type ScoreFollowsFilter interface{ ScoreFollowsFilter() }
 
 // PostFilters says whether the profile has PostFilter plugins besides the default one.
 func (p *Profile) PostFilters() bool {

@@ -145,6 +145,19 @@ func (e *Engine) Filter(pod fwk.PodInfo) (*Decision, error) {
 	return d, nil
 }
 
+// ByCapacity says whether of what pods do to a node only its capacity matters to the pod, as far as the engine stands for the filters.
+func (e *Engine) ByCapacity(d *Decision) bool {
+	for i, relation := range d.relations {
+		if relation != nil && e.related[i].filters {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(d.template.filters, func(f columns.Filter) bool {
+		c, ok := f.(columns.ByCapacity)
+		return !f.OfNode() && (!ok || !c.ByCapacity())
+	})
+}
+
 // own makes the refusals a copy that may be written.
 func (e *Engine) own(d *Decision) {
 	if !d.owned {

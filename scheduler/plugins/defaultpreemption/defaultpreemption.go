@@ -95,7 +95,7 @@ func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *core
 		return nil, fwk.AsStatus(fmt.Errorf("list disruption budgets: %w", err))
 	}
 	hopeful, hopeless := split(pod, hopeful)
-	candidates, refusals, err := p.dryRun(ctx, state, pod, hopeful, budgets)
+	candidates, refusals, err := p.dryRun(ctx, state, pod, hopeful, budgets, statuses)
 	if err == nil {
 		candidates, err = p.heedExtenders(pod, candidates)
 	}
@@ -163,7 +163,7 @@ func beingPreempted(pod *corev1.Pod) bool {
 func priority(pod *corev1.Pod) int32 { return corev1helpers.PodPriority(pod) }
 
 // dryRun looks for nodes on which evictions help, starting at a random one and stopping when it has enough of them.
-func (p *Plugin) dryRun(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo, budgets []*policyv1.PodDisruptionBudget,
+func (p *Plugin) dryRun(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo, budgets []*policyv1.PodDisruptionBudget, statuses fwk.NodeToStatusReader,
 ) (candidates []candidate, refusals map[string]*fwk.Status, failed error) {
 	refusals = map[string]*fwk.Status{}
 	if len(nodes) == 0 {
@@ -171,11 +171,17 @@ func (p *Plugin) dryRun(ctx context.Context, state fwk.CycleState, pod *corev1.P
 	}
 	enough := min(max(len(nodes)*p.minPercentage/100, p.minAbsolute), len(nodes))
 	offset := rand.IntN(len(nodes))
+	nodes = slices.Concat(nodes[offset:], nodes[:offset])
+	if _, err := state.Read(ByResources); err == nil {
+		if candidates, nodes = p.byResources(pod, nodes, enough, budgets, statuses); len(candidates) >= enough {
+			return candidates, refusals, nil
+		}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var mu sync.Mutex
 	p.handle.Parallelizer().Until(ctx, len(nodes), func(i int) {
-		node := nodes[(offset+i)%len(nodes)].Snapshot()
+		node := nodes[i].Snapshot()
 		c, status := p.victims(ctx, state.Clone(), pod, node, budgets)
 		mu.Lock()
 		defer mu.Unlock()

@@ -402,6 +402,9 @@ func preference(claim *resourceapi.ResourceClaim, got *resourceapi.AllocationRes
 	return score
 }
 
+// ScoreFollowsFilter implements profile.ScoreFollowsFilter.
+func (*Plugin) ScoreFollowsFilter() {}
+
 // ScoreExtensions implements fwk.ScorePlugin.
 func (p *Plugin) ScoreExtensions() fwk.ScoreExtensions { return p }
 

@@ -130,6 +130,9 @@ func (c *column) refusal(node fwk.NodeInfo) *fwk.Status {
 	return status
 }
 
+// ByCapacity implements columns.ByCapacity.
+func (c *column) ByCapacity() bool { return len(c.need.ScalarResources) == 0 }
+
 // OfNode implements columns.Filter.
 func (*column) OfNode() bool { return false }
 

@@ -434,8 +434,12 @@ func warnPersistentVolume(pv, _ *corev1.PersistentVolume) []string {
 	}
 	w := &warner{warnings: warnings}
 	w.deadVolumes(field.NewPath("spec"), []presence{
-		{"cephfs", pv.Spec.CephFS != nil}, {"photonPersistentDisk", pv.Spec.PhotonPersistentDisk != nil}, {"scaleIO", pv.Spec.ScaleIO != nil},
-		{"storageOS", pv.Spec.StorageOS != nil}, {"glusterfs", pv.Spec.Glusterfs != nil}, {"rbd", pv.Spec.RBD != nil},
+		{"cephfs", pv.Spec.CephFS != nil},
+		{"photonPersistentDisk", pv.Spec.PhotonPersistentDisk != nil},
+		{"scaleIO", pv.Spec.ScaleIO != nil},
+		{"storageOS", pv.Spec.StorageOS != nil},
+		{"glusterfs", pv.Spec.Glusterfs != nil},
+		{"rbd", pv.Spec.RBD != nil},
 	})
 	return w.warnings
 }

@@ -530,10 +530,12 @@ func TestProfileAgrees(t *testing.T) {
 
 func TestValidatePodReports(t *testing.T) {
 	cases := map[string]struct{ spec, old, now, want string }{
-		"fine": {`{os: {name: linux}, containers: [{name: c, resources: {requests: {a.b/c: 1}, claims: [{name: k, request: r}]}}]}`, `{}`,
+		"fine": {
+			`{os: {name: linux}, containers: [{name: c, resources: {requests: {a.b/c: 1}, claims: [{name: k, request: r}]}}]}`, `{}`,
 			`{phase: Running, podIPs: [{ip: 10.0.0.1}, {ip: "::1"}], hostIP: 10.0.0.2, hostIPs: [{ip: 10.0.0.2}], nominatedNodeName: n, conditions: [{type: a.b/c}],
 			containerStatuses: [{name: c, user: {linux: {uid: 4294967295, gid: 2147483647}}, allocatedResourcesStatus: [{name: a.b/c, resources: [{resourceID: x, health: Healthy}]}, {name: "claim:k/r"}]}],
-			extendedResourceClaimStatus: {resourceClaimName: e, requestMappings: [{containerName: c, resourceName: a.b/c, requestName: r}]}}`, ``},
+			extendedResourceClaimStatus: {resourceClaimName: e, requestMappings: [{containerName: c, resourceName: a.b/c, requestName: r}]}}`, ``,
+		},
 		"class":             {``, `{qosClass: Burstable}`, `{qosClass: Guaranteed}`, `status.qosClass: Invalid value: "Guaranteed": field is immutable`},
 		"bound already":     {`{nodeName: n}`, `{}`, `{nominatedNodeName: m}`, `status.nominatedNodeName: Forbidden: may not be set on pods that are already bound to a node`},
 		"nominated still":   {`{nodeName: n}`, `{nominatedNodeName: m}`, `{nominatedNodeName: m}`, ``},
@@ -550,8 +552,10 @@ func TestValidatePodReports(t *testing.T) {
 		"ephemeral":         {``, `{}`, `{ephemeralContainerStatuses: [{name: c, allocatedResourcesStatus: [{name: x}]}]}`, `status.ephemeralContainerStatuses[0].allocatedResourcesStatus: Forbidden: must not be specified in container status`},
 		"not asked for":     {`{containers: [{name: c}]}`, `{}`, `{containerStatuses: [{name: c, allocatedResourcesStatus: [{name: x}]}]}`, `status.containerStatuses[0].allocatedResourcesStatus[0].name: Invalid value: "x": must match one of the container's resource requests`},
 		"no container":      {`{containers: [{name: c}]}`, `{}`, `{containerStatuses: [{name: d, allocatedResourcesStatus: [{name: x}]}]}`, ``},
-		"extended": {`{containers: [{name: c}]}`, `{}`, `{extendedResourceClaimStatus: {resourceClaimName: e, requestMappings: [{containerName: c, resourceName: a.b/c, requestName: r}]}}`,
-			`status.extendedResourceClaimStatus.requestMappings[0].resourceName: Invalid value: "a.b/c": must match the extended resource name of an entry in spec.initContainers.resources.requests or spec.containers.resources.requests`},
+		"extended": {
+			`{containers: [{name: c}]}`, `{}`, `{extendedResourceClaimStatus: {resourceClaimName: e, requestMappings: [{containerName: c, resourceName: a.b/c, requestName: r}]}}`,
+			`status.extendedResourceClaimStatus.requestMappings[0].resourceName: Invalid value: "a.b/c": must match the extended resource name of an entry in spec.initContainers.resources.requests or spec.containers.resources.requests`,
+		},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

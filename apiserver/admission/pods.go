@@ -11,7 +11,7 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
@@ -96,7 +96,7 @@ func classOf(ctx context.Context, d dependencies, lister schedulinglisters.Prior
 		return lowest, nil
 	}
 	class, err := lister.Get(name)
-	if apierrors.IsNotFound(err) && len(path.IsValidPathSegmentName(name)) == 0 {
+	if apierrors.IsNotFound(err) && len(content.IsPathSegmentName(name)) == 0 {
 		class, err = d.client.SchedulingV1().PriorityClasses().Get(ctx, name, metav1.GetOptions{})
 	}
 	if apierrors.IsNotFound(err) {

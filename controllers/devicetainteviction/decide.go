@@ -73,19 +73,31 @@ func taintsOf(device *resourcev1.DeviceRequestAllocationResult, inSlices []*reso
 // current returns the device as the newest generation of its pool describes it, if that does.
 func current(device *resourcev1.DeviceRequestAllocationResult, inSlices []*resourcev1.ResourceSlice) []*resourcev1.Device {
 	var found []*resourcev1.Device
-	newest := int64(-1)
+	generation := newest(device, inSlices)
 	for _, slice := range inSlices {
-		if slice.Spec.Driver != device.Driver || slice.Spec.Pool.Name != device.Pool || slice.Spec.Pool.Generation < newest {
+		if !holds(slice, device) || slice.Spec.Pool.Generation < generation {
 			continue
-		}
-		if slice.Spec.Pool.Generation > newest {
-			newest, found = slice.Spec.Pool.Generation, nil
 		}
 		if i := slices.IndexFunc(slice.Spec.Devices, func(d resourcev1.Device) bool { return d.Name == device.Device }); i >= 0 {
 			found = append(found, &slice.Spec.Devices[i])
 		}
 	}
 	return found
+}
+
+// newest is the newest generation of a device's pool; -1 if there is none.
+func newest(device *resourcev1.DeviceRequestAllocationResult, inSlices []*resourcev1.ResourceSlice) int64 {
+	generation := int64(-1)
+	for _, slice := range inSlices {
+		if holds(slice, device) {
+			generation = max(generation, slice.Spec.Pool.Generation)
+		}
+	}
+	return generation
+}
+
+func holds(slice *resourcev1.ResourceSlice, device *resourcev1.DeviceRequestAllocationResult) bool {
+	return slice.Spec.Driver == device.Driver && slice.Spec.Pool.Name == device.Pool
 }
 
 // selects reports whether a rule is about a device. A rule without a selector is about none.

@@ -59,3 +59,27 @@ func TestEvictAt(t *testing.T) {
 		})
 	}
 }
+
+func TestRuleCondition(t *testing.T) {
+	const once = " if the effect was NoExecute. This information will not be updated again. Recreate the DeviceTaintRule to trigger an update."
+	cases := map[string]struct {
+		effect resourcev1.DeviceTaintEffect
+		facts  facts
+		want   string
+	}{
+		"nothing to do":      {resourcev1.DeviceTaintEffectNoExecute, facts{}, "False NotStarted: "},
+		"at work":            {resourcev1.DeviceTaintEffectNoExecute, facts{pods: 1, namespaces: 1}, "True PodsPendingEviction: 1 pod needs to be evicted in 1 namespace."},
+		"at work for a time": {resourcev1.DeviceTaintEffectNoExecute, facts{pods: 3, namespaces: 2, evicted: 1}, "True PodsPendingEviction: 3 pods need to be evicted in 2 different namespaces. 1 pod evicted since starting the controller."},
+		"done":               {resourcev1.DeviceTaintEffectNoExecute, facts{evicted: 2}, "False Completed: 2 pods evicted since starting the controller."},
+		"what it would do":   {resourcev1.DeviceTaintEffectNone, facts{published: 2, allocated: 1, pods: 1, namespaces: 1}, "False NoEffect: 2 published devices selected. 1 allocated device selected. 1 pod would be evicted in 1 namespace" + once},
+		"of another effect":  {resourcev1.DeviceTaintEffectNoSchedule, facts{pods: 1, namespaces: 1}, "False OtherEffect: Eviction only happens for the NoExecute effect."},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			c := tc.facts.condition(&resourcev1.DeviceTaintRule{Spec: resourcev1.DeviceTaintRuleSpec{Taint: resourcev1.DeviceTaint{Effect: tc.effect}}})
+			if got := string(c.Status) + " " + c.Reason + ": " + c.Message; got != tc.want {
+				t.Errorf("got  %s\nwant %s", got, tc.want)
+			}
+		})
+	}
+}

@@ -5,6 +5,7 @@ package devicetainteviction
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -31,6 +32,9 @@ type reconciler struct {
 	rules    lister.Of[*resourcev1.DeviceTaintRule]
 	recorder record.EventRecorder
 	clock    clock.PassiveClock
+
+	mu      sync.Mutex
+	evicted map[types.UID]int // pods since the start, by the rule that took them
 }
 
 // Add wires the controller.
@@ -53,7 +57,10 @@ func Add(e *env.Env, workers int) error {
 	}
 	r := &reconciler{
 		client: e.Client, pods: pods, claims: claims, slices: resourceSlices, rules: rules,
-		recorder: e.Recorder("device-taint-eviction"), clock: e.Clock,
+		recorder: e.Recorder("device-taint-eviction"), clock: e.Clock, evicted: map[types.UID]int{},
+	}
+	if err := r.addStatus(e); err != nil {
+		return err
 	}
 	usersOf := func(claim *resourcev1.ResourceClaim) []types.NamespacedName {
 		var keys []types.NamespacedName
@@ -148,6 +155,13 @@ func (r *reconciler) evict(ctx context.Context, pod *corev1.Pod, now metav1.Time
 	err := r.client.Delete(ctx, changed, client.Preconditions{UID: new(pod.UID)})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("evict: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, rule := range r.rules.All() {
+		if err == nil && rule.Spec.Taint.Effect == resourcev1.DeviceTaintEffectNoExecute && r.leavesBecause(pod, rule) {
+			r.evicted[rule.UID]++
+		}
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ var taintRules = rules[resourcev1.DeviceTaintRule](generated.Validate_DeviceTain
 
 // deviceTaintRule taints devices from outside their driver.
 var deviceTaintRule = resource.Definition[*resourcev1.DeviceTaintRule]{
-	GroupVersion: resourcev1.SchemeGroupVersion, Kind: "DeviceTaintRule", NameOnce: true, Plural: "devicetaintrules", HasStatus: true,
+	GroupVersion: resourcev1.SchemeGroupVersion, Kind: "DeviceTaintRule", NameOnce: true, Plural: "devicetaintrules", HasStatus: true, StatusFixes: []string{"metadata"},
 	AllowUnconditionalUpdate: true,
 	Default:                  func(r *resourcev1.DeviceTaintRule) { defaultTaint(&r.Spec.Taint) },
 	Validate: func(r *resourcev1.DeviceTaintRule) field.ErrorList {

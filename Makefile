@@ -98,6 +98,11 @@ interop: images ## Our parts with upstream's and the other way round, on real cl
 	@conformance/upstream.sh
 	@go test -count=1 -v -timeout 60m -tags interop $(if $(FOCUS),-run 'TestInterop/$(FOCUS)') ./lab/interop
 
+.PHONY: held
+held: images ## Take what kubectl prints on a cluster of upstream's parts, for TestHeld of lab/e2e to hold ours against
+	@conformance/upstream.sh && hack/e2e.sh bin/e2e
+	@go test -count=1 -timeout 30m -tags interop -run TestInterop/AllUpstream ./lab/interop -take
+
 # BENCH_FLAGS are those of apiserver/bench; --pid with the server's and etcd's processes if KUBECONFIG names the cluster to measure.
 .PHONY: bench-apiserver
 bench-apiserver: ## Our API server beside upstream's, or that of KUBECONFIG alone: throughput, CPU per operation, memory

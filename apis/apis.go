@@ -55,6 +55,8 @@ import (
 
 // Group is one API group.
 type Group struct {
+	// Priority is the group's rank in discovery: the greater, the earlier. Upstream's numbers; none for a group without APIService.
+	Priority int32
 	// Versions are the served versions, the preferred and stored one first.
 	Versions []Version
 	// Resources lists the stored kinds; nil for groups that only answer reviews.
@@ -72,36 +74,36 @@ type Version struct {
 // Groups lists what is served, in the order in which discovery lists it.
 func Groups() []Group {
 	return []Group{
-		{Versions: []Version{{corev1.SchemeGroupVersion, corev1.AddToScheme}}, Resources: core.Resources},
-		{Versions: []Version{{appsv1.SchemeGroupVersion, appsv1.AddToScheme}}, Resources: apps.Resources},
-		{Versions: []Version{{eventsv1.SchemeGroupVersion, eventsv1.AddToScheme}}, Register: core.RegisterEvents},
-		{Versions: []Version{{authenticationv1.SchemeGroupVersion, authenticationv1.AddToScheme}}},
-		{Versions: []Version{{authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme}}},
+		{Priority: 18000, Versions: []Version{{corev1.SchemeGroupVersion, corev1.AddToScheme}}, Resources: core.Resources},
+		{Priority: 17800, Versions: []Version{{appsv1.SchemeGroupVersion, appsv1.AddToScheme}}, Resources: apps.Resources},
+		{Priority: 17750, Versions: []Version{{eventsv1.SchemeGroupVersion, eventsv1.AddToScheme}}, Register: core.RegisterEvents},
+		{Priority: 17700, Versions: []Version{{authenticationv1.SchemeGroupVersion, authenticationv1.AddToScheme}}},
+		{Priority: 17600, Versions: []Version{{authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme}}},
 		{
-			Versions: []Version{
+			Priority: 17500, Versions: []Version{
 				{autoscalingv2.SchemeGroupVersion, autoscalingv2.AddToScheme},
 				{autoscalingv1.SchemeGroupVersion, autoscalingv1.AddToScheme},
 			},
 			Resources: autoscaling.Resources, Register: autoscaling.Register,
 		},
-		{Versions: []Version{{batchv1.SchemeGroupVersion, batchv1.AddToScheme}}, Resources: batch.Resources},
-		{Versions: []Version{{certificatesv1.SchemeGroupVersion, certificatesv1.AddToScheme}}, Resources: certificates.Resources},
-		{Versions: []Version{{networkingv1.SchemeGroupVersion, networkingv1.AddToScheme}}, Resources: networking.Resources},
-		{Versions: []Version{{policyv1.SchemeGroupVersion, policyv1.AddToScheme}}, Resources: policy.Resources},
-		{Versions: []Version{{rbacv1.SchemeGroupVersion, rbacv1.AddToScheme}}, Resources: rbac.Resources},
-		{Versions: []Version{{storagev1.SchemeGroupVersion, storagev1.AddToScheme}}, Resources: storage.Resources},
+		{Priority: 17400, Versions: []Version{{batchv1.SchemeGroupVersion, batchv1.AddToScheme}}, Resources: batch.Resources},
+		{Priority: 17300, Versions: []Version{{certificatesv1.SchemeGroupVersion, certificatesv1.AddToScheme}}, Resources: certificates.Resources},
+		{Priority: 17200, Versions: []Version{{networkingv1.SchemeGroupVersion, networkingv1.AddToScheme}}, Resources: networking.Resources},
+		{Priority: 17100, Versions: []Version{{policyv1.SchemeGroupVersion, policyv1.AddToScheme}}, Resources: policy.Resources},
+		{Priority: 17000, Versions: []Version{{rbacv1.SchemeGroupVersion, rbacv1.AddToScheme}}, Resources: rbac.Resources},
+		{Priority: 16800, Versions: []Version{{storagev1.SchemeGroupVersion, storagev1.AddToScheme}}, Resources: storage.Resources},
 		{
-			Versions:  []Version{{admissionregistrationv1.SchemeGroupVersion, admissionregistrationv1.AddToScheme}},
+			Priority: 16700, Versions: []Version{{admissionregistrationv1.SchemeGroupVersion, admissionregistrationv1.AddToScheme}},
 			Resources: admissionregistration.Resources,
 		},
-		{Versions: []Version{{schedulingv1.SchemeGroupVersion, schedulingv1.AddToScheme}}, Resources: scheduling.Resources},
-		{Versions: []Version{{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme}}, Resources: coordination.Resources},
-		{Versions: []Version{{nodev1.SchemeGroupVersion, nodev1.AddToScheme}}, Resources: node.Resources},
-		{Versions: []Version{{discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme}}, Resources: discovery.Resources},
-		{Versions: []Version{{resourcev1.SchemeGroupVersion, resourcev1.AddToScheme}}, Resources: dra.Resources},
-		{Versions: []Version{{flowcontrolv1.SchemeGroupVersion, flowcontrolv1.AddToScheme}}, Resources: flowcontrol.Resources},
+		{Priority: 16600, Versions: []Version{{schedulingv1.SchemeGroupVersion, schedulingv1.AddToScheme}}, Resources: scheduling.Resources},
+		{Priority: 16500, Versions: []Version{{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme}}, Resources: coordination.Resources},
+		{Priority: 16300, Versions: []Version{{nodev1.SchemeGroupVersion, nodev1.AddToScheme}}, Resources: node.Resources},
+		{Priority: 16200, Versions: []Version{{discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme}}, Resources: discovery.Resources},
+		{Priority: 16200, Versions: []Version{{resourcev1.SchemeGroupVersion, resourcev1.AddToScheme}}, Resources: dra.Resources},
+		{Priority: 16100, Versions: []Version{{flowcontrolv1.SchemeGroupVersion, flowcontrolv1.AddToScheme}}, Resources: flowcontrol.Resources},
 		{
-			Versions:  []Version{{storagemigrationv1.SchemeGroupVersion, storagemigrationv1.AddToScheme}},
+			Priority: 15800, Versions: []Version{{storagemigrationv1.SchemeGroupVersion, storagemigrationv1.AddToScheme}},
 			Resources: storagemigration.Resources,
 		},
 		{Versions: []Version{{apidiscoveryv2.SchemeGroupVersion, apidiscoveryv2.AddToScheme}}},

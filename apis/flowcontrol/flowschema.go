@@ -1,6 +1,7 @@
 package flowcontrol
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,6 +23,9 @@ var flowSchema = resource.Definition[*flowcontrolv1.FlowSchema]{
 	Validate: validateFlowSchema,
 	ValidateStatus: func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
 		return uniqueConditions(s.Status.Conditions, func(c flowcontrolv1.FlowSchemaCondition) string { return string(c.Type) })
+	},
+	RowOrder: func(a, b *flowcontrolv1.FlowSchema) int { // that in which requests are matched
+		return cmp.Or(cmp.Compare(a.Spec.MatchingPrecedence, b.Spec.MatchingPrecedence), cmp.Compare(a.Name, b.Name))
 	},
 	Columns: append(resource.Columns([]resource.Column[*flowcontrolv1.FlowSchema]{
 		{Name: "PriorityLevel", Description: flowcontrolv1.PriorityLevelConfigurationReference{}.SwaggerDoc()["name"], Get: func(s *flowcontrolv1.FlowSchema) any {

@@ -25,13 +25,10 @@ var priorityLevelConfiguration = resource.Definition[*flowcontrolv1.PriorityLeve
 			return string(p.Spec.Type)
 		}},
 		{Name: "NominalConcurrencyShares", Description: flowcontrolv1.LimitedPriorityLevelConfiguration{}.SwaggerDoc()["nominalConcurrencyShares"], Get: func(p *flowcontrolv1.PriorityLevelConfiguration) any {
-			switch {
-			case p.Spec.Limited != nil:
-				return int64(ptr.Deref(p.Spec.Limited.NominalConcurrencyShares, 0))
-			case p.Spec.Exempt != nil:
-				return int64(ptr.Deref(p.Spec.Exempt.NominalConcurrencyShares, 0))
+			if p.Spec.Limited == nil {
+				return "<none>"
 			}
-			return "<none>"
+			return int64(ptr.Deref(p.Spec.Limited.NominalConcurrencyShares, 0))
 		}},
 		{Name: "Queues", Description: queueDoc("queues"), Get: ofQueue(func(q *flowcontrolv1.QueuingConfiguration) int32 { return q.Queues })},
 		{Name: "HandSize", Description: queueDoc("handSize"), Get: ofQueue(func(q *flowcontrolv1.QueuingConfiguration) int32 { return q.HandSize })},

@@ -78,6 +78,8 @@ type Definition[T Object] struct {
 	RowConditions func(obj T) []metav1.TableRowCondition
 	// WarnUnprepared returns warnings about a new object as it came, before Prepare.
 	WarnUnprepared func(obj T) []string
+	// RowOrder compares the objects of a list for printing, as slices.SortStableFunc wants it; nil leaves the order of the store.
+	RowOrder func(a, b T) int
 	// WarnStatus returns warnings about an update of /status.
 	WarnStatus func(obj T) []string
 	// Fields are the selectable fields besides metadata.name and metadata.namespace.
@@ -156,6 +158,7 @@ type Resource struct {
 	Columns                  []Column[Object]
 	RowConditions            func(obj Object) []metav1.TableRowCondition
 	WarnUnprepared           func(obj Object) []string
+	RowOrder                 func(a, b Object) int
 	WarnStatus               func(obj Object) []string
 	Fields                   map[string]func(obj Object) string
 	Index                    string
@@ -200,6 +203,7 @@ func (d *Definition[T]) Resource() *Resource {
 		Columns:        eraseColumns(d.Columns),
 		RowConditions:  eraseGet(d.RowConditions),
 		WarnUnprepared: eraseGet(d.WarnUnprepared),
+		RowOrder:       eraseOrder(d.RowOrder),
 		WarnStatus:     eraseGet(d.WarnStatus),
 		Fields:         eraseFields(d.Fields),
 		Scale:          eraseScale(d.Scale),

@@ -38,6 +38,13 @@ func eraseChange[T Object](f func(obj, old T)) func(obj, old Object) {
 	return func(obj, old Object) { f(typed[T](obj), typed[T](old)) }
 }
 
+func eraseOrder[T Object](f func(a, b T) int) func(a, b Object) int {
+	if f == nil {
+		return nil
+	}
+	return func(a, b Object) int { return f(a.(T), b.(T)) }
+}
+
 func eraseGet[T Object, R any](f func(T) R) func(Object) R {
 	if f == nil {
 		return nil

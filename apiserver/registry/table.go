@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,10 +18,11 @@ type table struct {
 	columns     []resource.Column[resource.Object]
 	definitions []metav1.TableColumnDefinition
 	conditions  func(resource.Object) []metav1.TableRowCondition // of a row; nil: none
+	order       func(a, b resource.Object) int                   // of the rows; nil: the list's
 }
 
 func newTable(row *resource.Resource) *table {
-	t := &table{columns: row.Columns, conditions: row.RowConditions}
+	t := &table{columns: row.Columns, conditions: row.RowConditions, order: row.RowOrder}
 	if t.columns == nil {
 		t.columns = resource.Columns[resource.Object]()
 	}
@@ -47,6 +49,11 @@ func (t *table) ConvertToTable(_ context.Context, obj, options runtime.Object) (
 		err := meta.EachListItem(obj, func(item runtime.Object) error { return t.add(out, item) })
 		if err != nil {
 			return nil, err
+		}
+		if t.order != nil {
+			slices.SortStableFunc(out.Rows, func(a, b metav1.TableRow) int {
+				return t.order(a.Object.Object.(resource.Object), b.Object.Object.(resource.Object))
+			})
 		}
 	} else if err := t.add(out, obj); err != nil {
 		return nil, err

@@ -8,7 +8,10 @@ import (
 	"strings"
 	"sync"
 
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -129,18 +132,29 @@ func groupVersionOfPath(path string) (schema.GroupVersion, bool) {
 // priority orders discovery: groups by the first number, versions of a group by the second, both downwards.
 type priority struct{ group, version int32 }
 
-// groupPriorities follows the order of apis.Groups, in upstream's range of numbers.
+// groupPriorities are upstream's numbers: tools order by them.
 func groupPriorities() map[schema.GroupVersion]priority {
-	const first, step = 18000, 50
-	priorities := map[schema.GroupVersion]priority{}
-	for i, group := range apis.Groups() {
-		for j, version := range group.Versions {
-			priorities[version.GroupVersion] = priority{int32(first - step*i), int32(15 * (len(group.Versions) - j))}
+	priorities := map[schema.GroupVersion]priority{apiextensionsv1.SchemeGroupVersion: {16700, 15}}
+	for _, group := range apis.Groups() {
+		for _, version := range group.Versions {
+			if group.Priority != 0 {
+				priorities[version.GroupVersion] = priority{group.Priority, versionPriority(version.GroupVersion)}
+			}
 		}
 	}
-	// Of two groups with the same number the names decide.
-	priorities[apiextensionsv1.SchemeGroupVersion] = priorities[admissionregistrationv1.SchemeGroupVersion]
 	return priorities
+}
+
+func versionPriority(version schema.GroupVersion) int32 {
+	switch version {
+	case corev1.SchemeGroupVersion:
+		return 1
+	case flowcontrolv1.SchemeGroupVersion, resourcev1.SchemeGroupVersion:
+		return 21
+	case autoscalingv2.SchemeGroupVersion:
+		return 30
+	}
+	return 15
 }
 
 func newAPIService(gv schema.GroupVersion, p priority) *apiregistrationv1.APIService {

@@ -124,23 +124,20 @@ func (r *Reconciler) adjustNew(ctx context.Context, o *rollout) error {
 	return r.mark(ctx, o, reasonFoundSet, fmt.Sprintf("Found new replica set %q", o.new.Name))
 }
 
-// mark writes the revision of the new set to the Deployment, where kubectl reads it, and the progress that its appearance is.
+// mark writes the revision of the new set to the Deployment, where kubectl reads it, and the progress that its appearance is. The
+// revision goes by /status, which takes annotations: it is no change of what the user wants, and not counted as a generation.
 func (r *Reconciler) mark(ctx context.Context, o *rollout, reason, message string) error {
-	revision := o.new.Annotations[RevisionAnnotation]
-	if revision != "" && o.d.Annotations[RevisionAnnotation] != revision {
-		status := o.d.Status
-		if o.d.Annotations == nil {
-			o.d.Annotations = map[string]string{}
-		}
-		o.d.Annotations[RevisionAnnotation] = revision
-		if err := r.Client.Update(ctx, o.d); err != nil {
-			return fmt.Errorf("write revision: %w", err)
-		}
-		o.d.Status = status
-	}
 	if reason != "" && o.d.Spec.ProgressDeadlineSeconds != nil {
-		// Written with the rest of the status at the end of this step.
+		// Written with the rest of the status at the end of this step, if not here.
 		setCondition(&o.d.Status, r.condition(appsv1.DeploymentProgressing, corev1.ConditionTrue, reason, message))
+	}
+	revision := o.new.Annotations[RevisionAnnotation]
+	if revision == "" || o.d.Annotations[RevisionAnnotation] == revision {
+		return nil
+	}
+	metav1.SetMetaDataAnnotation(&o.d.ObjectMeta, RevisionAnnotation, revision)
+	if err := r.Client.Status().Update(ctx, o.d); err != nil {
+		return fmt.Errorf("write revision: %w", err)
 	}
 	return nil
 }

@@ -28,10 +28,10 @@ func (r *Reconciler) ensureClaims(ctx context.Context, set *appsv1.StatefulSet, 
 		err := r.Client.Create(ctx, claim)
 		switch {
 		case err == nil:
-			r.Recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "create Claim %s Pod %s in StatefulSet %s success", claim.Name, pod.Name, set.Name)
+			r.Recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Claim %s Pod %s in StatefulSet %s success", claim.Name, pod.Name, set.Name)
 		case apierrors.IsAlreadyExists(err):
 		default:
-			r.Recorder.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "create Claim %s for Pod %s in StatefulSet %s failed error: %s", claim.Name, pod.Name, set.Name, err)
+			r.Recorder.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "Create Claim %s for Pod %s in StatefulSet %s failed error: %s", claim.Name, pod.Name, set.Name, err)
 			return fmt.Errorf("create claim %s: %w", claim.Name, err)
 		}
 	}

@@ -43,7 +43,6 @@ func start(set *appsv1.StatefulSet) int {
 // newPod returns the pod of an ordinal out of a template.
 func newPod(set *appsv1.StatefulSet, template *corev1.PodTemplateSpec, revisionName string, ordinal int) *corev1.Pod {
 	pod := podcontrol.New(template, set, kind)
-	pod.GenerateName = ""
 	pod.Name = podName(set, ordinal)
 	pod.Spec.Hostname = pod.Name
 	pod.Spec.Subdomain = set.Spec.ServiceName

@@ -223,10 +223,10 @@ func (r *Reconciler) repair(ctx context.Context, v *view, pod *corev1.Pod) error
 func (r *Reconciler) tell(set *appsv1.StatefulSet, verb string, pod *corev1.Pod, err error) {
 	word := map[string]string{"create": "Create", "delete": "Delete", "update": "Update"}[verb]
 	if err == nil {
-		r.Recorder.Eventf(set, corev1.EventTypeNormal, "Successful"+word, "%s Pod %s in StatefulSet %s successful", verb, pod.Name, set.Name)
+		r.Recorder.Eventf(set, corev1.EventTypeNormal, "Successful"+word, "%s Pod %s in StatefulSet %s successful", word, pod.Name, set.Name)
 		return
 	}
-	r.Recorder.Eventf(set, corev1.EventTypeWarning, "Failed"+word, "%s Pod %s in StatefulSet %s failed error: %s", verb, pod.Name, set.Name, err)
+	r.Recorder.Eventf(set, corev1.EventTypeWarning, "Failed"+word, "%s Pod %s in StatefulSet %s failed error: %s", word, pod.Name, set.Name, err)
 }
 
 func (r *Reconciler) report(ctx context.Context, v *view, collisions *int32) error {

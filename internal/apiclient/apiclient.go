@@ -12,18 +12,35 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/component-base/version"
 )
 
 // Config returns a copy of base for the named component: its user agent, protobuf on the wire, and no client-side rate limit,
 // since the API server's priority and fairness decides who waits.
 func Config(base *rest.Config, component string) *rest.Config {
 	cfg := rest.CopyConfig(base)
-	cfg.UserAgent = "keelson-" + component
+	cfg.UserAgent = userAgent(component) + "/" + version.Get().GitVersion
 	cfg.ContentType = runtime.ContentTypeProtobuf
 	cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	cfg.QPS = -1
 	cfg.RateLimiter = flowcontrol.NewFakeAlwaysRateLimiter()
 	return cfg
+}
+
+// userAgent is the component's name upstream, if it has one: it stands in managedFields and in audit logs, and tools that leave a
+// manager's fields alone go by it.
+func userAgent(component string) string {
+	switch component {
+	case "controller-manager":
+		return "kube-controller-manager"
+	case "scheduler":
+		return "kube-scheduler"
+	case "kubelet-lite":
+		return "kubelet"
+	case "proxy-lite":
+		return "kube-proxy"
+	}
+	return "keelson-" + component
 }
 
 // FromKubeconfig reads the current context of a kubeconfig file for the named component.

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"keelson.dev/internal/features"
 	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/podplan"
 )
@@ -54,7 +55,9 @@ func (in Input) container(c *corev1.Container, old *corev1.ContainerStatus, r ro
 	}
 	status.ContainerID, status.Image, status.ImageID = in.IDPrefix+inst.ID, inst.Image, inst.ImageRef
 	status.RestartCount = int32(inst.RestartCount)
-	status.StopSignal = cri.SignalName(inst.StopSignal)
+	if features.Enabled("ContainerStopSignals") {
+		status.StopSignal = cri.SignalName(inst.StopSignal)
+	}
 	if u := inst.User; u != nil {
 		status.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
 	}

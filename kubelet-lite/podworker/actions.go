@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 
@@ -32,7 +33,8 @@ type failure struct {
 	err    error
 }
 
-func (f *failure) Error() string { return f.err.Error() }
+// Error leaves out the code that gRPC puts in front of what the runtime says.
+func (f *failure) Error() string { return status.Convert(f.err).Message() }
 func (f *failure) Unwrap() error { return f.err }
 
 // execute starts one action, or changes one that is under way: a kill may be hastened.

@@ -102,6 +102,16 @@ func TestNodes(t *testing.T) {
 	}
 }
 
+// TestHeld holds what each kubectl prints against what upstream's own cluster makes it print; `make held` takes that anew.
+func TestHeld(t *testing.T) {
+	for name, client := range clients() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			runFiles(t, client, testscript.Params{Dir: "testdata/script/held", ContinueOnError: true})
+		})
+	}
+}
+
 // TestCluster runs the scripts that are about the cluster and not about the client.
 func TestCluster(t *testing.T) {
 	runScripts(t, builtIn(), "cluster")
@@ -136,6 +146,7 @@ func runFiles(t *testing.T, client string, params testscript.Params) {
 			"keelson": fmt.Sprintf("case \"$1\" in --name) exec %[1]s \"$@\" ;; esac\nexec %[1]s --name %[2]s \"$@\"", keelson, *clusterName),
 			"helm":    "exec " + tool("helm") + ` --namespace "$NS" "$@"`,
 		},
-		Env: map[string]string{"CLUSTER": *clusterName, "KEELSON": keelson, "KEELSON_HOME": home()},
+		Golden: filepath.Join("testdata/golden", t.Name()),
+		Env:    map[string]string{"CLUSTER": *clusterName, "KEELSON": keelson, "KEELSON_HOME": home()},
 	}.Run(t, params)
 }

@@ -3,6 +3,7 @@
 package interop
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +16,8 @@ import (
 
 	"keelson.dev/lab/e2e/script"
 )
+
+var take = flag.Bool("take", false, "take the outputs of kubectl on upstream's cluster as those that lab/e2e wants")
 
 // mixes are the clusters. The first one holds the expectations against upstream itself.
 var mixes = []struct {
@@ -47,12 +50,28 @@ func TestInterop(t *testing.T) {
 					Env:      map[string]string{"DEMO": filepath.Join(c.node.Bundle, "demo")},
 				}.Run(t, testscript.Params{Dir: "testdata/script"})
 			})
+			if mix.name == "AllUpstream" && *take {
+				c.takeOutputs(t)
+			}
 			c.mustBeEmpty(t, before)
 			for line := range strings.Lines(c.controllersLog(t)[logged:]) {
 				if strings.Contains(line, "is forbidden: User") {
 					t.Errorf("a controller has not the rights that it needs: %s", line)
 				}
 			}
+		})
+	}
+}
+
+// takeOutputs writes what kubectl prints on this cluster into the files that lab/e2e holds ours against.
+func (c *cluster) takeOutputs(t *testing.T) {
+	bin := filepath.Dir(c.kubectlCommand().Path)
+	for name, client := range map[string]string{"BuiltIn": bin + "/keelson kubectl", "Oldest": bin + "/e2e/kubectl-1.32"} {
+		golden := filepath.Join("../e2e/testdata/golden/TestHeld", name)
+		must(t, os.RemoveAll(golden))
+		t.Run("Outputs", func(t *testing.T) {
+			script.Cluster{Kubeconfig: c.kubeconfig(), Kubectl: client, Golden: golden, TakeGolden: true}.Run(
+				t, testscript.Params{Dir: "../e2e/testdata/script/held", ContinueOnError: true})
 		})
 	}
 }

@@ -160,6 +160,7 @@ tlsCertFile: ` + pkiDir + `/kubelet.crt
 tlsPrivateKeyFile: ` + pkiDir + `/kubelet.key
 cgroupDriver: cgroupfs
 clusterDomain: ` + domain + `
+clusterDNS: [10.96.0.10] # nobody answers there: the scripts go by addresses
 containerRuntimeEndpoint: unix://` + containerdSocket + `
 failCgroupV1: false
 failSwapOn: false

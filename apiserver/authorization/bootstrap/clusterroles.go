@@ -22,21 +22,20 @@ func ClusterRoles() []rbacv1.ClusterRole {
 	roles := []rbacv1.ClusterRole{
 		clusterRole("cluster-admin", rule("*", "*", "*"), urls("*", "*")),
 		clusterRole("system:discovery", urls("get", discoveryPaths)),
-		clusterRole("system:monitoring", urls("get", monitorPaths)),
+		clusterRole("system:monitoring", urls("get", monitorPaths), rule("get", core, "nodes/metrics")),
 		clusterRole("system:basic-user",
 			rule("create", authz, "selfsubjectaccessreviews,selfsubjectrulesreviews"),
 			rule("create", authn, "selfsubjectreviews")),
 		clusterRole("system:public-info-viewer", urls("get", healthPaths+",/version,/version/")),
 		clusterRole("system:auth-delegator",
 			rule("create", authn, "tokenreviews"), rule("create", authz, "subjectaccessreviews")),
-		clusterRole("system:kube-aggregator", rule(read, core, "services,endpoints"), rule(read, discovery, "endpointslices")),
+		clusterRole("system:kube-aggregator", rule(read, core, "services,endpoints")),
 		clusterRole("system:service-account-issuer-discovery",
 			urls("get", "/.well-known/openid-configuration,/.well-known/openid-configuration/,/openid/v1/jwks,/openid/v1/jwks/")),
 		clusterRole("system:cluster-trust-bundle-discovery", rule(read, certificates, "clustertrustbundles")),
-		clusterRole("system:kube-dns", rule("list,watch", core, "endpoints,services"), rule("list,watch", discovery, "endpointslices")),
-		// CoreDNS as kubeadm installs it.
-		clusterRole("system:coredns",
-			rule("list,watch", core, "endpoints,services,pods,namespaces"), rule("list,watch", discovery, "endpointslices")),
+		clusterRole("system:kube-dns", rule("list,watch", core, "endpoints,services")),
+		clusterRole("system:heapster",
+			rule(read, core, "events,pods,nodes,namespaces"), rule(read, extensions, "deployments")),
 		clusterRole("system:persistent-volume-provisioner",
 			rule("create,delete,get,list,watch", core, "persistentvolumes"),
 			rule("get,list,update,watch", core, "persistentvolumeclaims"),
@@ -45,7 +44,21 @@ func ClusterRoles() []rbacv1.ClusterRole {
 	roles = append(roles, nodeRoles()...)
 	roles = append(roles, componentRoles()...)
 	roles = append(roles, certificateRoles()...)
-	return append(roles, userRoles()...)
+	return append(append(roles, installerRoles()...), userRoles()...)
+}
+
+// installerRoles are no defaults of the server's: CoreDNS as kubeadm installs it, and what the API server needs of kubelets beyond
+// system:kubelet-api-admin.
+func installerRoles() []rbacv1.ClusterRole {
+	roles := []rbacv1.ClusterRole{
+		clusterRole("system:coredns",
+			rule("list,watch", core, "endpoints,services,pods,namespaces"), rule("list,watch", discovery, "endpointslices")),
+		clusterRole("keelson:kubelet-checkpoint", rule("*", core, "nodes/checkpoint")),
+	}
+	for i := range roles {
+		delete(roles[i].Labels, bootstrapping)
+	}
+	return roles
 }
 
 func nodeRoles() []rbacv1.ClusterRole {
@@ -54,7 +67,7 @@ func nodeRoles() []rbacv1.ClusterRole {
 		clusterRole("system:node-problem-detector", rule("get", core, "nodes"), rule("patch", core, "nodes/status"), eventRule()),
 		clusterRole("system:kubelet-api-admin",
 			rule(read, core, "nodes"), rule("proxy", core, "nodes"),
-			rule("*", core, "nodes/proxy,nodes/metrics,nodes/configz,nodes/healthz,nodes/log,nodes/pods,nodes/checkpoint,nodes/stats")),
+			rule("*", core, "nodes/proxy,nodes/metrics,nodes/configz,nodes/healthz,nodes/log,nodes/pods,nodes/stats")),
 		clusterRole("system:node-bootstrapper", rule("create,get,list,watch", certificates, "certificatesigningrequests")),
 		clusterRole("system:node-proxier",
 			rule("list,watch", core, "services,endpoints"), rule(read, core, "nodes"), eventRule(),
@@ -72,7 +85,7 @@ func NodeRules() []rbacv1.PolicyRule {
 		rule("create,get,list,watch", core, "nodes"),
 		rule("patch,update", core, "nodes,nodes/status"),
 		eventRule(),
-		rule(read+",create,delete", core, "pods"),
+		rule(read, core, "pods"), rule("create,delete", core, "pods"),
 		rule("patch,update", core, "pods/status"),
 		rule("create", core, "pods/eviction"),
 		rule(read, core, "configmaps,secrets"),
@@ -88,7 +101,7 @@ func NodeRules() []rbacv1.PolicyRule {
 		rule("get,create,update,patch,delete", storage, "csinodes"),
 		rule(read, nodeG, "runtimeclasses"),
 		rule("get", resourceG, "resourceclaims"),
-		rule("get,list,watch,create,update,patch,delete,deletecollection", resourceG, "resourceslices"),
+		rule("deletecollection", resourceG, "resourceslices"),
 		rule(read, certificates, "clustertrustbundles"),
 		rule(read+",create", certificates, "podcertificaterequests"),
 	}
@@ -110,19 +123,20 @@ func componentRoles() []rbacv1.ClusterRole {
 		clusterRole(scheduler,
 			eventRule(),
 			rule("create", coordination, "leases"),
-			named("get,update", coordination, "leases", "kube-scheduler"),
+			named("get,list,update,watch", coordination, "leases", "kube-scheduler"),
+			rule(readWrite, coordination, "leasecandidates"),
 			rule(read, core, "nodes"), rule("delete,get,list,watch", core, "pods"),
-			rule("create", core, "pods/binding"), rule("patch,update", core, "pods/status"),
+			rule("create", core, "bindings,pods/binding"), rule("patch,update", core, "pods/status"),
 			rule(read, core, "replicationcontrollers,services,namespaces"),
 			rule(read, apps+","+extensions, "replicasets"), rule(read, apps, "statefulsets"),
 			rule(read, policy, "poddisruptionbudgets"),
-			rule(read+",patch,update", core, "persistentvolumeclaims,persistentvolumes"),
+			rule(read, core, "persistentvolumeclaims,persistentvolumes"),
 			rule("create", authn, "tokenreviews"), rule("create", authz, "subjectaccessreviews"),
-			rule(read, storage, "csinodes,csidrivers,csistoragecapacities,storageclasses,volumeattachments"),
-			rule(read, resourceG, "deviceclasses,resourceclaims,resourceslices,devicetaintrules"),
-			rule("create,delete,patch,update", resourceG, "resourceclaims"),
-			rule("patch,update", resourceG, "resourceclaims/status,resourceclaims/binding"), rule("update", core, "pods/finalizers"),
-			rule(read, scheduling, "priorityclasses,workloads,podgroups"), rule("patch,update", scheduling, "podgroups/status")),
+			rule(read, storage, "csinodes,csidrivers,csistoragecapacities,volumeattachments"),
+			rule(read, resourceG, "deviceclasses,resourceslices,devicetaintrules"),
+			rule(read+",patch,update", resourceG, "resourceclaims"), rule("create,delete", resourceG, "resourceclaims"),
+			rule(read+",patch,update", resourceG, "resourceclaims/status"), rule("patch,update", resourceG, "resourceclaims/binding"),
+			rule("update", core, "pods/finalizers")),
 		clusterRole("system:volume-scheduler",
 			rule(read+",patch,update", core, "persistentvolumes"),
 			rule(read, storage, "storageclasses"),
@@ -185,6 +199,7 @@ func editRules() []rbacv1.PolicyRule {
 		rule("impersonate", core, "serviceaccounts"),
 		rule(write, core, "pods,pods/attach,pods/proxy,pods/exec,pods/portforward"),
 		rule("create", core, "pods/eviction"),
+		rule(write, events, "events"),
 		rule(write, core, "configmaps,events,persistentvolumeclaims,replicationcontrollers,replicationcontrollers/scale,secrets,serviceaccounts,services,services/proxy"),
 		rule("create", core, "serviceaccounts/token"),
 		rule(write, apps, "daemonsets,deployments,deployments/rollback,deployments/scale,replicasets,replicasets/scale,statefulsets,statefulsets/scale"),
@@ -202,6 +217,7 @@ func viewRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		rule(read, core, "configmaps,endpoints,persistentvolumeclaims,persistentvolumeclaims/status,pods,replicationcontrollers,replicationcontrollers/scale,serviceaccounts,services,services/status"),
 		rule(read, core, "bindings,events,limitranges,namespaces/status,pods/log,pods/status,replicationcontrollers/status,resourcequotas,resourcequotas/status"),
+		rule(read, events, "events"),
 		rule(read, core, "namespaces"),
 		rule(read, discovery, "endpointslices"),
 		rule(read, apps, "controllerrevisions,daemonsets,daemonsets/status,deployments,deployments/scale,deployments/status,replicasets,replicasets/scale,replicasets/status,statefulsets,statefulsets/scale,statefulsets/status"),
@@ -216,8 +232,7 @@ func viewRules() []rbacv1.PolicyRule {
 
 // ClusterRoleBindings are the default bindings, without those of the controllers.
 func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
-	bootstrappers := []rbacv1.Subject{group("system:bootstrappers"), group("system:bootstrappers:kubeadm:default-node-token")}
-	return []rbacv1.ClusterRoleBinding{
+	bindings := []rbacv1.ClusterRoleBinding{
 		bindCluster("cluster-admin", "cluster-admin", group("system:masters")),
 		bindCluster("system:monitoring", "system:monitoring", group("system:monitoring")),
 		bindCluster("system:discovery", "system:discovery", group(authenticated)),
@@ -228,21 +243,35 @@ func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
 		bindCluster(scheduler, scheduler, user(scheduler)),
 		bindCluster("system:volume-scheduler", "system:volume-scheduler", user(scheduler)),
 		bindCluster("system:kube-dns", "system:kube-dns", account("kube-dns")),
-		bindCluster("system:coredns", "system:coredns", account("coredns")),
 		bindCluster("system:service-account-issuer-discovery", "system:service-account-issuer-discovery", group("system:serviceaccounts")),
 		bindCluster("system:cluster-trust-bundle-discovery", "system:cluster-trust-bundle-discovery", group("system:serviceaccounts")),
 		// Nodes get their rights from the node authorizer. The binding is there for who runs without it and adds the group.
 		bindCluster("system:node", "system:node"),
+	}
+	return append(bindings, installerBindings()...)
+}
 
-		// What kubeadm adds so that nodes can join with a bootstrap token and renew their certificates, under its names.
+// installerBindings are what kubeadm adds, under its names: nodes can join with a bootstrap token and renew their certificates.
+// None is a default of the server's and labelled as one.
+func installerBindings() []rbacv1.ClusterRoleBinding {
+	bootstrappers := []rbacv1.Subject{group("system:bootstrappers"), group("system:bootstrappers:kubeadm:default-node-token")}
+	bindings := []rbacv1.ClusterRoleBinding{
 		bindCluster("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", bootstrappers...),
 		bindCluster("kubeadm:node-autoapprove-bootstrap", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", bootstrappers...),
 		bindCluster("kubeadm:node-autoapprove-certificate-rotation", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", group("system:nodes")),
 		bindCluster("kubeadm:node-proxier", "system:node-proxier", account("kube-proxy")),
 		bindCluster("kubeadm:cluster-admins", "cluster-admin", group("kubeadm:cluster-admins")),
+		bindCluster("system:coredns", "system:coredns", account("coredns")),
+		// Upstream leaves serving certificates to an administrator; our approver checks them against the Node itself.
+		bindCluster("keelson:kubelet-serving-approver", "system:certificates.k8s.io:kubelet-serving-approver", user(controllerManager), account("certificate-controller")),
 		// The API server as a client of kubelets: logs, exec, port-forward.
 		bindCluster("keelson:kubelet-api-admin", "system:kubelet-api-admin", user("kube-apiserver-kubelet-client")),
+		bindCluster("keelson:kubelet-checkpoint", "keelson:kubelet-checkpoint", user("kube-apiserver-kubelet-client")),
 	}
+	for i := range bindings {
+		delete(bindings[i].Labels, bootstrapping)
+	}
+	return bindings
 }
 
 // Roles are the default roles in kube-system and kube-public.
@@ -250,8 +279,7 @@ func Roles() []rbacv1.Role {
 	system, public := metav1.NamespaceSystem, metav1.NamespacePublic
 	leader := func(component string) rbacv1.Role {
 		return role(system, "system::leader-locking-"+component,
-			rule("create", coordination, "leases"), named("get,update", coordination, "leases", component),
-			rule("watch", core, "configmaps"), named("get,update", core, "configmaps", component))
+			rule("create,get,list,update,watch", coordination, "leases,leasecandidates"))
 	}
 	return []rbacv1.Role{
 		role(system, "extension-apiserver-authentication-reader", named(read, core, "configmaps", "extension-apiserver-authentication")),
@@ -275,7 +303,7 @@ func RoleBindings() []rbacv1.RoleBinding {
 		bind(system, "system:controller:cloud-provider", "system:controller:cloud-provider", account("cloud-provider")),
 		bind(system, "system:controller:token-cleaner", "system:controller:token-cleaner", account("token-cleaner"), manager),
 		bind(system, "system::leader-locking-kube-controller-manager", "system::leader-locking-kube-controller-manager",
-			manager, account("kube-controller-manager")),
+			manager, account("kube-controller-manager"), account("leader-election-controller")),
 		bind(system, "system::leader-locking-kube-scheduler", "system::leader-locking-kube-scheduler",
 			user(scheduler), account("kube-scheduler")),
 		bind(public, "system:controller:bootstrap-signer", "system:controller:bootstrap-signer", account("bootstrap-signer"), manager),

@@ -16,11 +16,11 @@ func controllerRules() []struct { //nolint:funlen // a table
 		{"attachdetach-controller", rules(
 			rule("list,watch", core, "persistentvolumeclaims,persistentvolumes"), rule(read, core, "nodes"),
 			rule("patch,update", core, "nodes/status"), rule("list,watch", core, "pods"),
-			rule(read+",create,delete,patch,update", storage, "volumeattachments"), rule(read, storage, "csidrivers,csinodes"))},
-		{"clusterrole-aggregation-controller", rules(rule("escalate,get,list,patch,update,watch", rbacG, "clusterroles"))},
+			rule(read+",create,delete", storage, "volumeattachments"), rule(read, storage, "csidrivers,csinodes"))},
+		{"clusterrole-aggregation-controller", silent(rule("escalate,get,list,patch,update,watch", rbacG, "clusterroles"))},
 		{"cronjob-controller", rules(
 			rule("get,list,update,watch", batch, "cronjobs"), rule("create,delete,get,list,patch,update,watch", batch, "jobs"),
-			rule("update", batch, "cronjobs/status,cronjobs/finalizers"), rule("delete,list", core, "pods"))},
+			rule("update", batch, "cronjobs/status,cronjobs/finalizers"), rule("delete,list,watch", core, "pods"))},
 		{"daemon-set-controller", rules(
 			rule(read, apps+","+extensions, "daemonsets"), rule("update", apps+","+extensions, "daemonsets/status,daemonsets/finalizers"),
 			rule("list,watch", core, "nodes"), rule("create,delete,list,patch,watch", core, "pods"), rule("create", core, "pods/binding"),
@@ -35,7 +35,7 @@ func controllerRules() []struct { //nolint:funlen // a table
 		{"disruption-controller", rules(
 			rule(read, apps+","+extensions, "deployments,replicasets"), rule(read, core, "replicationcontrollers"),
 			rule(read, policy, "poddisruptionbudgets"), rule(read, apps, "statefulsets"), rule("update", policy, "poddisruptionbudgets/status"),
-			rule("patch,update", core, "pods/status"), rule(read, core, "pods"), rule("get", "*", "*/scale"))},
+			rule("patch,update", core, "pods/status"), rule("get", "*", "*/scale"))},
 		{"endpoint-controller", rules(
 			rule(read, core, "pods,services"), rule("create,delete,get,list,update,watch", core, "endpoints"), rule("create", core, "endpoints/restricted"))},
 		{"endpointslice-controller", rules(
@@ -48,34 +48,34 @@ func controllerRules() []struct { //nolint:funlen // a table
 			rule("update", core, "pods/finalizers"), rule(read, core, "pods"), rule("create,get,list,watch", core, "persistentvolumeclaims"))},
 		{"expand-controller", rules(
 			rule("get,list,patch,update,watch", core, "persistentvolumes"), rule("patch,update", core, "persistentvolumeclaims/status"),
-			rule(read, core, "persistentvolumeclaims"), rule(read, storage, "storageclasses"), rule("get", core, "services,endpoints"))},
+			rule(read, core, "persistentvolumeclaims"))},
 		{"generic-garbage-collector", rules(rule("delete,get,list,patch,update,watch", "*", "*"))},
 		{"horizontal-pod-autoscaler", rules(
 			rule(read, autoscaling, "horizontalpodautoscalers"), rule("update", autoscaling, "horizontalpodautoscalers/status"),
-			rule("get,update", "*", "*/scale"), rule("list", core, "pods"), rule("list", metricsG, "pods"),
-			rule("get,list", "custom.metrics.k8s.io,external.metrics.k8s.io", "*"))},
+			rule("get,update", "*", "*/scale"), rule("list,watch", core, "pods"), rule("list,watch", metricsG, "pods"),
+			rule(read, "custom.metrics.k8s.io,external.metrics.k8s.io", "*"))},
 		{"job-controller", rules(
 			rule("get,list,patch,update,watch", batch, "jobs"), rule("update", batch, "jobs/status,jobs/finalizers"),
-			rule("create,delete,list,patch,watch", core, "pods"), rule(read+",create,update", scheduling, "workloads,podgroups"))},
-		{"legacy-service-account-token-cleaner", rules(
+			rule("create,delete,list,patch,watch", core, "pods"))},
+		{"legacy-service-account-token-cleaner", silent(
 			named("get", core, "configmaps", "kube-apiserver-legacy-service-account-token-tracking"), rule("patch,delete", core, "secrets"))},
-		{"namespace-controller", rules(
+		{"namespace-controller", silent(
 			rule("delete,get,list,watch", core, "namespaces"), rule("update", core, "namespaces/finalize,namespaces/status"),
-			rule("delete,deletecollection,get,list", "*", "*"))},
+			rule("delete,deletecollection,get,list,watch", "*", "*"))},
 		{"node-controller", rules(
 			rule("delete,get,list,patch,update,watch", core, "nodes"), rule("patch,update", core, "nodes/status"),
 			rule("patch,update", core, "pods/status"), rule("delete,list,get,watch", core, "pods"),
-			rule(read+",create", networking, "clustercidrs"), rule(read, coordination, "leases"))},
-		{"persistent-volume-binder", rules(
+			rule(read, coordination, "leases"))},
+		{"persistent-volume-binder", silent(eventRule(),
 			rule("create,delete,get,list,update,watch", core, "persistentvolumes"), rule("update", core, "persistentvolumes/status"),
 			rule("get,list,update,watch", core, "persistentvolumeclaims"), rule("update", core, "persistentvolumeclaims/status"),
-			rule("create,delete,get,list,watch", core, "pods"), rule(read, storage, "storageclasses"), rule("get,list,watch", core, "nodes"),
-			rule("create,delete,get,update", core, "endpoints,services"), rule("get,list", core, "secrets"), rule("watch", core, "events"))},
-		{"pod-garbage-collector", rules(
+			rule("create,delete,get,list,watch", core, "pods"), rule(read, storage, "storageclasses"), rule("list,watch", core, "nodes"), rule("watch", core, "events"))},
+		{"pod-garbage-collector", silent(
 			rule("delete,list,watch", core, "pods"), rule("get,list,watch", core, "nodes"), rule("patch", core, "pods/status"))},
-		{"podcertificaterequestcleaner", rules(rule("get,list,watch,delete", certificates, "podcertificaterequests"))},
+		{"podcertificaterequestcleaner", silent(rule("get,list,watch,delete", certificates, "podcertificaterequests"))},
 		{"pv-protection-controller", rules(rule("get,list,update,watch", core, "persistentvolumes"))},
-		{"pvc-protection-controller", rules(rule("get,list,update,watch", core, "persistentvolumeclaims"), rule("get,list,watch", core, "pods"))},
+		{"pvc-protection-controller", rules(rule("get,list,update,watch", core, "persistentvolumeclaims"), rule("update", core, "persistentvolumeclaims/status"),
+			rule("get,list,watch", core, "pods"))},
 		{"replicaset-controller", rules(
 			rule("get,list,update,watch", apps+","+extensions, "replicasets"),
 			rule("update", apps+","+extensions, "replicasets/status,replicasets/finalizers"), rule("create,delete,list,patch,watch", core, "pods"))},
@@ -84,47 +84,41 @@ func controllerRules() []struct { //nolint:funlen // a table
 			rule("update", core, "replicationcontrollers/status,replicationcontrollers/finalizers"), rule("create,delete,list,patch,watch", core, "pods"))},
 		{"resource-claim-controller", rules(
 			rule("update", core, "pods/finalizers"), rule(read, core, "pods"), rule("patch,update", core, "pods/status"),
-			rule(read+",create,delete,update,patch", resourceG, "resourceclaims"), rule(read, resourceG, "resourceclaimtemplates,deviceclasses"),
-			rule("update,patch", resourceG, "resourceclaims/status"), rule(read, scheduling, "podgroups"), rule("update,patch", scheduling, "podgroups/status"))},
-		{"resourcequota-controller", rules(rule("list,watch,get", "*", "*"), rule("update", core, "resourcequotas/status"))},
-		{"root-ca-cert-publisher", rules(rule("create,update,get,list,watch", core, "configmaps"))},
+			rule(read+",create,delete", resourceG, "resourceclaims"), rule("update,patch", resourceG, "resourceclaims"),
+			rule("update,patch", resourceG, "resourceclaims/status,resourceclaims/binding"))},
+		{"resourcequota-controller", rules(rule("list,watch", "*", "*"), rule("update", core, "resourcequotas/status"))},
+		{"root-ca-cert-publisher", rules(rule("create,update", core, "configmaps"))},
 		{"kube-apiserver-serving-clustertrustbundle-publisher", rules(
 			named("attest", certificates, "signers", "kubernetes.io/kube-apiserver-serving"),
-			rule(read+",create,update,delete", certificates, "clustertrustbundles"))},
+			rule("create,delete,list,update,watch", certificates, "clustertrustbundles"))},
 		{"route-controller", rules(rule("list,watch", core, "nodes"), rule("patch", core, "nodes/status"))},
 		{"selinux-warning-controller", rules(rule(read, core, "pods,persistentvolumeclaims,persistentvolumes"), rule(read, storage, "csidrivers"))},
-		{"service-account-controller", rules(rule("create,get,list,watch", core, "serviceaccounts"))},
+		{"service-account-controller", rules(rule("create", core, "serviceaccounts"))},
 		{"service-cidrs-controller", rules(
 			rule(read+",patch,update", networking, "servicecidrs"), rule("patch,update", networking, "servicecidrs/finalizers,servicecidrs/status"),
 			rule(read, networking, "ipaddresses"))},
 		{"service-controller", rules(
 			rule(read, core, "services"), rule("patch,update", core, "services/status"), rule("list,watch", core, "nodes"))},
 		{"statefulset-controller", rules(
-			rule(read, core, "pods"), rule(read, apps, "statefulsets"), rule("update", apps, "statefulsets/status,statefulsets/finalizers"),
+			rule("list,watch", core, "pods"), rule(read, apps, "statefulsets"), rule("update", apps, "statefulsets/status,statefulsets/finalizers"),
 			rule("create,delete,get,patch,update", core, "pods"),
 			rule("create,delete,get,list,patch,update,watch", apps, "controllerrevisions"),
-			rule("create,get,list,watch,update,delete,patch", core, "persistentvolumeclaims"))},
-		{"storage-version-garbage-collector", rules(
-			rule(read, coordination, "leases"), rule("delete,get,list,watch", "internal.apiserver.k8s.io", "storageversions"),
-			rule("update", "internal.apiserver.k8s.io", "storageversions/status"))},
-		{"storage-version-migrator-controller", rules(
-			rule("list,patch,get,watch", "*", "*"), rule("update", storagemigr, "storageversionmigrations/status"),
-			rule("update,patch", "apiextensions.k8s.io", "customresourcedefinitions/status"))},
-		{"taint-eviction-controller", rules(
-			rule("get,list,watch", core, "nodes"), rule("delete,list,get,watch", core, "pods"), rule("patch,update", core, "pods/status"))},
+			rule("create,"+read, core, "persistentvolumeclaims"), rule("update,delete", core, "persistentvolumeclaims"), rule("update", core, "pods/finalizers"))},
+		{"storage-version-migrator-controller", silent(
+			rule("list,patch", "*", "*"), rule("update", storagemigr, "storageversionmigrations/status"),
+			rule("get", "apiextensions.k8s.io", "customresourcedefinitions"),
+			rule("patch", "apiextensions.k8s.io", "customresourcedefinitions/status"))},
 		{"ttl-after-finished-controller", rules(rule("delete,get,list,watch", batch, "jobs"))},
 		{"ttl-controller", rules(rule("list,patch,update,watch", core, "nodes"))},
 		{"validatingadmissionpolicy-status-controller", rules(
 			rule(read, admissionG, "validatingadmissionpolicies"),
-			rule("get,patch,update", admissionG, "validatingadmissionpolicies/status"),
-			rule(read, "apiextensions.k8s.io", "customresourcedefinitions"))},
+			rule("get,patch,update", admissionG, "validatingadmissionpolicies/status"))},
 		{"volumeattributesclass-protection-controller", rules(
 			rule(read, core, "persistentvolumeclaims,persistentvolumes"), rule(read+",update", storage, "volumeattributesclasses"))},
 		{"certificate-controller", rules(
 			rule("delete,get,list,watch", certificates, "certificatesigningrequests"),
 			rule("update", certificates, "certificatesigningrequests/approval,certificatesigningrequests/status"),
-			// Upstream leaves serving certificates to an administrator; our approver checks them against the Node itself.
-			named("approve", certificates, "signers", "kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"),
+			named("approve", certificates, "signers", "kubernetes.io/kube-apiserver-client-kubelet"),
 			named("sign", certificates, "signers", "kubernetes.io/legacy-unknown", "kubernetes.io/kube-apiserver-client",
 				"kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"),
 			rule("create", authz, "subjectaccessreviews"))},
@@ -135,6 +129,9 @@ func controllerRules() []struct { //nolint:funlen // a table
 func rules(own ...rbacv1.PolicyRule) []rbacv1.PolicyRule {
 	return append(own, eventRule())
 }
+
+// silent is rules for a controller that tells nothing.
+func silent(own ...rbacv1.PolicyRule) []rbacv1.PolicyRule { return own }
 
 // ControllerRoles returns the roles of the controllers with their bindings. Each is bound to the controller's service account, as
 // upstream does, and to the controller manager's own user: ours runs all controllers on one client and one cache.

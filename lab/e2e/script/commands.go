@@ -40,6 +40,7 @@ func program(name string) func(*testscript.TestScript, bool, []string) {
 // kubectl is the script's kubectl, for what needs its output while it runs.
 func kubectl(ctx context.Context, ts *testscript.TestScript, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, filepath.Join(ts.Getenv("HOME"), ".bin", "kubectl"), args...)
+	command.Dir = ts.MkAbs(".")
 	command.Env = []string{"KUBECONFIG=" + ts.Getenv("KUBECONFIG"), "HOME=" + ts.Getenv("HOME"), "PATH=" + ts.Getenv("PATH")}
 	return command
 }

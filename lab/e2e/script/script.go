@@ -31,12 +31,16 @@ type Cluster struct {
 	Env map[string]string
 	// Commands are added to those of this package.
 	Commands map[string]func(*testscript.TestScript, bool, []string)
+	// Golden is the folder of the archives that the command "held" compares with, or writes, if TakeGolden is set.
+	Golden     string
+	TakeGolden bool
 }
 
 // Run runs the scripts that params name, side by side.
 func (c Cluster) Run(t *testing.T, params testscript.Params) {
 	params.Setup = c.setup
 	params.Cmds = maps.Clone(commands)
+	params.Cmds["held"] = c.held
 	for name := range c.Programs {
 		params.Cmds[name] = program(name)
 	}
@@ -86,12 +90,19 @@ func (c Cluster) kubectl(args ...string) error {
 
 // eventually repeats what fails until it succeeds or patience ends.
 func eventually(ts *testscript.TestScript, try func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	if err := within(patience, try); err != nil {
+		ts.Fatalf("not within %s: %v", patience, err)
+	}
+}
+
+// within repeats what fails until it succeeds or the time is over; then it returns the last error.
+func within(long time.Duration, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), long)
 	defer cancel()
 	last := errors.New("not tried")
 	for ctx.Err() == nil {
 		if err := try(ctx); err == nil {
-			return
+			return nil
 		} else if ctx.Err() == nil {
 			last = err
 		}
@@ -100,5 +111,5 @@ func eventually(ts *testscript.TestScript, try func(context.Context) error) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	ts.Fatalf("not within %s: %v", patience, last)
+	return last
 }

@@ -135,8 +135,10 @@ func (a *agents) finish(phase corev1.PodPhase) func(context.Context, *corev1.Pod
 	}
 }
 
+// patch writes a status for the pod as it was seen: one that was deleted meanwhile does not succeed any more, one that has succeeded does
+// not fail.
 func (a *agents) patch(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) error {
-	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID, "resourceVersion": pod.ResourceVersion}, "status": status})
 	if err != nil {
 		return err
 	}

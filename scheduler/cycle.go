@@ -71,12 +71,12 @@ type failure struct {
 
 // decide chooses a node for the pod: on columns if that is possible, otherwise by asking each plugin about each node.
 func (s *Scheduler) decide(ctx context.Context, prof *profile.Profile, info *nodeinfo.PodInfo) (string, *profile.State, *failure) {
-	state := profile.NewState()
+	state := profile.NewState().Sampled()
 	if e := s.engines[prof.ProfileName()]; e != nil {
 		if node, f, ok := s.decideOnColumns(ctx, e, prof, state, info); ok {
 			return node, state, f
 		}
-		state = profile.NewState()
+		state = state.Anew()
 	}
 	node, f := s.decidePlainly(ctx, prof, state, info.GetPod())
 	return node, state, f
@@ -132,7 +132,9 @@ func clearNomination() *fwk.NominatingInfo {
 func (s *Scheduler) feasibleNodes(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod) ([]fwk.NodeInfo, *profile.Diagnosis, error) {
 	d := profile.NewDiagnosis()
 	all, _ := s.snapshot.List() // it never fails
+	started := time.Now()
 	pre, status, limiters := prof.RunPreFilter(ctx, state, pod, all, sets.New[string]())
+	s.ran("PreFilter", prof, status, started)
 	if !status.IsSuccess() {
 		if !status.IsRejected() {
 			return nil, nil, status.AsError()
@@ -193,6 +195,7 @@ func (s *Scheduler) filter(ctx context.Context, prof *profile.Profile, state *pr
 	var failed error
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	started := time.Now()
 	s.workers.Until(ctx, len(nodes), func(i int) {
 		node := nodes[(s.nextStart+i)%len(nodes)]
 		status := prof.RunFilterPluginsWithNominatedPods(ctx, state, pod, node)
@@ -218,6 +221,7 @@ func (s *Scheduler) filter(ctx context.Context, prof *profile.Profile, state *pr
 		d.NodeStatus[node.Node().Name] = status
 		d.Blame(status)
 	}, "Filter")
+	s.ran("Filter", prof, fwk.AsStatus(failed), started)
 	if failed != nil {
 		return nil, failed
 	}
@@ -238,10 +242,15 @@ func nodesToFind(percentage int32, n int) int {
 
 // best scores the nodes and returns one of those with the highest score, at random.
 func (s *Scheduler) best(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod, nodes []fwk.NodeInfo) (string, error) {
-	if status := prof.RunPreScorePlugins(ctx, state, pod, nodes); !status.IsSuccess() {
+	started := time.Now()
+	status := prof.RunPreScorePlugins(ctx, state, pod, nodes)
+	s.ran("PreScore", prof, status, started)
+	if !status.IsSuccess() {
 		return "", status.AsError()
 	}
+	started = time.Now()
 	scores, status := prof.RunScorePlugins(ctx, state, pod, nodes)
+	s.ran("Score", prof, status, started)
 	if !status.IsSuccess() {
 		return "", status.AsError()
 	}

@@ -104,15 +104,15 @@ func TestMetricsHaveUpstreamsNames(t *testing.T) {
 	c.create(testPod("p"))
 	c.nodeOf("p")
 	c.eventually("metrics", func(context.Context) (bool, error) {
-		recorder := httptest.NewRecorder()
-		c.scheduler.metrics.Handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, metricsPath, nil))
-		text := recorder.Body.String()
+		text := metricsOf(c.scheduler)
 		for _, want := range []string{
 			`scheduler_pending_pods{queue="active"} 0`, `scheduler_pending_pods{queue="gated"} 0`,
 			`scheduler_schedule_attempts_total{profile="default-scheduler",result="scheduled"} 1`,
 			`scheduler_scheduling_attempt_duration_seconds_count{profile="default-scheduler",result="scheduled"} 1`,
 			`scheduler_pod_scheduling_sli_duration_seconds_count{attempts="1"} 1`, `scheduler_scheduling_algorithm_duration_seconds_count 1`,
 			`scheduler_framework_extension_point_duration_seconds_count{extension_point="Bind",profile="default-scheduler",status="Success"} 1`,
+			`scheduler_framework_extension_point_duration_seconds_count{extension_point="PreFilter",profile="default-scheduler",status="Success"} 1`,
+			`scheduler_framework_extension_point_duration_seconds_count{extension_point="Filter",profile="default-scheduler",status="Success"} 1`,
 			`scheduler_scheduler_cache_size{type="nodes"} 1`,
 		} {
 			if !strings.Contains(text, want) {
@@ -121,4 +121,10 @@ func TestMetricsHaveUpstreamsNames(t *testing.T) {
 		}
 		return true, nil
 	})
+}
+
+func metricsOf(s *Scheduler) string {
+	recorder := httptest.NewRecorder()
+	s.metrics.Handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, metricsPath, nil))
+	return recorder.Body.String()
 }

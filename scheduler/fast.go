@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -28,10 +29,13 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 		return "", nil, false
 	}
 	all, _ := s.snapshot.List() // it never fails
+	started := time.Now()
 	pre, status, _ := prof.RunPreFilter(ctx, state, pod, all, e.Names())
 	if !status.IsSuccess() || !pre.AllNodes() {
 		return "", nil, false
 	}
+	s.ran("PreFilter", prof, nil, started)
+	started = time.Now()
 	d, err := e.Filter(info)
 	if err != nil {
 		return "", nil, false
@@ -40,6 +44,7 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 	if slot, known := s.snapshot.Table().Slot(mine); known && d.Refused[slot] == nil && !prof.Filters(state.GetSkipFilterPlugins()) {
 		// Room was made for it there: no other node needs to be looked at if it is still there.
 		if !slices.Contains(others, mine) || s.heedNominated(ctx, e, d, prof, pod, []string{mine}) && d.Refused[slot] == nil {
+			s.ran("Filter", prof, nil, started)
 			return mine, nil, true
 		}
 	}
@@ -51,9 +56,10 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 			return "", nil, false
 		}
 	}
+	s.ran("Filter", prof, nil, started)
 	if len(d.Feasible) == 0 {
 		byResources := !prof.Filters(state.GetSkipFilterPlugins()) && e.ByCapacity(d)
-		f, ok = s.noneOnColumns(ctx, d, prof, info, byResources)
+		f, ok = s.noneOnColumns(ctx, d, prof, state.Anew(), info, byResources)
 		return "", f, ok
 	}
 	nodes := s.snapshot.Table().Nodes
@@ -63,12 +69,14 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 	if len(d.Feasible) == 1 {
 		return nodes[d.Feasible[0]].Node().Name, nil, true
 	}
+	started = time.Now()
 	scores := e.Score(d)
 	if prof.Scores(e.Names(), state.GetSkipFilterPlugins()) {
 		if status := s.scoreRest(ctx, e, d, prof, state, pod, scores); !status.IsSuccess() {
 			return "", &failure{status: status, diagnosis: profile.NewDiagnosis(), message: status.Message()}, true
 		}
 	}
+	s.ran("Score", prof, nil, started)
 	feasible := d.Feasible
 	best := pick(len(feasible), func(i int) int64 { return scores[feasible[i]] })
 	return nodes[feasible[best]].Node().Name, nil, true
@@ -131,7 +139,10 @@ func (s *Scheduler) scoreRest(ctx context.Context, e *shape.Engine, d *shape.Dec
 	for i, slot := range d.Feasible {
 		nodes[i] = s.snapshot.Table().Nodes[slot]
 	}
-	if status := prof.RunPreScore(ctx, state, pod, nodes, e.Names()); !status.IsSuccess() {
+	started := time.Now()
+	status := prof.RunPreScore(ctx, state, pod, nodes, e.Names())
+	s.ran("PreScore", prof, status, started)
+	if !status.IsSuccess() {
 		return status
 	}
 	rest, status := prof.RunScorePlugins(ctx, state, pod, nodes)
@@ -146,11 +157,10 @@ func (s *Scheduler) scoreRest(ctx context.Context, e *shape.Engine, d *shape.Dec
 
 // noneOnColumns says why no node is left, and lets the PostFilter plugins make room. These work on the state of the plain plugins,
 // which is made only if some node has a pod that could go. byResources says that only sums matter to the pod.
-func (s *Scheduler) noneOnColumns(ctx context.Context, d *shape.Decision, prof *profile.Profile, info *nodeinfo.PodInfo, byResources bool) (*failure, bool) {
+func (s *Scheduler) noneOnColumns(ctx context.Context, d *shape.Decision, prof *profile.Profile, state *profile.State, info *nodeinfo.PodInfo, byResources bool) (*failure, bool) {
 	pod, table := info.GetPod(), s.snapshot.Table()
 	diagnosis := profile.NewDiagnosis()
 	diagnosis.OnColumns(table, d.Refused)
-	state := profile.NewState()
 	if diagnosis.Has(fwk.Unschedulable) && (prof.PostFilters() || hasVictims(d, table.Lowest, corev1helpers.PodPriority(pod))) {
 		all, _ := s.snapshot.List() // it never fails
 		if _, status, _ := prof.RunPreFilter(ctx, state, pod, all, sets.New[string]()); !status.IsSuccess() {

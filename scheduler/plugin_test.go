@@ -60,6 +60,22 @@ func TestThirdPartyPlugin(t *testing.T) {
 	if p.filtered != 6 || p.scored != 3 {
 		t.Errorf("the plugin filtered %d and scored %d nodes, want the 6 that are schedulable and the 3 even ones of them", p.filtered, p.scored)
 	}
+	state := profile.NewState()
+	for !state.Sampled().ShouldRecordPluginMetrics() { // until chance picks the attempt
+	}
+	if _, _, err := h.feasibleNodes(t.Context(), h.profiles[corev1.DefaultSchedulerName], state, perfPod("p3")); err != nil {
+		t.Error(err)
+	}
+	metrics := metricsOf(h.Scheduler)
+	for _, want := range []string{
+		`scheduler_plugin_evaluation_total{extension_point="Filter",plugin="Even",profile="default-scheduler"} 12`,
+		`scheduler_plugin_evaluation_total{extension_point="Score",plugin="Even",profile="default-scheduler"} 3`,
+		`scheduler_plugin_execution_duration_seconds_count{extension_point="Filter",plugin="Even",status="Unschedulable"} 3`,
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
 	_, failed := place(perfPod("p2", selector(corev1.LabelHostname, "node-3")))
 	if failed == nil || !strings.HasPrefix(failed.message, "0/10 nodes are available: 1 node(s) were odd, ") {
 		t.Errorf("the pod that asks for an odd node: %+v", failed)

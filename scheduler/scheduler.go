@@ -177,6 +177,7 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 	s.pods = s.podInformer().Lister()
 	shared := &profile.Shared{
 		Client: client, RESTConfig: restConfig, Informers: s.informers, Recorder: s.recorder, Snapshot: s.snapshot, Workers: s.workers,
+		Metrics: s.metrics,
 	}
 	specs, err := profileSpecs(conf, extra)
 	if err != nil {

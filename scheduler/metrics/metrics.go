@@ -32,6 +32,8 @@ type Metrics struct {
 	sli            *metrics.HistogramVec
 	podAttempts    *metrics.Histogram
 	extensionPoint *metrics.HistogramVec
+	plugin         *metrics.HistogramVec
+	evaluations    *metrics.CounterVec
 }
 
 // Sources are the gauges that are read when somebody looks.
@@ -72,8 +74,17 @@ func New(from Sources) *Metrics {
 			Buckets: metrics.ExponentialBuckets(0.0001, 2, 12),
 			Help:    "Seconds of all plugins of an extension point, for one pod.",
 		}, []string{"extension_point", "status", "profile"}),
+		plugin: metrics.NewHistogramVec(&metrics.HistogramOpts{
+			Subsystem: "scheduler", Name: "plugin_execution_duration_seconds", StabilityLevel: metrics.BETA,
+			Buckets: metrics.ExponentialBuckets(0.00001, 1.5, 20),
+			Help:    "Seconds of one call of a plugin, in the attempts that are sampled.",
+		}, []string{"plugin", "extension_point", "status"}),
+		evaluations: metrics.NewCounterVec(&metrics.CounterOpts{
+			Subsystem: "scheduler", Name: "plugin_evaluation_total", StabilityLevel: metrics.BETA,
+			Help: "Calls of a plugin at PreFilter and PreScore that had something to do, and at Filter and Score, where each node is a call.",
+		}, []string{"plugin", "extension_point", "profile"}),
 	}
-	m.registry.MustRegister(m.attempts, m.attemptTime, m.algorithmTime, m.sli, m.podAttempts, m.extensionPoint)
+	m.registry.MustRegister(m.attempts, m.attemptTime, m.algorithmTime, m.sli, m.podAttempts, m.extensionPoint, m.plugin, m.evaluations)
 	for _, queue := range []string{"active", "backoff", "unschedulable", "gated"} {
 		m.gauge("pending_pods", "Pods that wait, by the part of the queue they are in.", "queue", queue, func() int { return from.Pending()[queue] })
 	}
@@ -118,3 +129,16 @@ func (m *Metrics) Bound(attempts int, sinceFirst time.Duration) {
 func (m *Metrics) Point(point, status, profile string, took time.Duration) {
 	m.extensionPoint.WithLabelValues(point, status, profile).Observe(took.Seconds())
 }
+
+// Plugin counts what one call of a plugin has taken.
+func (m *Metrics) Plugin(plugin, point, status string, took time.Duration) {
+	m.plugin.WithLabelValues(plugin, point, status).Observe(took.Seconds())
+}
+
+// Evaluations counts the calls of a plugin at an extension point.
+func (m *Metrics) Evaluations(plugin, point, profile string) Counter {
+	return m.evaluations.WithLabelValues(plugin, point, profile)
+}
+
+// Counter counts upwards.
+type Counter interface{ Inc() }

@@ -17,6 +17,7 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"keelson.dev/scheduler/cache"
+	"keelson.dev/scheduler/metrics"
 	"keelson.dev/scheduler/queue"
 	"keelson.dev/scheduler/shape"
 )
@@ -69,6 +70,7 @@ type Shared struct {
 	Extenders []fwk.Extender
 	DRA       fwk.SharedDRAManager
 	CSI       fwk.CSIManager
+	Metrics   *metrics.Metrics
 }
 
 // Profile is a set of plugins that runs. It implements fwk.Handle.
@@ -91,6 +93,8 @@ type Profile struct {
 	bind       []fwk.BindPlugin
 	postBind   []fwk.PostBindPlugin
 	all        []fwk.Plugin
+	// evaluations count the calls of each plugin at the extension points that look at pods and nodes, in the order of the plugins there.
+	evaluations map[Point][]metrics.Counter
 
 	waiting    *waitingPods
 	preBinding *preBinding
@@ -120,7 +124,19 @@ func New(ctx context.Context, name string, plugins []Plugin, shared *Shared) (*P
 	if len(p.bind) == 0 {
 		return nil, fmt.Errorf("profile %s: at least one bind plugin is needed", name)
 	}
+	p.evaluations = map[Point][]metrics.Counter{
+		PreFilter: counters(p, p.preFilter, "PreFilter"), Filter: counters(p, p.filter, "Filter"),
+		PreScore: counters(p, p.preScore, "PreScore"), Score: counters(p, p.score, "Score"),
+	}
 	return p, nil
+}
+
+func counters[T fwk.Plugin](p *Profile, plugins []T, point string) []metrics.Counter {
+	out := make([]metrics.Counter, len(plugins))
+	for i, plugin := range plugins {
+		out[i] = p.shared.Metrics.Evaluations(plugin.Name(), point, p.name)
+	}
+	return out
 }
 
 // attach registers a plugin at each extension point that it implements and that its configuration does not exclude.

@@ -11,10 +11,23 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
+
+	"keelson.dev/scheduler/metrics"
 )
 
 // maxPermitWait bounds how long a Permit plugin may hold a pod, so that a lost signal does not keep its resources for ever.
 const maxPermitWait = 15 * time.Minute
+
+// timed calls a plugin and, in the attempts that are measured, takes the time.
+func (p *Profile) timed(state fwk.CycleState, plugin fwk.Plugin, point string, call func() *fwk.Status) *fwk.Status {
+	if !state.ShouldRecordPluginMetrics() {
+		return call()
+	}
+	started := time.Now()
+	s := call()
+	p.shared.Metrics.Plugin(plugin.Name(), point, s.Code().String(), time.Since(started))
+	return s
+}
 
 // RunPreFilter prepares the plugins for one pod, but for those in without, whose filters will not run. On refusal the diagnosis says
 // by whom.
@@ -22,17 +35,27 @@ func (p *Profile) RunPreFilter(ctx context.Context, state fwk.CycleState, pod *c
 ) (result *fwk.PreFilterResult, status *fwk.Status, limiters sets.Set[string]) {
 	skip := without.Clone()
 	limiters = sets.New[string]()
-	for _, plugin := range p.preFilter {
+	var refused *fwk.Status
+	for i, plugin := range p.preFilter {
 		if without.Has(plugin.Name()) {
 			continue
 		}
-		r, s := plugin.PreFilter(ctx, state, pod, nodes)
+		var r *fwk.PreFilterResult
+		s := p.timed(state, plugin, "PreFilter", func() (s *fwk.Status) {
+			r, s = plugin.PreFilter(ctx, state, pod, nodes)
+			return s
+		})
 		if s.IsSkip() {
 			skip.Insert(plugin.Name())
 			continue
 		}
+		p.evaluations[PreFilter][i].Inc()
 		if !s.IsSuccess() {
 			s.SetPlugin(plugin.Name())
+			if s.Code() == fwk.Unschedulable {
+				refused = s // preemption may help, and needs what the others prepare
+				continue
+			}
 			if !s.IsRejected() {
 				s = fwk.AsStatus(fmt.Errorf("running PreFilter plugin %q: %w", plugin.Name(), s.AsError())).WithPlugin(plugin.Name())
 			}
@@ -51,17 +74,20 @@ func (p *Profile) RunPreFilter(ctx context.Context, state fwk.CycleState, pod *c
 		}
 	}
 	state.SetSkipFilterPlugins(skip)
-	return result, nil, limiters
+	return result, refused, limiters
 }
 
 // RunFilterPlugins implements fwk.PluginsRunner.
 func (p *Profile) RunFilterPlugins(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node fwk.NodeInfo) *fwk.Status {
 	skip := state.GetSkipFilterPlugins()
-	for _, plugin := range p.filter {
+	count := p.evaluations[Filter]
+	for i, plugin := range p.filter {
 		if skip.Has(plugin.Name()) {
 			continue
 		}
-		if s := plugin.Filter(ctx, state, pod, node); !s.IsSuccess() {
+		count[i].Inc()
+		s := p.timed(state, plugin, "Filter", func() *fwk.Status { return plugin.Filter(ctx, state, pod, node) })
+		if !s.IsSuccess() {
 			if !s.IsRejected() {
 				s = fwk.AsStatus(fmt.Errorf("running %q filter plugin: %w", plugin.Name(), s.AsError()))
 			}
@@ -128,7 +154,8 @@ func (p *Profile) runExtensions(state fwk.CycleState, what string, call func(fwk
 		if ext == nil || state.GetSkipFilterPlugins().Has(plugin.Name()) {
 			continue
 		}
-		if s := call(ext); !s.IsSuccess() {
+		s := p.timed(state, plugin, "PreFilterExtension"+what, func() *fwk.Status { return call(ext) })
+		if !s.IsSuccess() {
 			return fwk.AsStatus(fmt.Errorf("running %s on PreFilter plugin %q: %w", what, plugin.Name(), s.AsError()))
 		}
 	}
@@ -142,7 +169,11 @@ func (p *Profile) RunPostFilter(ctx context.Context, state fwk.CycleState, pod *
 	var reasons []string
 	rejector := ""
 	for _, plugin := range p.postFilter {
-		r, s := plugin.PostFilter(ctx, state, pod, statuses)
+		var r *fwk.PostFilterResult
+		s := p.timed(state, plugin, "PostFilter", func() (s *fwk.Status) {
+			r, s = plugin.PostFilter(ctx, state, pod, statuses)
+			return s
+		})
 		switch {
 		case s.IsSuccess():
 			return r, s
@@ -168,15 +199,16 @@ func (p *Profile) RunPreScorePlugins(ctx context.Context, state fwk.CycleState, 
 // RunPreScore prepares the plugins to score, but for those in without, whose scores will not run.
 func (p *Profile) RunPreScore(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo, without sets.Set[string]) *fwk.Status {
 	skip := without.Clone()
-	for _, plugin := range p.preScore {
+	for i, plugin := range p.preScore {
 		if without.Has(plugin.Name()) {
 			continue
 		}
-		s := plugin.PreScore(ctx, state, pod, nodes)
+		s := p.timed(state, plugin, "PreScore", func() *fwk.Status { return plugin.PreScore(ctx, state, pod, nodes) })
 		if s.IsSkip() {
 			skip.Insert(plugin.Name())
 			continue
 		}
+		p.evaluations[PreScore][i].Inc()
 		if !s.IsSuccess() {
 			return fwk.AsStatus(fmt.Errorf("running PreScore plugin %q: %w", plugin.Name(), s.AsError()))
 		}
@@ -191,11 +223,11 @@ func (p *Profile) RunScorePlugins(ctx context.Context, state fwk.CycleState, pod
 	for i, n := range nodes {
 		out[i].Name = n.Node().Name
 	}
-	for _, plugin := range p.score {
+	for i, plugin := range p.score {
 		if state.GetSkipScorePlugins().Has(plugin.Name()) {
 			continue
 		}
-		scores, err := p.scoreWith(ctx, plugin, state, pod, nodes)
+		scores, err := p.scoreWith(ctx, plugin, p.evaluations[Score][i], state, pod, nodes)
 		if err != nil {
 			return nil, fwk.AsStatus(fmt.Errorf("running Score plugin %q: %w", plugin.Name(), err))
 		}
@@ -212,11 +244,16 @@ func (p *Profile) RunScorePlugins(ctx context.Context, state fwk.CycleState, pod
 	return out, nil
 }
 
-func (p *Profile) scoreWith(ctx context.Context, plugin weighted, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo) (fwk.NodeScoreList, error) {
+func (p *Profile) scoreWith(ctx context.Context, plugin weighted, count metrics.Counter, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo) (fwk.NodeScoreList, error) {
 	scores := make(fwk.NodeScoreList, len(nodes))
 	var failed errorOnce
 	p.shared.Workers.Until(ctx, len(nodes), func(i int) {
-		value, s := plugin.Score(ctx, state, pod, nodes[i])
+		var value int64
+		count.Inc()
+		s := p.timed(state, plugin, "Score", func() (s *fwk.Status) {
+			value, s = plugin.Score(ctx, state, pod, nodes[i])
+			return s
+		})
 		if !s.IsSuccess() {
 			failed.set(s.AsError())
 			return
@@ -227,7 +264,8 @@ func (p *Profile) scoreWith(ctx context.Context, plugin weighted, state fwk.Cycl
 		return nil, err
 	}
 	if ext := plugin.ScoreExtensions(); ext != nil {
-		if s := ext.NormalizeScore(ctx, state, pod, scores); !s.IsSuccess() {
+		s := p.timed(state, plugin, "ScoreExtensionNormalize", func() *fwk.Status { return ext.NormalizeScore(ctx, state, pod, scores) })
+		if !s.IsSuccess() {
 			return nil, s.AsError()
 		}
 	}
@@ -237,7 +275,8 @@ func (p *Profile) scoreWith(ctx context.Context, plugin weighted, state fwk.Cycl
 // RunReservePluginsReserve implements fwk.PluginsRunner.
 func (p *Profile) RunReservePluginsReserve(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node string) *fwk.Status {
 	for _, plugin := range p.reserve {
-		if s := plugin.Reserve(ctx, state, pod, node); !s.IsSuccess() {
+		s := p.timed(state, plugin, "Reserve", func() *fwk.Status { return plugin.Reserve(ctx, state, pod, node) })
+		if !s.IsSuccess() {
 			if s.IsRejected() {
 				return s.WithPlugin(plugin.Name())
 			}
@@ -250,7 +289,7 @@ func (p *Profile) RunReservePluginsReserve(ctx context.Context, state fwk.CycleS
 // RunReservePluginsUnreserve implements fwk.PluginsRunner. It runs in reverse order.
 func (p *Profile) RunReservePluginsUnreserve(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node string) {
 	for _, plugin := range slices.Backward(p.reserve) {
-		plugin.Unreserve(ctx, state, pod, node)
+		p.timed(state, plugin, "Unreserve", func() *fwk.Status { plugin.Unreserve(ctx, state, pod, node); return nil })
 	}
 }
 
@@ -258,7 +297,11 @@ func (p *Profile) RunReservePluginsUnreserve(ctx context.Context, state fwk.Cycl
 func (p *Profile) RunPermit(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node string) *fwk.Status {
 	timeouts := map[string]time.Duration{}
 	for _, plugin := range p.permit {
-		s, timeout := plugin.Permit(ctx, state, pod, node)
+		var timeout time.Duration
+		s := p.timed(state, plugin, "Permit", func() (s *fwk.Status) {
+			s, timeout = plugin.Permit(ctx, state, pod, node)
+			return s
+		})
 		switch {
 		case s.IsSuccess():
 		case s.IsRejected():
@@ -296,7 +339,11 @@ func (p *Profile) WaitOnPermit(ctx context.Context, pod *corev1.Pod) *fwk.Status
 func (p *Profile) PreFlight(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node string) (busy bool, status *fwk.Status) {
 	skip, parallel := sets.New[string](), sets.New[string]()
 	for _, plugin := range p.preBind {
-		flight, s := plugin.PreBindPreFlight(ctx, state, pod, node)
+		var flight *fwk.PreBindPreFlightResult
+		s := p.timed(state, plugin, "PreBindPreFlight", func() (s *fwk.Status) {
+			flight, s = plugin.PreBindPreFlight(ctx, state, pod, node)
+			return s
+		})
 		switch {
 		case s.IsSkip():
 			skip.Insert(plugin.Name())
@@ -336,7 +383,7 @@ func (p *Profile) preBindGroup(ctx context.Context, group []fwk.PreBindPlugin, s
 	results := make(chan *fwk.Status, len(group))
 	for _, plugin := range group {
 		run := func() {
-			s := plugin.PreBind(ctx, state, pod, node)
+			s := p.timed(state, plugin, "PreBind", func() *fwk.Status { return plugin.PreBind(ctx, state, pod, node) })
 			if !s.IsSuccess() && !s.IsRejected() {
 				s = fwk.AsStatus(fmt.Errorf("running PreBind plugin %q: %w", plugin.Name(), s.AsError()))
 			}
@@ -363,7 +410,7 @@ func (p *Profile) preBindGroup(ctx context.Context, group []fwk.PreBindPlugin, s
 // RunBind lets the first plugin that does not skip the pod bind it.
 func (p *Profile) RunBind(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node string) *fwk.Status {
 	for _, plugin := range p.bind {
-		s := plugin.Bind(ctx, state, pod, node)
+		s := p.timed(state, plugin, "Bind", func() *fwk.Status { return plugin.Bind(ctx, state, pod, node) })
 		if s.IsSkip() {
 			continue
 		}
@@ -378,7 +425,7 @@ func (p *Profile) RunBind(ctx context.Context, state fwk.CycleState, pod *corev1
 // RunPostBind tells the plugins that the pod is bound.
 func (p *Profile) RunPostBind(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node string) {
 	for _, plugin := range p.postBind {
-		plugin.PostBind(ctx, state, pod, node)
+		p.timed(state, plugin, "PostBind", func() *fwk.Status { plugin.PostBind(ctx, state, pod, node); return nil })
 	}
 	klog.FromContext(ctx).V(5).Info("Bound", "pod", klog.KObj(pod), "node", node)
 }

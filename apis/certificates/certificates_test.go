@@ -49,7 +49,7 @@ func certificate(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -124,10 +124,11 @@ func TestValidateTrustBundle(t *testing.T) {
 		"wrong name":        {bundle("a", "example.com/s", good), []string{"metadata.name FieldValueInvalid"}},
 		"colon":             {bundle("a:b", "", good), []string{"metadata.name FieldValueInvalid"}},
 		"empty":             {bundle("a", "", ""), []string{"spec.trustBundle FieldValueInvalid"}},
+		"twice":             {bundle("a", "", good+good), []string{"spec.trustBundle FieldValueInvalid"}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(c.want, fields(validateTrustBundle(c.bundle))); diff != "" {
+			if diff := cmp.Diff(c.want, fields(clusterTrustBundle.Validate(c.bundle))); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

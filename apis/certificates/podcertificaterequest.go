@@ -1,12 +1,22 @@
 package certificates
 
 import (
+	"cmp"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/apis/resource"
@@ -16,7 +26,7 @@ import (
 // podCertificateRequest is a kubelet's request for a certificate for one of its pods.
 var podCertificateRequest = resource.Definition[*certificatesv1.PodCertificateRequest]{
 	GroupVersion: certificatesv1.SchemeGroupVersion, Kind: "PodCertificateRequest", NameOnce: true, Plural: "podcertificaterequests",
-	Namespaced: true, HasStatus: true, GenerationOf: resource.NoGeneration[*certificatesv1.PodCertificateRequest],
+	Namespaced: true, HasStatus: true, StatusFixes: []string{"metadata"}, GenerationOf: resource.NoGeneration[*certificatesv1.PodCertificateRequest],
 	Default: func(r *certificatesv1.PodCertificateRequest) {
 		resource.SetDefaultPtr(&r.Spec.MaxExpirationSeconds, defaultPodCertificateLife)
 	},
@@ -24,26 +34,34 @@ var podCertificateRequest = resource.Definition[*certificatesv1.PodCertificateRe
 	ValidateUpdate: func(r, old *certificatesv1.PodCertificateRequest) field.ErrorList {
 		return validate.Immutable(r.Spec, old.Spec, field.NewPath("spec"))
 	},
-	ValidateStatus: validatePodRequestStatus,
+	ValidateStatus: func(r, old *certificatesv1.PodCertificateRequest) field.ErrorList {
+		return validatePodRequestStatus(r, old, time.Now())
+	},
 	Fields: map[string]func(*certificatesv1.PodCertificateRequest) string{
 		"spec.signerName": func(r *certificatesv1.PodCertificateRequest) string { return r.Spec.SignerName },
 		"spec.podName":    func(r *certificatesv1.PodCertificateRequest) string { return r.Spec.PodName },
 		"spec.nodeName":   func(r *certificatesv1.PodCertificateRequest) string { return string(r.Spec.NodeName) },
 	},
-	Columns: resource.Columns([]resource.Column[*certificatesv1.PodCertificateRequest]{
-		{Name: "PodName", Get: func(r *certificatesv1.PodCertificateRequest) any { return r.Spec.PodName }},
-		{Name: "ServiceAccountName", Get: func(r *certificatesv1.PodCertificateRequest) any { return r.Spec.ServiceAccountName }},
-		{Name: "NodeName", Get: func(r *certificatesv1.PodCertificateRequest) any { return string(r.Spec.NodeName) }},
-		{Name: "SignerName", Get: func(r *certificatesv1.PodCertificateRequest) any { return r.Spec.SignerName }},
-		{Name: "State", Get: func(r *certificatesv1.PodCertificateRequest) any {
-			for _, c := range r.Status.Conditions {
-				if slices.Contains(podRequestOutcomes, c.Type) {
-					return c.Type
-				}
-			}
-			return "Pending"
+	Columns: []resource.Column[*certificatesv1.PodCertificateRequest]{
+		resource.NameColumn[*certificatesv1.PodCertificateRequest](),
+		podRequestColumn("PodName", "podName", func(r *certificatesv1.PodCertificateRequest) string { return r.Spec.PodName }),
+		podRequestColumn("ServiceAccountName", "serviceAccountName", func(r *certificatesv1.PodCertificateRequest) string { return r.Spec.ServiceAccountName }),
+		podRequestColumn("NodeName", "nodeName", func(r *certificatesv1.PodCertificateRequest) string { return string(r.Spec.NodeName) }),
+		podRequestColumn("SignerName", "signerName", func(r *certificatesv1.PodCertificateRequest) string { return r.Spec.SignerName }),
+		{Name: "State", Description: "Is the request Pending, Issued, Denied, or Failed?", Get: func(r *certificatesv1.PodCertificateRequest) any {
+			return cmp.Or(podRequestOutcome(&r.Status), "Pending")
 		}},
-	}...),
+		podRequestColumn("UnverifiedUserAnnotations", "unverifiedUserAnnotations", func(r *certificatesv1.PodCertificateRequest) string {
+			return labels.FormatLabels(r.Spec.UnverifiedUserAnnotations)
+		}),
+	},
+}
+
+func podRequestColumn(name, of string, get func(*certificatesv1.PodCertificateRequest) string) resource.Column[*certificatesv1.PodCertificateRequest] {
+	return resource.Column[*certificatesv1.PodCertificateRequest]{
+		Name: name, Description: certificatesv1.PodCertificateRequestSpec{}.SwaggerDoc()[of],
+		Get: func(r *certificatesv1.PodCertificateRequest) any { return get(r) },
+	}
 }
 
 const (
@@ -72,50 +90,72 @@ func validatePodRequest(r *certificatesv1.PodCertificateRequest) field.ErrorList
 	} {
 		switch uidPath := path.Child(uid.field); {
 		case uid.value == "":
-			errs = append(errs, field.Required(uidPath, "must not be empty"))
+			errs = append(errs, field.Invalid(uidPath, "", "must not be empty"))
 		case len(uid.value) > 128:
 			errs = append(errs, field.TooLong(uidPath, uid.value, 128))
 		}
 	}
-	life := path.Child("maxExpirationSeconds")
+	errs = append(errs, ValidateUserAnnotations(spec.UnverifiedUserAnnotations, path.Child("unverifiedUserAnnotations"))...)
+	life, longest := path.Child("maxExpirationSeconds"), LongestPodCertificateLife(spec.SignerName)
 	switch {
 	case spec.MaxExpirationSeconds == nil:
-		errs = append(errs, field.Required(life, "must be set"))
-	case *spec.MaxExpirationSeconds < minPodCertificateLife || *spec.MaxExpirationSeconds > maxPodCertificateLife:
-		errs = append(errs, field.Invalid(life, *spec.MaxExpirationSeconds,
-			fmt.Sprintf("must be in the range [%d, %d]", minPodCertificateLife, maxPodCertificateLife)))
+		return append(errs, field.Required(life, "must be set"))
+	case *spec.MaxExpirationSeconds < minPodCertificateLife || *spec.MaxExpirationSeconds > longest:
+		errs = append(errs, field.Invalid(life, *spec.MaxExpirationSeconds, fmt.Sprintf("must be in the range [%d, %d]", minPodCertificateLife, longest)))
 	}
-	stub := path.Child("stubPKCS10Request")
-	switch {
-	case len(spec.StubPKCS10Request) == 0:
-		errs = append(errs, field.Required(stub, ""))
-	case len(spec.StubPKCS10Request) > maxStubRequest:
-		errs = append(errs, field.TooLong(stub, "", maxStubRequest))
+	if len(spec.StubPKCS10Request) == 0 {
+		return append(errs, field.Invalid(path, field.OmitValueType{}, "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set"))
+	}
+	if err := stubError(spec.StubPKCS10Request, path.Child("stubPKCS10Request")); err != nil {
+		errs = append(errs, err)
 	}
 	return errs
 }
 
-// validatePodRequestStatus lets a signer decide once.
-func validatePodRequestStatus(r, old *certificatesv1.PodCertificateRequest) field.ErrorList {
-	path := field.NewPath("status")
-	errs := metav1validation.ValidateConditions(r.Status.Conditions, path.Child("conditions"))
-	outcomes := 0
-	for _, c := range r.Status.Conditions {
-		if slices.Contains(podRequestOutcomes, c.Type) {
-			outcomes++
-		}
+// ValidateUserAnnotations checks what a pod's author tells the signer of its certificate: keys with a domain, of no case.
+func ValidateUserAnnotations(annotations map[string]string, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		errs = append(errs, validation.IsDomainPrefixedKey(path, strings.ToLower(key))...)
 	}
-	if outcomes > 1 {
-		errs = append(errs, field.Invalid(path.Child("conditions"), r.Status.Conditions,
-			`There may be at most one condition with type "Issued", "Denied", or "Failed"`))
-	}
-	if old.Status.CertificateChain != "" {
-		errs = append(errs, validate.Immutable(r.Status, old.Status, path)...)
-	}
-	if r.Status.CertificateChain != "" {
-		if err := checkCertificates([]byte(r.Status.CertificateChain)); err != nil {
-			errs = append(errs, field.Invalid(path.Child("certificateChain"), "<certificate data>", err.Error()))
-		}
+	if apivalidation.ValidateAnnotationsSize(annotations) != nil {
+		errs = append(errs, field.TooLong(path, "", apivalidation.TotalAnnotationSizeLimitB))
 	}
 	return errs
+}
+
+// LongestPodCertificateLife is in seconds: a day for the signers of Kubernetes itself.
+func LongestPodCertificateLife(signer string) int32 {
+	if domain, _, _ := strings.Cut(signer, "/"); domain == "kubernetes.io" || strings.HasSuffix(domain, ".kubernetes.io") {
+		return 86400
+	}
+	return maxPodCertificateLife
+}
+
+// stubError tells what is wrong with the request that proves that the kubelet holds the key. Nothing but the key counts in it.
+func stubError(stub []byte, path *field.Path) *field.Error {
+	if len(stub) > maxStubRequest {
+		return field.TooLong(path, stub, maxStubRequest)
+	}
+	request, err := x509.ParseCertificateRequest(stub)
+	if err != nil {
+		return field.Invalid(path, field.OmitValueType{}, "must be a valid PKCS#10 CSR")
+	}
+	switch key := request.PublicKey.(type) {
+	case ed25519.PublicKey:
+	case *ecdsa.PublicKey:
+		if key.Curve == elliptic.P224() {
+			return field.Invalid(path, "curve "+key.Curve.Params().Name, "elliptic public keys must use curve P256, P384, or P521")
+		}
+	case *rsa.PublicKey:
+		if bits := key.Size() * 8; bits != 3072 && bits != 4096 {
+			return field.Invalid(path, fmt.Sprintf("%d-bit modulus", bits), "RSA keys must have modulus size 3072 or 4096")
+		}
+	default:
+		return field.Invalid(path, field.OmitValueType{}, "unknown public key type; supported types are Ed25519, ECDSA, and RSA")
+	}
+	if request.CheckSignature() != nil {
+		return field.Invalid(path, field.OmitValueType{}, "invalid signature")
+	}
+	return nil
 }

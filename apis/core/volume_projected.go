@@ -2,12 +2,9 @@ package core
 
 import (
 	"fmt"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/apis/certificates"
@@ -131,18 +128,10 @@ func validateCertificateProjection(p *corev1.PodCertificateProjection, path *fie
 	} else {
 		errs = append(errs, certificates.ValidateSignerName(path.Child("signerName"), p.SignerName)...)
 	}
-	for _, key := range sortedKeys(p.UserAnnotations) {
-		errs = append(errs, validation.IsDomainPrefixedKey(path.Child("userAnnotations"), strings.ToLower(key))...)
-	}
-	if apivalidation.ValidateAnnotationsSize(p.UserAnnotations) != nil {
-		errs = append(errs, field.TooLong(path.Child("userAnnotations"), "", apivalidation.TotalAnnotationSizeLimitB))
-	}
+	errs = append(errs, certificates.ValidateUserAnnotations(p.UserAnnotations, path.Child("userAnnotations"))...)
 	errs = append(errs, validate.OneOf(p.KeyType, path.Child("keyType"), certificateKeyTypes...)...)
 	if seconds := p.MaxExpirationSeconds; seconds != nil {
-		longest := int32(91 * 24 * 3600)
-		if strings.HasPrefix(p.SignerName, "kubernetes.io/") {
-			longest = 24 * 3600
-		}
+		longest := certificates.LongestPodCertificateLife(p.SignerName)
 		switch at := path.Child("maxExpirationSeconds"); {
 		case *seconds < 3600:
 			errs = append(errs, field.Invalid(at, *seconds, "if provided, maxExpirationSeconds must be >= 3600"))

@@ -29,7 +29,7 @@ func certificateApproval(d dependencies) hooks {
 		if err != nil {
 			return err
 		}
-		if !mayForSigner(ctx, d.authorizer, a.GetUserInfo(), "approve", request.Spec.SignerName) {
+		if !MayForSigner(ctx, d.authorizer, a.GetUserInfo(), "approve", request.Spec.SignerName) {
 			return admission.NewForbidden(a, fmt.Errorf("user not permitted to approve requests with signerName %q", request.Spec.SignerName))
 		}
 		return nil
@@ -53,7 +53,7 @@ func certificateSigning(d dependencies) hooks {
 		if reflect.DeepEqual(old.Status.Certificate, request.Status.Certificate) && reflect.DeepEqual(old.Status.Conditions, request.Status.Conditions) {
 			return nil
 		}
-		if !mayForSigner(ctx, d.authorizer, a.GetUserInfo(), "sign", old.Spec.SignerName) {
+		if !MayForSigner(ctx, d.authorizer, a.GetUserInfo(), "sign", old.Spec.SignerName) {
 			return admission.NewForbidden(a, fmt.Errorf("user not permitted to sign requests with signerName %q", old.Spec.SignerName))
 		}
 		return nil
@@ -96,7 +96,7 @@ func trustBundleAttest(d dependencies) hooks {
 		if a.GetOperation() == admission.Update && rbac.OnlyGarbageCollection(a.GetObject(), a.GetOldObject()) {
 			return nil
 		}
-		if !mayForSigner(ctx, d.authorizer, a.GetUserInfo(), "attest", signer) {
+		if !MayForSigner(ctx, d.authorizer, a.GetUserInfo(), "attest", signer) {
 			return admission.NewForbidden(a, fmt.Errorf("user not permitted to attest for signerName %q", signer))
 		}
 		return nil
@@ -123,8 +123,8 @@ func bundleSigner(obj any) (string, bool) {
 	return "", false
 }
 
-// mayForSigner asks about the signer itself, then about all signers of its domain.
-func mayForSigner(ctx context.Context, auth authorizer.UnconditionalAuthorizer, who user.Info, verb, signer string) bool {
+// MayForSigner tells whether a user may do something (sign, approve, attest) for a signer: it asks about the signer itself, then about all signers of its domain.
+func MayForSigner(ctx context.Context, auth authorizer.UnconditionalAuthorizer, who user.Info, verb, signer string) bool {
 	domain, _, _ := strings.Cut(signer, "/")
 	for _, name := range []string{signer, domain + "/*"} {
 		decision, _, err := auth.Authorize(ctx, authorizer.AttributesRecord{

@@ -41,6 +41,8 @@ type Kind struct {
 	Row *resource.Resource
 	// Guard, if set, may refuse a write of the main resource by who sends it; old is nil on create.
 	Guard func(ctx context.Context, obj, old runtime.Object) error
+	// GuardStatus, if set, does so for writes of /status, whose answers are those of validation.
+	GuardStatus func(ctx context.Context, obj, old runtime.Object) field.ErrorList
 
 	scheme *runtime.Scheme
 	main   *strategy

@@ -17,6 +17,7 @@ import (
 type statusStrategy struct {
 	*strategy
 	statusReset map[fieldpath.APIVersion]*fieldpath.Set
+	guard       func(ctx context.Context, obj, old runtime.Object) field.ErrorList // nil: none
 }
 
 func newStatusStrategy(main *strategy) *statusStrategy {
@@ -61,11 +62,16 @@ var metadataParts = map[string]func(obj, old resource.Object){
 }
 
 // ValidateUpdate implements rest.RESTUpdateStrategy.
-func (s *statusStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	if s.row.ValidateStatus == nil {
-		return nil
+func (s *statusStrategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	var errs field.ErrorList
+	if s.guard != nil {
+		errs = s.guard(ctx, obj, old)
 	}
-	return append(s.validateFinalizers(obj.(resource.Object)), s.row.ValidateStatus(obj.(resource.Object), old.(resource.Object))...)
+	if s.row.ValidateStatus == nil {
+		return errs
+	}
+	errs = append(errs, s.validateFinalizers(obj.(resource.Object))...)
+	return append(errs, s.row.ValidateStatus(obj.(resource.Object), old.(resource.Object))...)
 }
 
 // WarningsOnUpdate implements rest.RESTUpdateStrategy: what is wrong with the rest is not this client's doing.
@@ -92,6 +98,7 @@ func NewPartial(store *genericregistry.Store, update rest.RESTUpdateStrategy, re
 // Status serves /status.
 func (k *Kind) Status() *Partial {
 	s := newStatusStrategy(k.main)
+	s.guard = k.GuardStatus
 	return NewPartial(k.Store, s, s)
 }
 

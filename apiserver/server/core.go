@@ -103,6 +103,12 @@ func (c *config) newKinds() (kinds, error) {
 		if row.Kind == "ResourceClaim" || row.Kind == "ResourceClaimTemplate" {
 			kind.Guard = c.guardAdminAccess
 		}
+		switch row.Kind {
+		case "ResourceClaim":
+			kind.GuardStatus = c.guardClaimStatus
+		case "PodCertificateRequest":
+			kind.GuardStatus = c.guardPodCertificate
+		}
 		all[row.GroupResource()] = kind
 	}
 	return all, nil

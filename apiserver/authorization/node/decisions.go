@@ -22,11 +22,11 @@ var decisions = map[string]decision{
 	"/nodes":                                     ownNode,
 	"/pods":                                      ownPods,
 	"resource.k8s.io/resourceclaims":             getRelated,
-	"resource.k8s.io/resourceslices":             resourceSlice,
+	"resource.k8s.io/resourceslices":             ownSlices,
 	"storage.k8s.io/volumeattachments":           getRelated,
 	"storage.k8s.io/csinodes":                    ownCSINode,
 	"coordination.k8s.io/leases":                 ownLease,
-	"certificates.k8s.io/podcertificaterequests": ownSelector,
+	"certificates.k8s.io/podcertificaterequests": ownCertificates,
 }
 
 const noRelation = "no relationship found between node '%s' and this object"
@@ -135,17 +135,21 @@ func ownPods(r related, node string, request authorizer.Attributes) string {
 	return fmt.Sprintf("nodes cannot %s pods/%s", verb, request.GetSubresource())
 }
 
-// ownSelector allows to read all objects whose spec.nodeName is the node's.
-func ownSelector(_ related, node string, request authorizer.Attributes) string {
-	switch {
+// ownCertificates allows to make certificate requests, which NodeRestriction checks further, and to read those of the node.
+func ownCertificates(r related, node string, request authorizer.Attributes) string {
+	switch verb := request.GetVerb(); {
 	case request.GetSubresource() != "":
-		return "cannot use subresource"
-	case request.GetVerb() == "create" || request.GetVerb() == "get":
-		return "" // create is for the node's own pods (NodeRestriction); names are random, so a get finds only what was made
-	case slices.Contains([]string{"list", "watch"}, request.GetVerb()) && selectsNode(request, node):
+		return "nodes may not access the status subresource of PodCertificateRequests"
+	case verb == "create":
+		return ""
+	case verb == "get":
+		return needsRelation(r, node, request)
+	case verb != "list" && verb != "watch":
+		return fmt.Sprintf("nodes may not %s podcertificaterequests", verb)
+	case selectsNode(request, node):
 		return ""
 	}
-	return "can only list/watch objects with spec.nodeName field selector"
+	return "can only list/watch podcertificaterequests with nodeName field selector"
 }
 
 func selectsNode(request authorizer.Attributes, node string) bool {
@@ -161,18 +165,21 @@ func selectsNode(request authorizer.Attributes, node string) bool {
 	return false
 }
 
-func resourceSlice(_ related, node string, request authorizer.Attributes) string {
-	switch {
+// ownSlices allows to publish the devices of the node, and to write and read what was published for it alone.
+func ownSlices(r related, node string, request authorizer.Attributes) string {
+	switch verb := request.GetVerb(); {
 	case request.GetSubresource() != "":
-		return "cannot use subresource"
-	case request.GetVerb() == "create":
+		return "cannot authorize ResourceSlice subresources"
+	case verb == "create":
 		return "" // NodeRestriction looks at the node name in the object
-	case slices.Contains([]string{"get", "update", "patch", "delete"}, request.GetVerb()):
-		return "" // so it does here, with the stored object
+	case slices.Contains([]string{"get", "update", "patch", "delete"}, verb):
+		return needsRelation(r, node, request)
+	case !slices.Contains([]string{"list", "watch", "deletecollection"}, verb):
+		return "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"
 	case selectsNode(request, node):
 		return ""
 	}
-	return "can only list/watch/deletecollection resourceslices with spec.nodeName field selector"
+	return "can only list/watch/deletecollection resourceslices with nodeName field selector"
 }
 
 func ownCSINode(_ related, node string, request authorizer.Attributes) string {

@@ -4,10 +4,13 @@ import (
 	"context"
 	"testing"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
@@ -68,6 +71,15 @@ func authorizerWithPods(t *testing.T) *Authorizer {
 	add(factory.Storage().V1().VolumeAttachments().Informer().GetIndexer().Add(&storagev1.VolumeAttachment{
 		ObjectMeta: metav1.ObjectMeta{Name: "va"}, Spec: storagev1.VolumeAttachmentSpec{NodeName: "n1"},
 	}))
+	for _, node := range []string{"n1", "n2"} {
+		add(factory.Resource().V1().ResourceSlices().Informer().GetIndexer().Add(&resourcev1.ResourceSlice{
+			ObjectMeta: metav1.ObjectMeta{Name: "slice-" + node}, Spec: resourcev1.ResourceSliceSpec{NodeName: &node},
+		}))
+		add(factory.Certificates().V1().PodCertificateRequests().Informer().GetIndexer().Add(&certificatesv1.PodCertificateRequest{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pcr-" + node}, Spec: certificatesv1.PodCertificateRequestSpec{NodeName: types.NodeName(node)},
+		}))
+	}
+	add(factory.Resource().V1().ResourceSlices().Informer().GetIndexer().Add(&resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "slice-of-all"}}))
 	return a
 }
 
@@ -126,6 +138,14 @@ func TestAuthorize(t *testing.T) {
 		"other csinode":              {of("get", "storage.k8s.io", "csinodes", "", "", "n2"), false},
 		"own slices":                 {selecting(of("deletecollection", "resource.k8s.io", "resourceslices", "", "", ""), "spec.nodeName", "n1"), true},
 		"all slices":                 {of("list", "resource.k8s.io", "resourceslices", "", "", ""), false},
+		"own slice":                  {of("update", "resource.k8s.io", "resourceslices", "", "", "slice-n1"), true},
+		"slice of other":             {of("update", "resource.k8s.io", "resourceslices", "", "", "slice-n2"), false},
+		"slice of other, read":       {of("get", "resource.k8s.io", "resourceslices", "", "", "slice-n2"), false},
+		"slice of all nodes":         {of("delete", "resource.k8s.io", "resourceslices", "", "", "slice-of-all"), false},
+		"new slice":                  {of("create", "resource.k8s.io", "resourceslices", "", "", ""), true},
+		"own certificate request":    {of("get", "certificates.k8s.io", "podcertificaterequests", "", "ns", "pcr-n1"), true},
+		"certificate of other node":  {of("get", "certificates.k8s.io", "podcertificaterequests", "", "ns", "pcr-n2"), false},
+		"certificate request, wrote": {of("delete", "certificates.k8s.io", "podcertificaterequests", "", "ns", "pcr-n1"), false},
 		"services, by the rules":     {of("list", "", "services", "", "", ""), true},
 		"deployments, not":           {of("list", "apps", "deployments", "", "", ""), false},
 		"runtime classes, by rules":  {of("watch", "node.k8s.io", "runtimeclasses", "", "", ""), true},

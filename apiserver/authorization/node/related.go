@@ -4,11 +4,16 @@ import (
 	"fmt"
 	"slices"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/client-go/informers"
+	certificateslisters "k8s.io/client-go/listers/certificates/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	resourcelisters "k8s.io/client-go/listers/resource/v1"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 )
 
 const (
@@ -20,28 +25,29 @@ const (
 // name this object" is answered by looking at them.
 type related interface {
 	related(node, resource, namespace, name string) bool
-	// changed is closed when the next pod is bound to the node, or one of its pods changes.
+	// changed is closed when the next pod is bound to the node, or a pod, resource slice or certificate request of it changes.
 	changed(node string) <-chan struct{}
 }
 
 type lookup struct {
-	signals     *signals
-	pods        cache.Indexer
-	podLister   corelisters.PodLister
-	volumes     cache.Indexer
-	volumeNames corelisters.PersistentVolumeLister
-	attachments storagelisters.VolumeAttachmentLister
+	signals      *signals
+	pods         cache.Indexer
+	podLister    corelisters.PodLister
+	volumes      cache.Indexer
+	volumeNames  corelisters.PersistentVolumeLister
+	attachments  storagelisters.VolumeAttachmentLister
+	slices       resourcelisters.ResourceSliceLister
+	certificates certificateslisters.PodCertificateRequestLister
 }
 
 func newRelated(factory informers.SharedInformerFactory) (related, error) {
 	pods := factory.Core().V1().Pods()
 	volumes := factory.Core().V1().PersistentVolumes()
 	if err := pods.Informer().AddIndexers(cache.Indexers{byNode: func(obj any) ([]string, error) {
-		pod, ok := obj.(*corev1.Pod)
-		if !ok || pod.Spec.NodeName == "" {
-			return nil, nil
+		if node := nodeOf(obj); node != "" {
+			return []string{node}, nil
 		}
-		return []string{pod.Spec.NodeName}, nil
+		return nil, nil
 	}}); err != nil {
 		return nil, fmt.Errorf("index pods: %w", err)
 	}
@@ -49,16 +55,20 @@ func newRelated(factory informers.SharedInformerFactory) (related, error) {
 		return nil, fmt.Errorf("index persistent volumes: %w", err)
 	}
 	signals := &signals{waiting: map[string]chan struct{}{}}
-	if _, err := pods.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: signals.podChanged, UpdateFunc: func(_, now any) { signals.podChanged(now) },
-	}); err != nil {
-		return nil, fmt.Errorf("watch pods: %w", err)
+	slices, certificates := factory.Resource().V1().ResourceSlices(), factory.Certificates().V1().PodCertificateRequests()
+	for _, informer := range []cache.SharedIndexInformer{pods.Informer(), slices.Informer(), certificates.Informer()} {
+		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: signals.changed, UpdateFunc: func(_, now any) { signals.changed(now) },
+		}); err != nil {
+			return nil, fmt.Errorf("watch what nodes have: %w", err)
+		}
 	}
 	return &lookup{
 		signals: signals,
 		pods:    pods.Informer().GetIndexer(), podLister: pods.Lister(),
 		volumes: volumes.Informer().GetIndexer(), volumeNames: volumes.Lister(),
 		attachments: factory.Storage().V1().VolumeAttachments().Lister(),
+		slices:      slices.Lister(), certificates: certificates.Lister(),
 	}, nil
 }
 
@@ -75,10 +85,29 @@ func (l *lookup) related(node, resource, namespace, name string) bool {
 	case "volumeattachments":
 		attachment, err := l.attachments.Get(name)
 		return err == nil && attachment.Spec.NodeName == node
+	case "resourceslices":
+		slice, err := l.slices.Get(name)
+		return err == nil && nodeOf(slice) == node
+	case "podcertificaterequests":
+		request, err := l.certificates.PodCertificateRequests(namespace).Get(name)
+		return err == nil && nodeOf(request) == node
 	case "secrets":
 		return l.anyPod(node, namespace, resource, name) || l.secretOfVolume(node, namespace, name)
 	}
 	return l.anyPod(node, namespace, resource, name)
+}
+
+// nodeOf returns the node that an object is of; empty: of none.
+func nodeOf(obj any) string {
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		return o.Spec.NodeName
+	case *resourcev1.ResourceSlice:
+		return ptr.Deref(o.Spec.NodeName, "")
+	case *certificatesv1.PodCertificateRequest:
+		return string(o.Spec.NodeName)
+	}
+	return ""
 }
 
 func (l *lookup) anyPod(node, namespace, resource, name string) bool {

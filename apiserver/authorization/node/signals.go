@@ -1,12 +1,8 @@
 package node
 
-import (
-	"sync"
+import "sync"
 
-	corev1 "k8s.io/api/core/v1"
-)
-
-// signals wakes those who wait for news of a node's pods.
+// signals wakes those who wait for news of what a node has.
 type signals struct {
 	mu      sync.Mutex
 	waiting map[string]chan struct{} // by node; an entry lasts until its signal
@@ -23,15 +19,15 @@ func (s *signals) of(node string) <-chan struct{} {
 	return signal
 }
 
-func (s *signals) podChanged(obj any) {
-	pod, ok := obj.(*corev1.Pod)
-	if !ok || pod.Spec.NodeName == "" {
+func (s *signals) changed(obj any) {
+	node := nodeOf(obj)
+	if node == "" {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if signal, ok := s.waiting[pod.Spec.NodeName]; ok {
+	if signal, ok := s.waiting[node]; ok {
 		close(signal)
-		delete(s.waiting, pod.Spec.NodeName)
+		delete(s.waiting, node)
 	}
 }

@@ -28,7 +28,7 @@ func conditions(in Input, status *corev1.PodStatus, initialized bool) []corev1.P
 	containersReady := containersReadyCondition(in.Pod, status)
 	own := []corev1.PodCondition{
 		readyToStartCondition(in),
-		initializedCondition(status, initialized),
+		initializedCondition(in.Pod, status, initialized),
 		readyCondition(in.Pod, containersReady),
 		containersReady,
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
@@ -78,7 +78,7 @@ func readyToStartCondition(in Input) corev1.PodCondition {
 	return c
 }
 
-func initializedCondition(status *corev1.PodStatus, initialized bool) corev1.PodCondition {
+func initializedCondition(pod *corev1.Pod, status *corev1.PodStatus, initialized bool) corev1.PodCondition {
 	c := corev1.PodCondition{Type: corev1.PodInitialized, Status: corev1.ConditionTrue}
 	if status.Phase == corev1.PodSucceeded {
 		c.Reason = reasonPodCompleted
@@ -90,7 +90,8 @@ func initializedCondition(status *corev1.PodStatus, initialized bool) corev1.Pod
 	var incomplete []string
 	for i := range status.InitContainerStatuses {
 		s := &status.InitContainerStatuses[i]
-		started := s.State.Running != nil && s.Started != nil && *s.Started
+		// A sidecar has done its part once it has started; another init container only when it has succeeded.
+		started := cri.IsSidecar(&pod.Spec.InitContainers[i]) && s.State.Running != nil && s.Started != nil && *s.Started
 		if !s.Ready && !started {
 			incomplete = append(incomplete, s.Name)
 		}

@@ -214,6 +214,10 @@ func TestConditions(t *testing.T) {
 			"PodReadyToStartContainers=False", "Initialized=False ContainersNotInitialized: containers with incomplete status: [i]",
 			"Ready=False ContainersNotReady: containers with unready status: [c]", "ContainersReady=False ContainersNotReady: containers with unready status: [c]", "PodScheduled=True",
 		}},
+		"init container runs": {input(initContainer(false), instance("i", cri.Running, 0)), []string{
+			"PodReadyToStartContainers=True", "Initialized=False ContainersNotInitialized: containers with incomplete status: [i]",
+			"Ready=False ContainersNotReady: containers with unready status: [c]", "ContainersReady=False ContainersNotReady: containers with unready status: [c]", "PodScheduled=True",
+		}},
 		"ready": {input(runs), []string{"PodReadyToStartContainers=True", "Initialized=True", "Ready=True", "ContainersReady=True", "PodScheduled=True"}},
 		"sidecar not ready": {input(runs, initContainer(true), instance("i", cri.Exited, 1)), []string{
 			"PodReadyToStartContainers=True", "Initialized=True", "Ready=False ContainersNotReady: containers with unready status: [i]",

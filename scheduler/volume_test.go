@@ -114,3 +114,44 @@ func TestFirstConsumerAsksTheProvisioner(t *testing.T) {
 	c.bindClaim("data", "made")
 	c.nodeOf("first")
 }
+
+// TestStorageCapacityIsScored prefers what the claim leaves emptiest: the volume it takes, or the storage that one is made of.
+func TestStorageCapacityIsScored(t *testing.T) {
+	driver := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "example.com/csi"}, Spec: storagev1.CSIDriverSpec{StorageCapacity: new(true)}}
+	room := func(node, size string) *storagev1.CSIStorageCapacity {
+		return &storagev1.CSIStorageCapacity{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: node}, StorageClassName: "csi", Capacity: new(resource.MustParse(size)),
+			NodeTopology: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelHostname: node}},
+		}
+	}
+	large := localVolume("pv-a", "local", "a")
+	large.Spec.Capacity[corev1.ResourceStorage] = resource.MustParse("100Gi")
+	for class, want := range map[string]string{"csi": "b", "local": "a"} {
+		t.Run(class, func(t *testing.T) {
+			c := startCluster(t, testNode("a"), testNode("b"), driver, room("a", "2Gi"), room("b", "100Gi"), large.DeepCopy(), localVolume("pv-b", "local", "b"),
+				storageClass("csi", driver.Name, storagev1.VolumeBindingWaitForFirstConsumer),
+				storageClass("local", volume.NotSupportedProvisioner, storagev1.VolumeBindingWaitForFirstConsumer), claim("data", class))
+			c.create(testPod("p", withClaim("data")))
+			c.eventually("the pod is announced", func(ctx context.Context) (bool, error) {
+				got, err := c.client.CoreV1().Pods("default").Get(ctx, "p", metav1.GetOptions{})
+				return err == nil && got.Status.NominatedNodeName == want, err
+			})
+		})
+	}
+}
+
+// TestMissingDriverRefuses keeps pods off nodes without a driver that asks for it.
+func TestMissingDriverRefuses(t *testing.T) {
+	driver := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "example.com/csi"}, Spec: storagev1.CSIDriverSpec{PreventPodSchedulingIfMissing: new(true)}}
+	c := startCluster(t, testNode("a"), driver, storageClass("csi", driver.Name, storagev1.VolumeBindingWaitForFirstConsumer), claim("data", "csi"))
+	c.create(testPod("p", withClaim("data")))
+	c.refused("p", "0/1 nodes are available: 1 example.com/csi CSI driver is not installed on the node. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
+	node := &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{Name: driver.Name, NodeID: "a"}}}}
+	if _, err := c.client.StorageV1().CSINodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("the pod is announced", func(ctx context.Context) (bool, error) {
+		got, err := c.client.CoreV1().Pods("default").Get(ctx, "p", metav1.GetOptions{})
+		return err == nil && got.Status.NominatedNodeName == "a", err
+	})
+}

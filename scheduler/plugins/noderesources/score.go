@@ -167,11 +167,10 @@ func mostAllocated(usages []usage) int64 {
 	})
 }
 
-// capacityRatio scores by a curve through points of utilization (in %) and score (0 to 10). A resource that the curve gives nothing
-// does not count, as upstream has it.
-func capacityRatio(shape []configv1.UtilizationShapePoint) formula {
+// Curve goes through points of utilization (in %) and score (0 to 10, of which the curve makes 0 to fwk.MaxScore).
+func Curve(shape []configv1.UtilizationShapePoint) func(utilization int64) int64 {
 	const scale = fwk.MaxScore / 10
-	at := func(utilization int64) int64 {
+	return func(utilization int64) int64 {
 		prev := shape[0]
 		for _, point := range shape {
 			if utilization > int64(point.Utilization) {
@@ -186,6 +185,11 @@ func capacityRatio(shape []configv1.UtilizationShapePoint) formula {
 		}
 		return int64(prev.Score) * scale
 	}
+}
+
+// capacityRatio scores by a curve. A resource that the curve gives nothing does not count, as upstream has it.
+func capacityRatio(shape []configv1.UtilizationShapePoint) formula {
+	at := Curve(shape)
 	return func(usages []usage) int64 {
 		var sum, weights int64
 		for _, u := range usages {

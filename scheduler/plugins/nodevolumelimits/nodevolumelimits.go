@@ -1,4 +1,4 @@
-// Package nodevolumelimits refuses nodes on which a CSI driver can attach no further volume.
+// Package nodevolumelimits refuses nodes on which a CSI driver can attach no further volume, or is missing that says that it must be there.
 package nodevolumelimits
 
 import (
@@ -10,10 +10,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
 	"k8s.io/component-helpers/storage/volume"
 	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/utils/ptr"
 
 	"keelson.dev/scheduler/nodeinfo"
 	"keelson.dev/scheduler/plugins/hint"
@@ -24,6 +26,7 @@ const Name = "NodeVolumeLimits"
 
 // Plugin is the plugin.
 type Plugin struct {
+	drivers     storagelisters.CSIDriverLister
 	nodes       storagelisters.CSINodeLister
 	claims      corelisters.PersistentVolumeClaimLister
 	volumes     corelisters.PersistentVolumeLister
@@ -35,7 +38,8 @@ type Plugin struct {
 func New(_ context.Context, _ runtime.Object, h fwk.Handle) (fwk.Plugin, error) {
 	f := h.SharedInformerFactory()
 	return &Plugin{
-		nodes: f.Storage().V1().CSINodes().Lister(), claims: f.Core().V1().PersistentVolumeClaims().Lister(),
+		drivers: f.Storage().V1().CSIDrivers().Lister(),
+		nodes:   f.Storage().V1().CSINodes().Lister(), claims: f.Core().V1().PersistentVolumeClaims().Lister(),
 		volumes: f.Core().V1().PersistentVolumes().Lister(), classes: f.Storage().V1().StorageClasses().Lister(),
 		attachments: f.Storage().V1().VolumeAttachments().Lister(),
 	}, nil
@@ -64,22 +68,32 @@ type attached struct{ driver, handle string }
 func (p *Plugin) Filter(_ context.Context, _ fwk.CycleState, pod *corev1.Pod, info fwk.NodeInfo) *fwk.Status {
 	node, err := p.nodes.Get(info.Node().Name)
 	if apierrors.IsNotFound(err) {
-		return nil // no driver has said how much it can attach there
+		node, err = &storagev1.CSINode{}, nil // no driver is there
 	}
 	if err != nil {
 		return fwk.AsStatus(fmt.Errorf("read CSINode: %w", err))
 	}
-	limits := map[string]int{}
+	wanted := map[attached]bool{}
+	p.collect(pod, wanted)
+	limits, installed := map[string]int{}, sets.New[string]()
 	for _, d := range node.Spec.Drivers {
+		installed.Insert(d.Name)
 		if d.Allocatable != nil && d.Allocatable.Count != nil {
 			limits[d.Name] = int(*d.Allocatable.Count)
 		}
 	}
-	if len(limits) == 0 {
+	for v := range wanted {
+		if installed.Has(v.driver) {
+			continue
+		}
+		d, err := p.drivers.Get(v.driver)
+		if err == nil && ptr.Deref(d.Spec.PreventPodSchedulingIfMissing, false) {
+			return fwk.NewStatus(fwk.Unschedulable, v.driver+" CSI driver is not installed on the node")
+		}
+	}
+	if len(limits) == 0 || len(wanted) == 0 {
 		return nil
 	}
-	wanted := map[attached]bool{}
-	p.collect(pod, wanted)
 	used, err := p.inUse(info)
 	if err != nil {
 		return fwk.AsStatus(err)

@@ -20,6 +20,8 @@ type plan struct {
 	provisioned []*corev1.PersistentVolumeClaim // as they will be, with the selected-node annotation
 	// original claims of provisioned, in the same order.
 	original []*corev1.PersistentVolumeClaim
+	// room is where there is enough storage for provisioned, in the same order; nil: nobody says how much there is.
+	room []*storagev1.CSIStorageCapacity
 }
 
 type binding struct {
@@ -92,7 +94,7 @@ func (p *Plugin) planFor(s *cycleState, node *corev1.Node) (plan, []string, erro
 			if selected != node.Name {
 				return plan{}, []string{reasonNone}, nil
 			}
-			out.provision(claim, node.Name)
+			out.provision(claim, node.Name, nil)
 			continue
 		}
 		v, err := volume.FindMatchingVolume(claim, s.candidates[volume.GetPersistentVolumeClaimClass(claim)], node, chosen, false, true)
@@ -104,44 +106,50 @@ func (p *Plugin) planFor(s *cycleState, node *corev1.Node) (plan, []string, erro
 			out.static = append(out.static, binding{claim, v})
 			continue
 		}
-		if reason, err := p.canProvision(claim, node); reason != "" || err != nil {
+		room, reason, err := p.canProvision(claim, node)
+		if reason != "" || err != nil {
 			return plan{}, []string{reason}, err
 		}
-		out.provision(claim, node.Name)
+		out.provision(claim, node.Name, room)
 	}
 	return out, nil, nil
 }
 
-func (p *plan) provision(claim *corev1.PersistentVolumeClaim, node string) {
+func (p *plan) provision(claim *corev1.PersistentVolumeClaim, node string, room *storagev1.CSIStorageCapacity) {
+	p.room = append(p.room, room)
 	wanted := claim.DeepCopy()
 	metav1.SetMetaDataAnnotation(&wanted.ObjectMeta, volume.AnnSelectedNode, node)
 	p.provisioned, p.original = append(p.provisioned, wanted), append(p.original, claim)
 }
 
-// canProvision says why a volume for the claim cannot be made for the node, or "".
-func (p *Plugin) canProvision(claim *corev1.PersistentVolumeClaim, node *corev1.Node) (string, error) {
+// canProvision says why a volume for the claim cannot be made for the node, or "" and where there is room for it, if that is known.
+func (p *Plugin) canProvision(claim *corev1.PersistentVolumeClaim, node *corev1.Node) (*storagev1.CSIStorageCapacity, string, error) {
 	class, err := p.classes.Get(volume.GetPersistentVolumeClaimClass(claim))
 	if err != nil {
-		return "", fmt.Errorf("read storage class: %w", err)
+		return nil, "", fmt.Errorf("read storage class: %w", err)
 	}
 	if class.Provisioner == "" || class.Provisioner == volume.NotSupportedProvisioner || !allows(class, node) {
-		return reasonNone, nil
+		return nil, reasonNone, nil
 	}
 	driver, err := p.drivers.Get(class.Provisioner)
 	if apierrors.IsNotFound(err) || (err == nil && (driver.Spec.StorageCapacity == nil || !*driver.Spec.StorageCapacity)) {
-		return "", nil // it does not say how much it has
+		return nil, "", nil // it does not say how much it has
 	}
 	if err != nil {
-		return "", fmt.Errorf("read CSI driver: %w", err)
+		return nil, "", fmt.Errorf("read CSI driver: %w", err)
 	}
 	capacities, err := p.capacities.List(labels.Everything())
 	if err != nil {
-		return "", fmt.Errorf("list storage capacities: %w", err)
+		return nil, "", fmt.Errorf("list storage capacities: %w", err)
 	}
-	if slices.ContainsFunc(capacities, func(c *storagev1.CSIStorageCapacity) bool { return suffices(c, class.Name, claim, node) }) {
-		return "", nil
+	i := slices.IndexFunc(capacities, func(c *storagev1.CSIStorageCapacity) bool { return suffices(c, class.Name, claim, node) })
+	if i < 0 {
+		return nil, reasonSpace, nil
 	}
-	return reasonSpace, nil
+	if capacities[i].Capacity == nil {
+		return nil, "", nil
+	}
+	return capacities[i], "", nil
 }
 
 // allows checks the class's allowed topologies; their terms look like node selectors.

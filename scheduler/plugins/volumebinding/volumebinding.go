@@ -24,6 +24,7 @@ import (
 
 	"keelson.dev/scheduler/plugins/assume"
 	"keelson.dev/scheduler/plugins/hint"
+	"keelson.dev/scheduler/plugins/noderesources"
 )
 
 // Name is the plugin's name.
@@ -54,6 +55,7 @@ type Plugin struct {
 	assumedVolumes *assume.Overlay[*corev1.PersistentVolume]
 	assumedClaims  *assume.Overlay[*corev1.PersistentVolumeClaim]
 	changed        *assume.Signal
+	curve          func(utilization int64) int64
 }
 
 // New makes the plugin.
@@ -67,9 +69,16 @@ func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, erro
 		assumedVolumes: assume.NewOverlay[*corev1.PersistentVolume](), assumedClaims: assume.NewOverlay[*corev1.PersistentVolumeClaim](),
 		changed: assume.NewSignal(),
 	}
-	if a, ok := args.(*configv1.VolumeBindingArgs); ok && a.BindTimeoutSeconds != nil {
-		p.timeout = time.Duration(*a.BindTimeoutSeconds) * time.Second
+	shape := emptiest
+	if a, ok := args.(*configv1.VolumeBindingArgs); ok {
+		if a.BindTimeoutSeconds != nil {
+			p.timeout = time.Duration(*a.BindTimeoutSeconds) * time.Second
+		}
+		if len(a.Shape) > 0 {
+			shape = a.Shape
+		}
 	}
+	p.curve = noderesources.Curve(shape)
 	raise := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { p.changed.Raise() }, UpdateFunc: func(any, any) { p.changed.Raise() }, DeleteFunc: func(any) { p.changed.Raise() },
 	}

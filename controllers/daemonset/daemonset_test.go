@@ -100,6 +100,10 @@ func TestPlan(t *testing.T) {
 		"surge waits for the new one":     {newSet(1, 0), newNodes("a", "b"), newPods("a:R@old", "a:U@new", "b:R@old"), nil, nil},
 		"surge removes the old one then":  {newSet(1, 0), newNodes("a"), newPods("a:R@old", "a:R@new"), []string{"remove a:R@old"}, nil},
 		"surge removes a broken old one":  {newSet(1, 0), newNodes("a"), newPods("a:U@old", "a:U@new"), []string{"remove a:U@old"}, nil},
+		"surge leaves a tainted node":     {newSet(1, 0), newNodes("a!NoSchedule", "b"), newPods("a:R@old", "b:R@new"), nil, []string{"remove a:R@old"}},
+		"surge leaves it with a spare":    {newSet(1, 0), newNodes("a!NoSchedule", "b"), newPods("a:R@old", "b:U@new"), nil, nil},
+		"surge leaves it when broken":     {newSet(1, 0), newNodes("a!NoSchedule", "b"), newPods("a:U@old", "b:U@new"), nil, []string{"remove a:U@old"}},
+		"surge leaves none in its place":  {newSet(1, 0), newNodes("a!NoSchedule", "b", "c"), newPods("a:R@old", "b:R@new", "c:U@new"), nil, nil},
 		"none for a node that is no more": {newSet(0, 1), newNodes("a"), newPods("a:R@new", "gone:R@new"), nil, nil},
 	}
 	for name, tc := range cases {

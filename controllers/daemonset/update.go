@@ -43,7 +43,7 @@ func fenceposts(v *view) (surge, unavailable int) {
 func planUpdate(v *view) placement {
 	surge, unavailable := fenceposts(v)
 	if surge > 0 {
-		return placement{create: planSurge(v, surge)}
+		return planSurge(v, surge)
 	}
 	return placement{remove: planReplace(v, unavailable)}
 }
@@ -94,25 +94,43 @@ func planReplace(v *view, maxUnavailable int) []*corev1.Pod {
 	return append(broken, healthy[:min(len(healthy), max(0, maxUnavailable-unavailable))]...)
 }
 
-func planSurge(v *view, maxSurge int) []string {
+// planSurge starts new pods beside old ones. Old pods on nodes that no longer want one go as well, but only as many as leave enough
+// available.
+func planSurge(v *view, maxSurge int) placement {
 	var broken, healthy []string
-	surging := 0
+	var p placement
+	var leaving []*corev1.Pod
+	surging, spare := 0, 0
+	available := func(pod *corev1.Pod) bool {
+		return pod != nil && podstate.Available(pod, v.set.Spec.MinReadySeconds, v.now)
+	}
 	for _, node := range v.nodes {
 		newest, oldest, ok := pair(v, node.Name)
+		if v.wish[node.Name].start {
+			spare--
+		}
+		if ok && (available(oldest) || oldest == nil && available(newest)) {
+			spare++
+		}
 		switch {
 		case !ok:
 			surging++
 		case oldest == nil:
 		case newest != nil:
 			surging++
+		case !v.wish[node.Name].start && available(oldest):
+			leaving = append(leaving, oldest)
 		case !v.wish[node.Name].start:
-		case !podstate.Available(oldest, v.set.Spec.MinReadySeconds, v.now):
+			p.remove = append(p.remove, oldest)
+		case !available(oldest):
 			broken = append(broken, node.Name)
 		default:
 			healthy = append(healthy, node.Name)
 		}
 	}
-	return append(broken, healthy[:min(len(healthy), max(0, maxSurge-surging))]...)
+	p.create = append(broken, healthy[:min(len(healthy), max(0, maxSurge-surging))]...)
+	p.remove = append(p.remove, leaving[:min(len(leaving), max(0, spare))]...)
+	return p
 }
 
 // statusOf counts nodes.

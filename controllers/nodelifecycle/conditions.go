@@ -65,9 +65,9 @@ var conditionTaints = []struct {
 	{corev1.NodePIDPressure, corev1.ConditionTrue, corev1.TaintNodePIDPressure},
 }
 
-// wantedTaints returns the node's taints with ours brought up to date. evict adds the taint that makes pods leave a node that is
-// not ready; without it, one that is there already stays as long as the node is not ready in the same way.
-func wantedTaints(node *corev1.Node, evict bool, now metav1.Time) []corev1.Taint {
+// wantedTaints returns the node's taints with ours brought up to date: with those that make pods leave a node that is not
+// ready if they are to go, or were to go before and are not spared.
+func wantedTaints(node *corev1.Node, leaves leaving, now metav1.Time) []corev1.Taint {
 	wanted := map[corev1.Taint]bool{}
 	for _, ct := range conditionTaints {
 		c := conditionOf(node, ct.condition)
@@ -88,7 +88,8 @@ func wantedTaints(node *corev1.Node, evict bool, now metav1.Time) []corev1.Taint
 		}
 	default: // ready
 	}
-	if leave.Key != "" && (evict || hasTaint(node, corev1.TaintNodeNotReady, leave.Effect) || hasTaint(node, corev1.TaintNodeUnreachable, leave.Effect)) {
+	before := hasTaint(node, corev1.TaintNodeNotReady, leave.Effect) || hasTaint(node, corev1.TaintNodeUnreachable, leave.Effect)
+	if leave.Key != "" && (leaves == evict || leaves == asBefore && before) {
 		wanted[leave] = true
 	}
 	var taints []corev1.Taint

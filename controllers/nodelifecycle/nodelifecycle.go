@@ -163,13 +163,14 @@ func (r *Reconciler) forget(name string) {
 	r.Recorder.Eventf(gone, corev1.EventTypeNormal, "RemovingNode", "Node %s event: Removing Node %s from Controller", name, name)
 }
 
-// taint brings the taints in line with the conditions. It returns when to try again if the zone's rate did not allow an eviction.
+// taint brings the taints in line with the conditions. It returns when to look again at a node that is not ready: its zone's rate may
+// allow an eviction by then, or all other nodes may be lost.
 func (r *Reconciler) taint(ctx context.Context, node *corev1.Node, ready corev1.ConditionStatus, now time.Time) (time.Duration, error) {
-	evict, wait := false, time.Duration(0)
+	leave, wait := asBefore, time.Duration(0)
 	if ready != corev1.ConditionTrue && conditionOf(node, corev1.NodeReady) != nil {
-		evict, wait = r.zones.allow(node, r.Nodes.All(), now)
+		leave, wait = r.zones.allow(node, r.Nodes.All(), now)
 	}
-	taints := wantedTaints(node, evict, metav1.NewTime(now))
+	taints := wantedTaints(node, leave, metav1.NewTime(now))
 	if equality.Semantic.DeepEqual(taints, node.Spec.Taints) {
 		return wait, nil
 	}

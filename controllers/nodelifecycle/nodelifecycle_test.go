@@ -29,25 +29,26 @@ func TestWantedTaints(t *testing.T) {
 	full.Status.Conditions = append(full.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeDiskPressure, Status: corev1.ConditionTrue})
 	cases := map[string]struct {
 		node  *corev1.Node
-		evict bool
+		leave leaving
 		want  []string
 	}{
-		"ready":                       {node("n", corev1.ConditionTrue), false, nil},
-		"taints of others stay":       {cordoned, false, []string{"mine:NoExecute", "node.kubernetes.io/unschedulable:NoSchedule"}},
-		"pressure":                    {full, false, []string{"node.kubernetes.io/disk-pressure:NoSchedule"}},
-		"not ready, not yet evicting": {node("n", corev1.ConditionFalse), false, []string{"node.kubernetes.io/not-ready:NoSchedule"}},
-		"not ready, evicting":         {node("n", corev1.ConditionFalse), true, []string{"node.kubernetes.io/not-ready:NoExecute", "node.kubernetes.io/not-ready:NoSchedule"}},
+		"ready":                       {node("n", corev1.ConditionTrue), asBefore, nil},
+		"taints of others stay":       {cordoned, asBefore, []string{"mine:NoExecute", "node.kubernetes.io/unschedulable:NoSchedule"}},
+		"pressure":                    {full, asBefore, []string{"node.kubernetes.io/disk-pressure:NoSchedule"}},
+		"not ready, not yet evicting": {node("n", corev1.ConditionFalse), asBefore, []string{"node.kubernetes.io/not-ready:NoSchedule"}},
+		"not ready, evicting":         {node("n", corev1.ConditionFalse), evict, []string{"node.kubernetes.io/not-ready:NoExecute", "node.kubernetes.io/not-ready:NoSchedule"}},
 		"from not ready to unreachable": {
-			node("n", corev1.ConditionUnknown, corev1.TaintNodeNotReady), false,
+			node("n", corev1.ConditionUnknown, corev1.TaintNodeNotReady), asBefore,
 			[]string{"node.kubernetes.io/unreachable:NoExecute", "node.kubernetes.io/unreachable:NoSchedule"},
 		},
-		"back again":                   {node("n", corev1.ConditionTrue, corev1.TaintNodeUnreachable), false, nil},
-		"one that never said anything": {node("n", ""), true, nil},
+		"all are lost":                 {node("n", corev1.ConditionUnknown, corev1.TaintNodeUnreachable), spare, []string{"node.kubernetes.io/unreachable:NoSchedule"}},
+		"back again":                   {node("n", corev1.ConditionTrue, corev1.TaintNodeUnreachable), asBefore, nil},
+		"one that never said anything": {node("n", ""), evict, nil},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			for _, taint := range wantedTaints(tc.node, tc.evict, metav1.Now()) {
+			for _, taint := range wantedTaints(tc.node, tc.leave, metav1.Now()) {
 				got = append(got, fmt.Sprintf("%s:%s", taint.Key, taint.Effect))
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
@@ -85,13 +86,20 @@ func TestZonesAllow(t *testing.T) {
 	lost := []*corev1.Node{node("a", corev1.ConditionUnknown), node("b", corev1.ConditionUnknown)}
 	all := append([]*corev1.Node{node("c", corev1.ConditionTrue), node("d", corev1.ConditionTrue)}, lost...)
 	z := newZones()
-	if ok, _ := z.allow(lost[0], all, now); !ok {
+	if got, _ := z.allow(lost[0], all, now); got != evict {
 		t.Error("the first node of a zone must be allowed at once")
 	}
-	if ok, wait := z.allow(lost[1], all, now); ok || wait == 0 {
-		t.Errorf("the second one at the same time: %v, %v", ok, wait)
+	if got, wait := z.allow(lost[1], all, now); got != asBefore || wait == 0 {
+		t.Errorf("the second one at the same time: %v, %v", got, wait)
 	}
-	if ok, _ := z.allow(lost[1], all, now.Add(retryBlocked)); !ok {
+	if got, _ := z.allow(lost[1], all, now.Add(retryBlocked)); got != evict {
 		t.Error("the second one after its turn must be allowed")
+	}
+	lost[0].Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute}}
+	if got, wait := z.allow(lost[0], all, now); got != evict || wait == 0 {
+		t.Errorf("one that was decided about: %v, %v", got, wait)
+	}
+	if got, _ := z.allow(lost[0], lost, now); got != spare {
+		t.Errorf("the same when all are lost: %v", got)
 	}
 }

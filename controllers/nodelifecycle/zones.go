@@ -60,11 +60,17 @@ type zones struct {
 
 func newZones() *zones { return &zones{limiters: map[string]*rate.Limiter{}} }
 
-// allow reports whether the node's pods may be sent away now, and otherwise when to ask again.
-func (z *zones) allow(node *corev1.Node, all []*corev1.Node, now time.Time) (bool, time.Duration) {
-	if hasTaint(node, corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute) || hasTaint(node, corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute) {
-		return true, 0 // decided already
-	}
+// leaving says whether the pods of a node that is not ready are to go.
+type leaving int
+
+const (
+	asBefore leaving = iota // the zone's rate does not allow it now; what was decided earlier stands
+	evict
+	spare // all nodes are lost, so it is us who are cut off: what was decided earlier is taken back
+)
+
+// allow says whether the node's pods are to be sent away now, and when to ask again.
+func (z *zones) allow(node *corev1.Node, all []*corev1.Node, now time.Time) (leaving, time.Duration) {
 	zone := zoneOf(node)
 	ready, others, lost := map[string]int{}, map[string]int{}, true
 	for _, n := range all {
@@ -74,6 +80,9 @@ func (z *zones) allow(node *corev1.Node, all []*corev1.Node, now time.Time) (boo
 		} else {
 			others[zoneOf(n)]++
 		}
+	}
+	if !lost && (hasTaint(node, corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute) || hasTaint(node, corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute)) {
+		return evict, retryBlocked // decided already
 	}
 	limit := rateOf(stateOf(ready[zone], others[zone]), ready[zone]+others[zone], lost)
 	z.mu.Lock()
@@ -86,10 +95,13 @@ func (z *zones) allow(node *corev1.Node, all []*corev1.Node, now time.Time) (boo
 	if limiter.Limit() != limit {
 		limiter.SetLimitAt(now, limit)
 	}
-	if limit > 0 && limiter.AllowN(now, 1) {
-		return true, 0
+	switch {
+	case lost:
+		return spare, retryBlocked
+	case limit > 0 && limiter.AllowN(now, 1):
+		return evict, retryBlocked
 	}
-	return false, retryBlocked
+	return asBefore, retryBlocked
 }
 
 func zoneOf(node *corev1.Node) string {

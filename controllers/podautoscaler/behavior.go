@@ -19,6 +19,7 @@ const (
 
 // behavior is an autoscaler's behavior without gaps.
 type behavior struct {
+	plain                      bool // none is given: then each step up may be to twice the size, or to four, whatever was added lately
 	up, down                   autoscalingv2.HPAScalingRules
 	upTolerance, downTolerance float64
 }
@@ -31,7 +32,7 @@ func behaviorOf(h *autoscalingv2.HorizontalPodAutoscaler) behavior {
 	}
 	percent := autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.PercentScalingPolicy, Value: 100, PeriodSeconds: 15}
 	pods := autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.PodsScalingPolicy, Value: 4, PeriodSeconds: 15}
-	var b behavior
+	b := behavior{plain: h.Spec.Behavior == nil}
 	b.up, b.upTolerance = rulesOf(up, 0, pods, percent)
 	b.down, b.downTolerance = rulesOf(down, downWindow, percent)
 	return b
@@ -118,7 +119,10 @@ func (h *history) decide(b behavior, current, proposed, least, most int32, now t
 	v.replicas = stable
 	switch {
 	case stable > current:
-		limit := max(h.limit(b.up, current, now, true), current)
+		limit := max(2*current, 4)
+		if !b.plain {
+			limit = max(h.limit(b.up, current, now, true), current)
+		}
 		if v.replicas > limit {
 			v.replicas, v.limited = limit, why{"ScaleUpLimit", "the desired replica count is increasing faster than the maximum scale rate"}
 		}

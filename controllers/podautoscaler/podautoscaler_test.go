@@ -98,6 +98,7 @@ func TestShared(t *testing.T) {
 
 func TestDecide(t *testing.T) {
 	ago := func(s int) time.Time { return now.Add(-time.Duration(s) * time.Second) }
+	defaults := &autoscalingv2.HorizontalPodAutoscalerBehavior{}
 	policy := func(kind autoscalingv2.HPAScalingPolicyType, value, period int32) []autoscalingv2.HPAScalingPolicy {
 		return []autoscalingv2.HPAScalingPolicy{{Type: kind, Value: value, PeriodSeconds: period}}
 	}
@@ -109,10 +110,12 @@ func TestDecide(t *testing.T) {
 		reason                         string
 	}{
 		"stay":                     {current: 3, proposed: 3, least: 1, most: 10, want: 3, reason: "DesiredWithinRange"},
-		"up by four":               {current: 1, proposed: 9, least: 1, most: 10, want: 5, reason: "ScaleUpLimit"},
+		"up to four":               {current: 1, proposed: 9, least: 1, most: 10, want: 4, reason: "ScaleUpLimit"},
+		"doubled again":            {past: history{changes: []moment{{3, ago(14)}}}, current: 4, proposed: 50, least: 1, most: 100, want: 8, reason: "ScaleUpLimit"},
+		"up by four":               {behavior: defaults, current: 1, proposed: 9, least: 1, most: 10, want: 5, reason: "ScaleUpLimit"},
 		"up by as many":            {current: 10, proposed: 50, least: 1, most: 100, want: 20, reason: "ScaleUpLimit"},
-		"what was added counts":    {past: history{changes: []moment{{4, ago(5)}}}, current: 5, proposed: 50, least: 1, most: 100, want: 5, reason: "ScaleUpLimit"},
-		"long ago does not":        {past: history{changes: []moment{{4, ago(20)}}}, current: 5, proposed: 50, least: 1, most: 100, want: 10, reason: "ScaleUpLimit"},
+		"what was added counts":    {behavior: defaults, past: history{changes: []moment{{4, ago(5)}}}, current: 5, proposed: 50, least: 1, most: 100, want: 5, reason: "ScaleUpLimit"},
+		"long ago does not":        {behavior: defaults, past: history{changes: []moment{{4, ago(20)}}}, current: 5, proposed: 50, least: 1, most: 100, want: 10, reason: "ScaleUpLimit"},
 		"maximum":                  {current: 5, proposed: 9, least: 1, most: 7, want: 7, reason: "TooManyReplicas"},
 		"held up by the window":    {past: history{recommended: []moment{{8, ago(100)}}}, current: 8, proposed: 2, least: 1, most: 10, want: 8, reason: "DesiredWithinRange"},
 		"down to the window's top": {past: history{recommended: []moment{{8, ago(400)}, {5, ago(100)}}}, current: 8, proposed: 2, least: 1, most: 10, want: 5, reason: "DesiredWithinRange"},

@@ -57,7 +57,12 @@ func Add(e *env.Env, threshold int) error {
 	}
 	return e.Controller("pod-garbage-collector", 1, r.reconcile,
 		env.On(&corev1.Pod{}, env.Changes[*corev1.Pod]{
-			Created: self,
+			Created: func(pod *corev1.Pod, q env.Queue) {
+				self(pod, q)
+				if podstate.Terminal(pod) { // also those that were there before us
+					env.Add(q, sweep)
+				}
+			},
 			Updated: func(before, after *corev1.Pod, q env.Queue) {
 				if after.DeletionTimestamp != nil && before.DeletionTimestamp == nil || before.Spec.NodeName != after.Spec.NodeName {
 					self(after, q)
@@ -95,10 +100,7 @@ func (r *reconciler) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if ok {
 		delete(r.missing, pod.Spec.NodeName)
 		if outOfService(node) && readiness(node) != corev1.ConditionTrue && pod.DeletionTimestamp != nil {
-			return ctrl.Result{}, r.remove(ctx, pod, &corev1.PodCondition{
-				Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC",
-				Message: "PodGC: node is out-of-service",
-			})
+			return ctrl.Result{}, r.remove(ctx, pod, nil)
 		}
 		return ctrl.Result{}, nil
 	}

@@ -82,6 +82,9 @@ func TestReconcile(t *testing.T) {
 				if err := client.IgnoreNotFound(c.Get(t.Context(), client.ObjectKeyFromObject(tc.pod), got)); err != nil {
 					t.Fatal(err)
 				}
+				if i == 0 && len(got.Status.Conditions) != 0 {
+					t.Errorf("conditions %v", got.Status.Conditions) // only a pod that is looked at after its node's end is a disrupted one
+				}
 				if got.Status.Phase != want {
 					t.Errorf("look %d: phase %q, want %q", i+1, got.Status.Phase, want)
 				}

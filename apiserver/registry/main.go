@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/warning"
 
 	"keelson.dev/apis/resource"
+	"keelson.dev/internal/stack"
 )
 
 // Main adds to a store the names of its row and the guard of its kind.
@@ -71,8 +72,9 @@ func (m *Main) warnOrphans(ctx context.Context, options *metav1.DeleteOptions) {
 	}
 }
 
-// Update implements rest.Updater.
+// Update implements rest.Updater. For each update and patch the library starts a goroutine, which comes here first.
 func (m *Main) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, allowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	stack.Room16K(len(name))
 	if m.guard != nil {
 		info = rest.WrapUpdatedObjectInfo(info, func(ctx context.Context, obj, old runtime.Object) (runtime.Object, error) {
 			if accessor, err := meta.Accessor(old); err != nil || accessor.GetResourceVersion() == "" {

@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"keelson.dev/apis/resource"
+	"keelson.dev/internal/stack"
 )
 
 // statusStrategy serves updates of /status.
@@ -155,6 +156,7 @@ func (p *Partial) Get(ctx context.Context, name string, options *metav1.GetOptio
 
 // Update implements rest.Updater. A part never creates its object.
 func (p *Partial) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	stack.Room16K(len(name)) // as in Main
 	return p.store.Update(ctx, name, info, create, update, false, options)
 }
 

@@ -94,6 +94,7 @@ func newConfig(ctx context.Context, o *Options) (*config, error) {
 func (c *config) applyServing() error {
 	o := c.options
 	c.generic = genericapiserver.NewConfig(c.codecs)
+	c.generic.BuildHandlerChainFunc = roomyChain
 	if o.Listener != nil {
 		o.Serving.Listener = o.Listener
 	}

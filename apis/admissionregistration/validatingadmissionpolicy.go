@@ -108,7 +108,7 @@ func validatePolicyStatus(p, _ *admissionregistrationv1.ValidatingAdmissionPolic
 			if warning.Warning == "" {
 				errs = append(errs, field.Required(warningPath.Child("warning"), ""))
 			}
-			if warning.FieldRef == "" {
+			if strings.TrimSpace(warning.FieldRef) == "" {
 				errs = append(errs, field.Required(warningPath.Child("fieldRef"), ""))
 			}
 		}

@@ -174,6 +174,9 @@ func toV2(in *autoscalingv1.HorizontalPodAutoscaler, out *autoscalingv2.Horizont
 	for _, m := range fromAnnotation[[]autoscalingv1.MetricSpec](in, metricsAnnotation) {
 		out.Spec.Metrics = append(out.Spec.Metrics, metricToV2(&m))
 	}
+	if len(out.Spec.Metrics) == 0 { // here, not later, so that the client that says nothing owns the default, as upstream
+		out.Spec.Metrics = append(out.Spec.Metrics, cpuUtilization(ptr.To[int32](defaultCPUPercent)))
+	}
 	for _, m := range fromAnnotation[[]autoscalingv1.MetricStatus](in, currentMetricsAnnotation) {
 		out.Status.CurrentMetrics = append(out.Status.CurrentMetrics, currentToV2(&m))
 	}

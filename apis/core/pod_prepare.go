@@ -36,36 +36,7 @@ func dropAlphaFields(spec *corev1.PodSpec) {
 	if !features.Enabled("EvictionRequestAPI") {
 		spec.EvictionResponders = nil
 	}
-	bindOptions, stopSignals := features.Enabled("VolumeBindMountOptions"), features.Enabled("ContainerStopSignals")
-	protocols, grpcTLS := features.Enabled("H2CContainerProbe"), features.Enabled("GRPCContainerProbeTLS")
-	visitContainers(spec, func(_ string, _ int, c *corev1.Container) {
-		for i := range c.VolumeMounts {
-			if bindOptions {
-				break
-			}
-			c.VolumeMounts[i].BindMountOptions = nil
-		}
-		if !stopSignals && c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
-			if c.Lifecycle.StopSignal = nil; *c.Lifecycle == (corev1.Lifecycle{}) {
-				c.Lifecycle = nil
-			}
-		}
-		if !protocols && c.Lifecycle != nil {
-			for _, hook := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
-				if hook != nil && hook.HTTPGet != nil {
-					hook.HTTPGet.Protocol = nil
-				}
-			}
-		}
-		for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
-			if !grpcTLS && probe != nil && probe.GRPC != nil {
-				probe.GRPC.Mode = nil
-			}
-			if !protocols && probe != nil && probe.HTTPGet != nil {
-				probe.HTTPGet.Protocol = nil
-			}
-		}
-	})
+	visitContainers(spec, func(_ string, _ int, c *corev1.Container) { dropAlphaOfContainer(c) })
 	modes, users := features.Enabled("EmptyDirVolumeMode"), features.Enabled("AtomicWriteVolumeUserFields")
 	for i := range spec.Volumes {
 		if v := &spec.Volumes[i]; !modes && v.EmptyDir != nil {
@@ -75,6 +46,45 @@ func dropAlphaFields(spec *corev1.PodSpec) {
 			continue
 		}
 		dropVolumeUsers(&spec.Volumes[i])
+	}
+}
+
+func dropAlphaOfContainer(c *corev1.Container) {
+	if !features.Enabled("VolumeBindMountOptions") {
+		for i := range c.VolumeMounts {
+			c.VolumeMounts[i].BindMountOptions = nil
+		}
+	}
+	if !features.Enabled("ContainerStopSignals") && c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		if c.Lifecycle.StopSignal = nil; *c.Lifecycle == (corev1.Lifecycle{}) {
+			c.Lifecycle = nil
+		}
+	}
+	var requests []*corev1.HTTPGetAction
+	if c.Lifecycle != nil {
+		for _, hook := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
+			if hook != nil {
+				requests = append(requests, hook.HTTPGet)
+			}
+		}
+	}
+	grpcTLS := features.Enabled("GRPCContainerProbeTLS")
+	for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+		if probe == nil {
+			continue
+		}
+		requests = append(requests, probe.HTTPGet)
+		if !grpcTLS && probe.GRPC != nil {
+			probe.GRPC.Mode = nil
+		}
+	}
+	if features.Enabled("H2CContainerProbe") {
+		return
+	}
+	for _, request := range requests {
+		if request != nil {
+			request.Protocol = nil
+		}
 	}
 }
 

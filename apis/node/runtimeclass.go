@@ -6,8 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"keelson.dev/apis/core"
@@ -19,7 +19,7 @@ import (
 var runtimeClass = resource.Definition[*nodev1.RuntimeClass]{
 	GroupVersion: nodev1.SchemeGroupVersion, Kind: "RuntimeClass", AnyFinalizer: true, Plural: "runtimeclasses",
 	Validate: func(c *nodev1.RuntimeClass) field.ErrorList {
-		return append(validateHandler(c.Handler, validate.Messages(handlerPath, c.Handler, validation.IsDNS1123Label(c.Handler))), validateRuntimeClass(c)...)
+		return append(validateHandler(c.Handler, validate.Messages(handlerPath, c.Handler, content.IsDNS1123Label(c.Handler))), validateRuntimeClass(c)...)
 	},
 	ValidateUpdate: func(c, old *nodev1.RuntimeClass) field.ErrorList {
 		errs := append(validateHandler(c.Handler, validate.DNSLabel(c.Handler, handlerPath)), validate.Fixed(c.Handler, old.Handler, handlerPath)...)

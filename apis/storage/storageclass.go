@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -105,8 +106,10 @@ func validateParameters(parameters map[string]string, path *field.Path) field.Er
 
 func validateTopologies(topologies []corev1.TopologySelectorTerm, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	// Upstream compares with as many empty terms besides, so that a term without expressions is always a duplicate.
+	former := make([]map[string]sets.Set[string], len(topologies), 2*len(topologies))
 	for i, term := range topologies {
-		keys := sets.New[string]()
+		keys := map[string]sets.Set[string]{}
 		expressions := path.Index(i).Child("matchLabelExpressions")
 		for j, requirement := range term.MatchLabelExpressions {
 			requirementPath := expressions.Index(j)
@@ -121,17 +124,17 @@ func validateTopologies(topologies []corev1.TopologySelectorTerm, path *field.Pa
 				values.Insert(value)
 			}
 			errs = append(errs, validate.LabelName(requirement.Key, requirementPath.Child("key"))...)
-			if keys.Has(requirement.Key) {
+			if _, twice := keys[requirement.Key]; twice {
 				errs = append(errs, field.Duplicate(requirementPath.Child("key"), requirement.Key))
 			}
-			keys.Insert(requirement.Key)
+			keys[requirement.Key] = values
 		}
-		for _, former := range topologies[:i] {
-			if validate.Equal(former, term) {
+		for _, other := range former {
+			if apiequality.Semantic.DeepEqual(other, keys) {
 				errs = append(errs, field.Duplicate(expressions, ""))
-				break
 			}
 		}
+		former = append(former, keys)
 	}
 	return errs
 }

@@ -31,8 +31,8 @@ type Config struct {
 	Options generic.RESTOptionsGetter
 	// EventTTL replaces the time to live of kinds whose row sets one.
 	EventTTL time.Duration
-	// Restrict, if set, refuses what is valid but not allowed on this server.
-	Restrict func(obj runtime.Object) field.ErrorList
+	// Restrict, if set, refuses what is valid but not allowed on this server; old is nil on create.
+	Restrict func(ctx context.Context, obj, old runtime.Object) field.ErrorList
 }
 
 // Kind is the storage of one row. The embedded store may be given hooks until Storages is called.
@@ -55,7 +55,7 @@ func New(row *resource.Resource, config Config) (*Kind, error) {
 		return nil, err
 	}
 	if main.restrict = config.Restrict; main.restrict == nil {
-		main.restrict = func(runtime.Object) field.ErrorList { return nil }
+		main.restrict = func(context.Context, runtime.Object, runtime.Object) field.ErrorList { return nil }
 	}
 	newList, err := listFunc(row, config.Scheme)
 	if err != nil {

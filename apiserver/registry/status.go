@@ -140,7 +140,7 @@ func (v *variant) ValidateUpdate(ctx context.Context, obj, old runtime.Object) f
 	if v.validate == nil {
 		return nil
 	}
-	return append(v.restrict(obj), v.validate(ctx, obj.(resource.Object), old.(resource.Object))...)
+	return append(v.restrict(ctx, obj, old), v.validate(ctx, obj.(resource.Object), old.(resource.Object))...)
 }
 
 // New implements rest.Storage.

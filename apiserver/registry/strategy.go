@@ -35,7 +35,7 @@ type strategy struct {
 	// declared tells that validation was generated for the type.
 	declared bool
 	// restrict refuses what is valid but not allowed on this server.
-	restrict func(obj runtime.Object) field.ErrorList
+	restrict func(ctx context.Context, obj, old runtime.Object) field.ErrorList
 	// reset are the fields that a write of the main resource cannot set, by served version.
 	reset map[fieldpath.APIVersion]*fieldpath.Set
 }
@@ -135,7 +135,7 @@ func (s *strategy) Validate(ctx context.Context, obj runtime.Object) field.Error
 	if s.row.Validate != nil {
 		errs = append(errs, s.row.Validate(typed)...)
 	}
-	return append(errs, s.restrict(obj)...)
+	return append(errs, s.restrict(ctx, obj, nil)...)
 }
 
 func (s *strategy) validateMetadata(obj resource.Object) field.ErrorList {
@@ -183,7 +183,7 @@ func (s *strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) 
 	case s.row.Validate != nil:
 		errs = append(errs, s.row.Validate(typed)...)
 	}
-	return append(errs, s.restrict(obj)...)
+	return append(errs, s.restrict(ctx, obj, old)...)
 }
 
 // DeclarativeValidationConfig implements rest.DeclarativeValidationStrategy.

@@ -90,6 +90,9 @@ func (c *config) newKinds() (kinds, error) {
 		if !c.options.AllowPrivileged {
 			cfg.Restrict = forbidPrivileged
 		}
+		if row.Kind == "ResourceClaim" || row.Kind == "ResourceClaimTemplate" {
+			cfg.Restrict = c.restrictAdminAccess
+		}
 		kind, err := registry.New(row, cfg)
 		if err != nil {
 			return nil, err
@@ -100,10 +103,9 @@ func (c *config) newKinds() (kinds, error) {
 		if check, ok := compiled[row.GroupResource()]; ok {
 			kind.Guard = check
 		}
-		if row.Kind == "ResourceClaim" || row.Kind == "ResourceClaimTemplate" {
-			kind.Guard = c.guardAdminAccess
-		}
 		switch row.Kind {
+		case "ValidatingAdmissionPolicy":
+			kind.GuardStatus = expressions.ValidateStatus
 		case "ResourceClaim":
 			kind.GuardStatus = c.guardClaimStatus
 		case "PodCertificateRequest":

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -28,30 +27,28 @@ import (
 	"keelson.dev/internal/features"
 )
 
-// guardAdminAccess lets claims to devices that others use already (KEP-5018) into namespaces with the label for it only. Claims do not
-// change.
-func (c *config) guardAdminAccess(ctx context.Context, obj, old runtime.Object) error {
+// restrictAdminAccess lets claims to devices that others use already (KEP-5018) into namespaces with the label for it only. Claims do
+// not change.
+func (c *config) restrictAdminAccess(ctx context.Context, obj, old runtime.Object) field.ErrorList {
 	if old != nil {
 		return nil
 	}
 	var requests []resourcev1.DeviceRequest
-	var meta *metav1.ObjectMeta
-	kind := "ResourceClaim"
 	switch o := obj.(type) {
 	case *resourcev1.ResourceClaim:
-		requests, meta = o.Spec.Devices.Requests, &o.ObjectMeta
+		requests = o.Spec.Devices.Requests
 	case *resourcev1.ResourceClaimTemplate:
-		requests, meta, kind = o.Spec.Spec.Devices.Requests, &o.ObjectMeta, "ResourceClaimTemplate"
+		requests = o.Spec.Spec.Devices.Requests
 	}
-	for i, r := range requests {
-		if r.Exactly == nil || r.Exactly.AdminAccess == nil || !*r.Exactly.AdminAccess {
-			continue
-		}
-		path := field.NewPath("spec", "devices", "requests").Index(i).Child("adminAccess")
-		if err := c.adminNamespace(ctx, meta.Namespace, path); err != nil {
-			return apierrors.NewInvalid(resourcev1.SchemeGroupVersion.WithKind(kind).GroupKind(), meta.Name, field.ErrorList{err})
-		}
+	i := slices.IndexFunc(requests, func(r resourcev1.DeviceRequest) bool {
+		return r.Exactly != nil && ptr.Deref(r.Exactly.AdminAccess, false)
+	})
+	if i < 0 {
 		return nil
+	}
+	path := field.NewPath("spec", "devices", "requests").Index(i).Child("adminAccess")
+	if err := c.adminNamespace(ctx, genericapirequest.NamespaceValue(ctx), path); err != nil {
+		return field.ErrorList{err}
 	}
 	return nil
 }

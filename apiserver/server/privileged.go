@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -11,7 +13,7 @@ import (
 )
 
 // forbidPrivileged is what --allow-privileged=false means: no container of a pod or of a template may be privileged.
-func forbidPrivileged(obj runtime.Object) field.ErrorList {
+func forbidPrivileged(_ context.Context, obj, _ runtime.Object) field.ErrorList {
 	path, ok := podSpecPath(obj)
 	if !ok {
 		return nil

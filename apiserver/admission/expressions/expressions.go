@@ -21,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
 	apiservercel "k8s.io/apiserver/pkg/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
+	"k8s.io/client-go/util/jsonpath"
 
 	apiresource "keelson.dev/apis/resource"
 )
@@ -72,8 +73,30 @@ func validatingPolicy(policy *admissionregistrationv1.ValidatingAdmissionPolicy,
 		}
 	}
 	for i, a := range policy.Spec.AuditAnnotations {
+		if len(strings.TrimSpace(a.ValueExpression)) > maxAuditExpression {
+			continue // told by the kind's own rules
+		}
 		path := spec.Child("auditAnnotations").Index(i).Child("valueExpression")
 		errs = append(errs, c.compile(&validating.AuditAnnotationCondition{Key: a.Key, ValueExpression: a.ValueExpression}, c.options, path)...)
+	}
+	return errs
+}
+
+const maxAuditExpression = 5 << 10 // bytes
+
+// ValidateStatus parses the JSON paths by which the warnings of a policy's status name its expressions.
+func ValidateStatus(_ context.Context, obj, _ runtime.Object) field.ErrorList {
+	checked := obj.(*admissionregistrationv1.ValidatingAdmissionPolicy).Status.TypeChecking
+	if checked == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	for i, warning := range checked.ExpressionWarnings {
+		ref := strings.TrimSpace(warning.FieldRef)
+		if err := jsonpath.New("spec").Parse("{" + ref + "}"); ref != "" && err != nil {
+			path := field.NewPath("status", "typeChecking", "expressionWarnings").Index(i).Child("fieldRef")
+			errs = append(errs, field.Invalid(path, ref, fmt.Sprintf("invalid JSONPath: %v", err)))
+		}
 	}
 	return errs
 }

@@ -32,7 +32,9 @@ type checker struct {
 	limits map[string][]limit
 	jobs   map[types.UID]*counts
 	losses map[types.UID][]loss
-	broken []string
+	// unready is how many pods of a ReplicaSet may still go that were not ready when it was last made smaller.
+	unready map[types.UID]int
+	broken  []string
 }
 
 // limit is a number that a user wrote, and when its controller reported that it had seen it.
@@ -58,7 +60,7 @@ type counts struct {
 func check(h *history, ended map[types.UID]bool, window time.Duration) *checker {
 	c := &checker{
 		window: window, taken: maps.Clone(h.taken), ended: ended, bound: map[types.UID]time.Time{}, pods: map[types.UID]*corev1.Pod{}, owners: map[types.UID]metav1.Object{},
-		limits: map[string][]limit{}, jobs: map[types.UID]*counts{}, losses: map[types.UID][]loss{},
+		limits: map[string][]limit{}, jobs: map[types.UID]*counts{}, losses: map[types.UID][]loss{}, unready: map[types.UID]int{},
 	}
 	for _, change := range h.inOrder() {
 		if change.at.After(c.now) {
@@ -159,6 +161,9 @@ func rollingOf(set *appsv1.StatefulSet) appsv1.RollingUpdateStatefulSetStrategy 
 // seeSet: the sets of a Deployment never want more pods together than its replicas and surge.
 func (c *checker) seeSet(before metav1.Object, set *appsv1.ReplicaSet) {
 	owner := metav1.GetControllerOf(set)
+	if before != nil {
+		c.shrunk(set, int(*before.(*appsv1.ReplicaSet).Spec.Replicas-*set.Spec.Replicas))
+	}
 	grown := before == nil || *before.(*appsv1.ReplicaSet).Spec.Replicas < *set.Spec.Replicas
 	if owner == nil || !grown {
 		return
@@ -172,6 +177,16 @@ func (c *checker) seeSet(before metav1.Object, set *appsv1.ReplicaSet) {
 	if most := c.most(owner.UID, "most"); sum > most {
 		c.fail(set, "the replica sets want %d pods, at most %d are allowed", sum, most)
 	}
+}
+
+// shrunk notes how many pods of a set were not ready when it was told to give some up. So many may go even if they get ready in the
+// meantime: a Deployment that rolls takes unready pods of its old sets first, and does not know of what its sets learn later.
+func (c *checker) shrunk(set *appsv1.ReplicaSet, by int) {
+	if by <= 0 {
+		return
+	}
+	unready := c.of(set.UID, func(p *corev1.Pod) bool { return podstate.Active(p) && !podstate.Ready(p) })
+	c.unready[set.UID] = min(len(unready), by)
 }
 
 func (c *checker) seePod(pod *corev1.Pod, gone bool) {
@@ -322,6 +337,10 @@ func (c *checker) bornOnNode(set *appsv1.DaemonSet, pod *corev1.Pod) {
 
 // deleted checks the promises about too few pods: before is a pod that a controller has just deleted.
 func (c *checker) deleted(owner *metav1.OwnerReference, before *corev1.Pod) {
+	if c.unready[owner.UID] > 0 {
+		c.unready[owner.UID]--
+		return
+	}
 	if !podstate.Active(before) || !podstate.Ready(before) {
 		return
 	}

@@ -83,7 +83,7 @@ func (r *restriction) judgePod(ctx context.Context, name string, a admission.Att
 		case admission.Create:
 			return r.judgeMirror(ctx, name, a)
 		case admission.Delete:
-			pod, err := r.pod(ctx, a.GetNamespace(), a.GetName())
+			pod, err := r.pod(ctx, a.GetNamespace(), a.GetName(), "")
 			if err != nil {
 				return err
 			}
@@ -234,7 +234,7 @@ func (r *restriction) judgeEviction(ctx context.Context, name string, a admissio
 	if podName == "" {
 		podName = eviction.Name
 	}
-	pod, err := r.pod(ctx, a.GetNamespace(), podName)
+	pod, err := r.pod(ctx, a.GetNamespace(), podName, "")
 	if err != nil {
 		return err
 	}
@@ -343,7 +343,7 @@ func (r *restriction) judgeToken(ctx context.Context, name string, a admission.A
 	case ref.UID == "":
 		return errors.New("node requested token with a pod binding without a uid")
 	}
-	pod, err := r.pod(ctx, a.GetNamespace(), ref.Name)
+	pod, err := r.pod(ctx, a.GetNamespace(), ref.Name, ref.UID)
 	if err != nil {
 		return err
 	}

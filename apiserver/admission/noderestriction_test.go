@@ -16,6 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/kubernetes/fake"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
 )
 
 func TestNodeRestriction(t *testing.T) {
@@ -197,6 +200,29 @@ func TestNodeRestriction(t *testing.T) {
 			err := h.admit(context.Background(), c.request.attributes())
 			if (err == nil) != (c.refused == "") || (err != nil && !strings.Contains(err.Error(), c.refused)) {
 				t.Errorf("got %v, want %q", err, c.refused)
+			}
+		})
+	}
+}
+
+func TestPodOfThatMoment(t *testing.T) {
+	of := func(name, node string, uid types.UID) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: uid}, Spec: corev1.PodSpec{NodeName: node}}
+	}
+	bound := of("p", "n1", "new")
+	for name, cached := range map[string]*corev1.Pod{
+		"not bound yet": of("p", "", "new"),
+		"a former one":  of("p", "n2", "old"),
+		"none":          of("other", "n1", "other"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			known := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+			if err := known.Add(cached); err != nil {
+				t.Fatal(err)
+			}
+			r := &restriction{dependencies: dependencies{client: fake.NewClientset(bound)}, pods: corelisters.NewPodLister(known).Pods}
+			if pod, err := r.pod(t.Context(), "ns", "p", "new"); err != nil || pod.UID != "new" || pod.Spec.NodeName != "n1" {
+				t.Errorf("got %v, %v", pod, err)
 			}
 		})
 	}

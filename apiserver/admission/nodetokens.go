@@ -10,6 +10,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -24,9 +25,10 @@ type restriction struct {
 	nodes corelisters.NodeLister
 }
 
-// pod reads from the cache, and from the API when the cache has none: a pod may have been bound a moment ago.
-func (r *restriction) pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
-	if pod, err := r.pods(namespace).Get(name); err == nil {
+// pod reads from the cache, and from the API when the cache has none, one that no node had yet or, if uid is given, a former one of
+// that name: the pod may have been bound a moment ago, and its node has often heard of it before this server's own watch.
+func (r *restriction) pod(ctx context.Context, namespace, name string, uid types.UID) (*corev1.Pod, error) {
+	if pod, err := r.pods(namespace).Get(name); err == nil && pod.Spec.NodeName != "" && (uid == "" || uid == pod.UID) {
 		return pod, nil
 	}
 	return r.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
@@ -157,7 +159,7 @@ func (r *restriction) judgePodCertificate(ctx context.Context, name string, a ad
 		return fmt.Errorf("while retrieving node %q named in the PodCertificateRequest: %w", name, err)
 	}
 	key := a.GetNamespace() + "/" + of.PodName
-	pod, err := r.pod(ctx, a.GetNamespace(), of.PodName)
+	pod, err := r.pod(ctx, a.GetNamespace(), of.PodName, of.PodUID)
 	if err != nil {
 		return fmt.Errorf("while retrieving pod %q named in the PodCertificateRequest: %w", key, err)
 	}

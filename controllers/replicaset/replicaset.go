@@ -126,8 +126,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	now := r.Clock.Now()
 	status := statusOf(set, active, podstate.Select(owned, podstate.Terminating), manageErr, now)
-	if !settled { // there may be more pods than are counted: this size has not been seen to yet
-		status.ObservedGeneration = set.Status.ObservedGeneration
+	if !settled { // there may be more pods than are counted: this size has not been seen to yet, and nothing was tried
+		status.ObservedGeneration, status.Conditions = set.Status.ObservedGeneration, set.Status.Conditions
 	}
 	if r.Kind.NoTerminating {
 		status.TerminatingReplicas = nil

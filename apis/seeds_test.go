@@ -23,7 +23,7 @@ func TestEveryKindIsCompared(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, document := range strings.Split(string(data), "\n---\n") {
+		for document := range strings.SplitSeq(string(data), "\n---\n") {
 			var object struct{ APIVersion, Kind string }
 			if err := yaml.Unmarshal([]byte(document), &object); err != nil {
 				t.Fatalf("%s: %v", file, err)

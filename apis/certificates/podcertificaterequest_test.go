@@ -12,7 +12,6 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 )
 
 func signed(t *testing.T, public any, key ed25519.PrivateKey, begin time.Time, life time.Duration) string {
@@ -45,8 +44,8 @@ func TestPodCertificateStatus(t *testing.T) {
 	}
 	issued := func(chain string, begin time.Time, life, refresh time.Duration) certificatesv1.PodCertificateRequestStatus {
 		return certificatesv1.PodCertificateRequestStatus{
-			Conditions: outcome("Issued"), CertificateChain: chain, NotBefore: ptr.To(metav1.NewTime(begin)),
-			NotAfter: ptr.To(metav1.NewTime(begin.Add(life))), BeginRefreshAt: ptr.To(metav1.NewTime(begin.Add(refresh))),
+			Conditions: outcome("Issued"), CertificateChain: chain, NotBefore: new(metav1.NewTime(begin)),
+			NotAfter: new(metav1.NewTime(begin.Add(life))), BeginRefreshAt: new(metav1.NewTime(begin.Add(refresh))),
 		}
 	}
 	good := issued(signed(t, public, key, now, 2*time.Hour), now, 2*time.Hour, time.Hour)
@@ -75,7 +74,7 @@ func TestPodCertificateStatus(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			old := &certificatesv1.PodCertificateRequest{Status: c.old}
-			old.Spec = certificatesv1.PodCertificateRequestSpec{StubPKCS10Request: stub, MaxExpirationSeconds: ptr.To[int32](86400)}
+			old.Spec = certificatesv1.PodCertificateRequestSpec{StubPKCS10Request: stub, MaxExpirationSeconds: new(int32(86400))}
 			r := old.DeepCopy()
 			r.Status = c.status
 			errs := validatePodRequestStatus(r, old, now)

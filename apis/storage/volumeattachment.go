@@ -88,7 +88,7 @@ func validateAttacher(name string, path *field.Path) field.ErrorList {
 	if len(name) > 63 {
 		errs = append(errs, field.TooLongCharacters(path, "", 63))
 	}
-	return append(errs, validate.Messages(path, name, content.IsDNS1123SubdomainCaseless(name))...)
+	return append(errs, validate.Messages(path, name, content.IsDNS1123SubdomainCaseless(name))...) //nolint:staticcheck // drivers have had such names since before
 }
 
 // validateMetadata limits what a driver tells of an attachment; keys may be empty.

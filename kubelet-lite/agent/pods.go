@@ -216,7 +216,7 @@ func (a *agent) endOrphans(ctx context.Context) {
 	}
 	for uid := range groups {
 		if _, ok := known[uid]; !ok {
-			if err := a.cgroups.RemovePod(uid); err != nil {
+			if err := a.cgroups.RemovePod(uid); err != nil { //nolint:contextcheck // it has a time limit of its own
 				logger.Error(err, "Control group of an old pod not removed", "podUID", uid)
 			}
 		}

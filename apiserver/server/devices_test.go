@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,6 +24,17 @@ func TestClaimStatusAuthorization(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Name: user}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: user},
 			Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: user}},
 		}, metav1.CreateOptions{}))(t)
+		for _, rule := range rules { // the authorizer reads roles from a cache
+			resource, subresource, _ := strings.Cut(rule.Resources[0], "/")
+			attributes := &authorizationv1.ResourceAttributes{Namespace: ns, Verb: rule.Verbs[0], Group: "resource.k8s.io", Resource: resource, Subresource: subresource}
+			if len(rule.ResourceNames) > 0 {
+				attributes.Name = rule.ResourceNames[0]
+			}
+			review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: user, ResourceAttributes: attributes}}
+			eventually(t, "the right "+rule.Resources[0]+" of "+user, func() bool {
+				return must(s.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{}))(t).Status.Allowed
+			})
+		}
 	}
 	status := rbacv1.PolicyRule{Verbs: []string{"patch"}, Resources: []string{"resourceclaims/status"}}
 	grant("claim-plain", status)

@@ -85,3 +85,32 @@ func TestPreemptionByResources(t *testing.T) {
 		t.Errorf("only %d of the clusters needed preemption", preempted)
 	}
 }
+
+// Among many nodes the search does not end before it has found one where no budget is broken.
+func TestPreemptionSparesBudgets(t *testing.T) {
+	for round := range 20 {
+		h := newHarness(t, nil)
+		if round%2 == 1 {
+			h.engines = nil // the plain path
+		}
+		budget := &policyv1.PodDisruptionBudget{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kept"},
+			Spec:       policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"kept": "yes"}}},
+		}
+		if err := h.informers.Policy().V1().PodDisruptionBudgets().Informer().GetStore().Add(budget); err != nil {
+			t.Fatal(err)
+		}
+		for n := range 150 {
+			node := perfNode(n)
+			h.cache.SetNode(node)
+			pod := perfPod(fmt.Sprint("low-", n), cpu("3"), labelled("kept", map[bool]string{true: "no", false: "yes"}[n == 70]))
+			pod.Spec.NodeName = node.Name
+			h.cache.SetPod(info(t, pod))
+		}
+		h.queue.Add(t.Context(), info(t, perfPod("high", prio(10), cpu("3"))))
+		_, _, failed := h.schedule()
+		if failed == nil || failed.nominating == nil || failed.nominating.NominatedNodeName != "node-70" {
+			t.Fatalf("round %d: %+v, want node-70, whose pod no budget keeps", round, failed)
+		}
+	}
+}

@@ -90,8 +90,10 @@ func splitByBudgets(pods []fwk.PodInfo, budgets []*policyv1.PodDisruptionBudget)
 			if !covers(b, info.GetPod()) {
 				continue
 			}
-			allowed[i]--
-			broken = broken || allowed[i] < 0
+			if allowed[i]--; allowed[i] < 0 {
+				broken = true
+				break
+			}
 		}
 		if broken {
 			violating = append(violating, info)

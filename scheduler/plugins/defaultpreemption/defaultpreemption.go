@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	policylisters "k8s.io/client-go/listers/policy/v1"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	configv1 "k8s.io/kube-scheduler/config/v1"
@@ -33,19 +34,20 @@ const Name = "DefaultPreemption"
 type Plugin struct {
 	handle  fwk.Handle
 	budgets policylisters.PodDisruptionBudgetLister
+	pods    corelisters.PodLister
 	// A search among many nodes stops at so many candidates.
 	minPercentage, minAbsolute int
 
 	mu sync.Mutex
-	// preempting holds the pods whose victims are being evicted.
-	preempting map[types.UID]bool
+	// preempting holds the pods whose victims are being evicted, and the last victim when its turn has come.
+	preempting map[types.UID]*corev1.Pod
 }
 
 // New makes the plugin.
 func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, error) {
 	p := &Plugin{
-		handle: h, budgets: h.SharedInformerFactory().Policy().V1().PodDisruptionBudgets().Lister(),
-		minPercentage: 10, minAbsolute: 100, preempting: map[types.UID]bool{},
+		handle: h, budgets: h.SharedInformerFactory().Policy().V1().PodDisruptionBudgets().Lister(), pods: h.SharedInformerFactory().Core().V1().Pods().Lister(),
+		minPercentage: 10, minAbsolute: 100, preempting: map[types.UID]*corev1.Pod{},
 	}
 	if a, ok := args.(*configv1.DefaultPreemptionArgs); ok {
 		if a.MinCandidateNodesPercentage != nil {
@@ -61,7 +63,7 @@ func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, erro
 // Name implements fwk.Plugin.
 func (*Plugin) Name() string { return Name }
 
-// EventsToRegister implements fwk.EnqueueExtensions. The pod is activated when its victims are evicted.
+// EventsToRegister implements fwk.EnqueueExtensions: the end of a victim may end what PreEnqueue waits for.
 func (*Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {
 	return []fwk.ClusterEventWithHint{hint.Always(fwk.AssignedPod, fwk.Delete)}, nil
 }
@@ -69,11 +71,17 @@ func (*Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, er
 // PreEnqueue implements fwk.PreEnqueuePlugin.
 func (p *Plugin) PreEnqueue(_ context.Context, pod *corev1.Pod) *fwk.Status {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.preempting[pod.UID] {
-		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "waiting for the preemption for this pod to be finished")
+	last, preempting := p.preempting[pod.UID]
+	p.mu.Unlock()
+	if !preempting {
+		return nil
 	}
-	return nil
+	if last != nil {
+		if current := p.current(last); current == nil || current.DeletionTimestamp != nil {
+			return nil // it goes, and the others went before
+		}
+	}
+	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "waiting for the preemption for this pod to be finished")
 }
 
 // PostFilter implements fwk.PostFilterPlugin.
@@ -173,7 +181,7 @@ func (p *Plugin) dryRun(ctx context.Context, state fwk.CycleState, pod *corev1.P
 	offset := rand.IntN(len(nodes))
 	nodes = slices.Concat(nodes[offset:], nodes[:offset])
 	if _, err := state.Read(ByResources); err == nil {
-		if candidates, nodes = p.byResources(pod, nodes, enough, budgets, statuses); len(candidates) >= enough {
+		if candidates, nodes = p.byResources(pod, nodes, enough, budgets, statuses); suffices(candidates, enough) {
 			return candidates, refusals, nil
 		}
 	}
@@ -193,7 +201,7 @@ func (p *Plugin) dryRun(ctx context.Context, state fwk.CycleState, pod *corev1.P
 			refusals[node.Node().Name] = status
 		default:
 			candidates = append(candidates, c)
-			if len(candidates) >= enough {
+			if suffices(candidates, enough) {
 				cancel()
 			}
 		}
@@ -202,6 +210,11 @@ func (p *Plugin) dryRun(ctx context.Context, state fwk.CycleState, pod *corev1.P
 		failed = nil
 	}
 	return candidates, refusals, failed
+}
+
+// suffices says whether a search may end: there are enough candidates, and one of them breaks no budget.
+func suffices(candidates []candidate, enough int) bool {
+	return len(candidates) >= enough && slices.ContainsFunc(candidates, func(c candidate) bool { return c.violations == 0 })
 }
 
 // victims returns the pods to evict from a node, or a status that says why that does not help. It changes node and state, which
@@ -245,6 +258,9 @@ func (p *Plugin) victims(ctx context.Context, state fwk.CycleState, pod *corev1.
 		if i < len(violating) {
 			c.violations++
 		}
+	}
+	if len(c.victims) == 0 {
+		return candidate{}, fwk.AsStatus(fmt.Errorf("expected at least one victim pod on node %q", c.node))
 	}
 	return c, nil
 }

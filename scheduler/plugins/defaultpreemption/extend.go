@@ -26,7 +26,11 @@ func (p *Plugin) heedExtenders(pod *corev1.Pod, candidates []candidate) ([]candi
 		}
 		var left []candidate
 		for _, c := range candidates {
-			if v := kept[c.node]; v != nil && len(v.Pods) > 0 {
+			v, ok := kept[c.node]
+			if ok && (v == nil || len(v.Pods) == 0) && !e.IsIgnorable() {
+				return nil, fmt.Errorf("extender %s: expected at least one victim pod on node %q", e.Name(), c.node)
+			}
+			if v != nil && len(v.Pods) > 0 {
 				left = append(left, candidate{node: c.node, victims: v.Pods, violations: int(v.NumPDBViolations)})
 			}
 		}

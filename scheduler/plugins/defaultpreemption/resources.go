@@ -49,7 +49,7 @@ func (p *Plugin) byResources(pod *corev1.Pod, nodes []fwk.NodeInfo, enough int, 
 	request := nodeinfo.NewResource(nodeinfo.PodRequests(pod))
 	need := roomOf(&request, 1)
 	for i, node := range nodes {
-		if len(candidates) >= enough {
+		if suffices(candidates, enough) {
 			return candidates, append(rest, nodes[i:]...)
 		}
 		name := node.Node().Name

@@ -13,6 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
+	configv1 "k8s.io/kube-scheduler/config/v1"
+
+	"keelson.dev/scheduler/plugins/noderesources"
 )
 
 func deviceSlice(node string, devices ...string) *resourceapi.ResourceSlice {
@@ -204,4 +207,35 @@ func TestBindingConditions(t *testing.T) {
 	}
 	report("attached")
 	c.nodeOf("first")
+}
+
+// A scoring strategy that names a resource weighs the devices that stand for it. The other plugins would have it the other way round.
+func TestDevicesAreScored(t *testing.T) {
+	for strategy, want := range map[configv1.ScoringStrategyType]string{configv1.MostAllocated: "a", configv1.LeastAllocated: "b"} {
+		t.Run(string(strategy), func(t *testing.T) {
+			class := deviceClass("gpu")
+			class.Spec.ExtendedResourceName = new("example.com/gpu")
+			taken := deviceClaim("taken", "gpu")
+			taken.Status.Allocation = &resourceapi.AllocationResult{Devices: resourceapi.DeviceAllocationResult{
+				Results: []resourceapi.DeviceRequestAllocationResult{{Request: "gpu", Driver: "gpu.example.com", Pool: "a", Device: "gpu-0"}},
+			}}
+			other := deviceSlice("b", "nic-0")
+			other.Name, other.Spec.Driver = "b-nics", "nic.example.com" // no device of the class
+			conf := &configv1.KubeSchedulerConfiguration{Profiles: []configv1.KubeSchedulerProfile{{
+				Plugins: &configv1.Plugins{Score: configv1.PluginSet{Enabled: []configv1.Plugin{{Name: noderesources.FitName, Weight: new(int32(100))}}}},
+				PluginConfig: []configv1.PluginConfig{{Name: noderesources.FitName, Args: runtime.RawExtension{Object: &configv1.NodeResourcesFitArgs{
+					ScoringStrategy: &configv1.ScoringStrategy{
+						Type: strategy, Resources: []configv1.ResourceSpec{{Name: "example.com/gpu", Weight: 1}},
+					},
+				}}}},
+			}}}
+			c := startConfigured(t, conf, testNode("a"), testNode("b"), testNode("c"), class, taken, other,
+				deviceSlice("a", "gpu-0", "gpu-1", "gpu-2"), deviceSlice("b", "gpu-0", "gpu-1"))
+			c.named()
+			c.create(testPod("p", asks("example.com/gpu")))
+			if got := c.nodeOf("p"); got != want {
+				t.Errorf("the pod is on %s, want %s", got, want)
+			}
+		})
+	}
 }

@@ -27,7 +27,6 @@ const fitKey fwk.StateKey = "PreFilter" + FitName
 type Fit struct {
 	ignored       sets.Set[string]
 	ignoredGroups sets.Set[string]
-	dra           fwk.SharedDRAManager // nil: no devices
 	scorer
 }
 
@@ -37,7 +36,7 @@ func NewFit(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, e
 	if !ok {
 		a = &configv1.NodeResourcesFitArgs{}
 	}
-	f := &Fit{ignored: sets.New(a.IgnoredResources...), ignoredGroups: sets.New(a.IgnoredResourceGroups...), dra: h.SharedDRAManager()}
+	f := &Fit{ignored: sets.New(a.IgnoredResources...), ignoredGroups: sets.New(a.IgnoredResourceGroups...)}
 	strategy := a.ScoringStrategy
 	if strategy == nil {
 		strategy = &configv1.ScoringStrategy{Type: configv1.LeastAllocated}
@@ -46,7 +45,7 @@ func NewFit(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, e
 	if err != nil {
 		return nil, err
 	}
-	f.scorer = newScorer(strategy.Resources, formula)
+	f.scorer = newScorer(h, strategy.Resources, formula)
 	return f, nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/dynamic-resource-allocation/cel"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
@@ -26,16 +27,24 @@ type scorer struct {
 	formula   formula
 	// actual counts what containers request; otherwise CPU and memory are counted with the defaults for containers without.
 	actual bool
+	dra    fwk.SharedDRAManager // nil: no devices
+	cel    *cel.Cache
 }
 
-func newScorer(resources []configv1.ResourceSpec, f formula) scorer {
+func newScorer(h fwk.Handle, resources []configv1.ResourceSpec, f formula) scorer {
 	if len(resources) == 0 {
 		resources = []configv1.ResourceSpec{{Name: string(corev1.ResourceCPU)}, {Name: string(corev1.ResourceMemory)}}
 	}
-	return scorer{resources: resources, formula: f}
+	return scorer{
+		resources: resources, formula: f, dra: h.SharedDRAManager(), cel: cel.NewCache(celCacheSize, cel.Features{EnableConsumableCapacity: true}),
+	}
 }
 
-type podUsage []int64 // what the pod requests of each of the scorer's resources
+// podUsage is what the pod requests of each of the scorer's resources, and the devices that may stand for them; nil: none.
+type podUsage struct {
+	amounts []int64
+	devices offer
+}
 
 // Clone implements fwk.StateData.
 func (p podUsage) Clone() fwk.StateData { return p }
@@ -48,10 +57,14 @@ func (s *scorer) key() fwk.StateKey {
 }
 
 // PreScore implements fwk.PreScorePlugin.
-func (s *scorer) PreScore(_ context.Context, state fwk.CycleState, pod *corev1.Pod, _ []fwk.NodeInfo) *fwk.Status {
+func (s *scorer) PreScore(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, _ []fwk.NodeInfo) *fwk.Status {
 	use := s.usageOf(pod)
-	if s.actual && allZero(use) {
+	if s.actual && allZero(use.amounts) {
 		return fwk.NewStatus(fwk.Skip) // the pod changes no balance
+	}
+	var err error
+	if use.devices, err = s.offer(ctx); err != nil {
+		return fwk.AsStatus(err)
 	}
 	state.Write(s.key(), use)
 	return nil
@@ -72,9 +85,9 @@ func (s *scorer) usageOf(pod *corev1.Pod) podUsage {
 	if !s.actual {
 		requests.MilliCPU, requests.Memory = nodeinfo.NonZeroRequests(pod, list)
 	}
-	use := make(podUsage, len(s.resources))
+	use := podUsage{amounts: make([]int64, len(s.resources))}
 	for i, spec := range s.resources {
-		use[i] = requests.Of(corev1.ResourceName(spec.Name))
+		use.amounts[i] = requests.Of(corev1.ResourceName(spec.Name))
 	}
 	return use
 }
@@ -91,26 +104,32 @@ func (s *scorer) Score(_ context.Context, state fwk.CycleState, pod *corev1.Pod,
 // rate scores a node; usages is room to work in.
 func (s *scorer) rate(use podUsage, node fwk.NodeInfo, usages []usage) int64 {
 	for i, spec := range s.resources {
-		name, mine := corev1.ResourceName(spec.Name), use[i]
-		u := usage{allocatable: nodeinfo.OfInterface(node.GetAllocatable(), name), weight: max(spec.Weight, 1)}
-		if u.allocatable == 0 || (mine == 0 && scalar(name)) {
+		name, mine := corev1.ResourceName(spec.Name), use.amounts[i]
+		if mine == 0 && scalar(name) {
 			continue
 		}
+		u := usage{allocatable: nodeinfo.OfInterface(node.GetAllocatable(), name), weight: max(spec.Weight, 1)}
 		requested := node.GetRequested()
 		if !s.actual && (name == corev1.ResourceCPU || name == corev1.ResourceMemory) {
 			requested = node.GetNonZeroRequested()
 		}
 		u.before = nodeinfo.OfInterface(requested, name)
+		if u.allocatable == 0 && use.devices != nil && scalar(name) {
+			u.allocatable, u.before = use.devices(name, node.Node())
+		}
+		if u.allocatable == 0 {
+			continue
+		}
 		u.requested = u.before + mine
 		usages = append(usages, u)
 	}
 	return s.formula(usages)
 }
 
-// LocalScore implements columns.LocalScore.
+// LocalScore implements columns.LocalScore. Pods whose resources come from devices are not decided on columns.
 func (s *scorer) LocalScore(t *columns.Table, pod fwk.PodInfo) columns.Score {
 	use := s.usageOf(pod.GetPod())
-	if s.actual && allZero(use) {
+	if s.actual && allZero(use.amounts) {
 		return nil
 	}
 	return &scoreColumn{s, t, use, make([]usage, 0, len(s.resources))}
@@ -216,12 +235,12 @@ const BalancedName = "NodeResourcesBalancedAllocation"
 type Balanced struct{ scorer }
 
 // NewBalanced makes the plugin.
-func NewBalanced(_ context.Context, args runtime.Object, _ fwk.Handle) (fwk.Plugin, error) {
+func NewBalanced(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, error) {
 	var resources []configv1.ResourceSpec
 	if a, ok := args.(*configv1.NodeResourcesBalancedAllocationArgs); ok {
 		resources = a.Resources
 	}
-	b := &Balanced{newScorer(resources, balance)}
+	b := &Balanced{newScorer(h, resources, balance)}
 	b.actual = true
 	return b, nil
 }

@@ -51,7 +51,7 @@ func (*Plugin) Name() string { return Name }
 // PreFilter implements fwk.PreFilterPlugin.
 func (*Plugin) PreFilter(_ context.Context, _ fwk.CycleState, pod *corev1.Pod, _ []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
 	for _, v := range pod.Spec.Volumes {
-		if v.CSI != nil || v.PersistentVolumeClaim != nil || v.Ephemeral != nil {
+		if v.PersistentVolumeClaim != nil || v.Ephemeral != nil {
 			return nil, nil
 		}
 	}
@@ -136,13 +136,9 @@ func (p *Plugin) inUse(info fwk.NodeInfo) (map[attached]bool, error) {
 	return used, nil
 }
 
-// collect adds a pod's CSI volumes. What is not known (a claim that is gone) takes no place.
+// collect adds a pod's CSI volumes, but for those inline, which upstream does not count. What is not known (a claim that is gone) takes
+// no place.
 func (p *Plugin) collect(pod *corev1.Pod, into map[attached]bool) {
-	for i := range pod.Spec.Volumes {
-		if c := pod.Spec.Volumes[i].CSI; c != nil {
-			into[attached{c.Driver, string(pod.UID) + "/" + pod.Spec.Volumes[i].Name}] = true
-		}
-	}
 	for _, key := range nodeinfo.ClaimKeys(pod) {
 		claim, err := p.claims.PersistentVolumeClaims(pod.Namespace).Get(key[len(pod.Namespace)+1:])
 		if err != nil {

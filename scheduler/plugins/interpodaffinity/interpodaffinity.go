@@ -36,7 +36,7 @@ type Plugin struct {
 	namespaces corelisters.NamespaceLister
 	// hardWeight is what the required affinity of a running pod towards the incoming one is worth.
 	hardWeight int32
-	// ignorePreferred leaves the preferences of running pods out, which saves looking at all of them.
+	// ignorePreferred leaves the preferences of running pods out for pods without preferences, which saves looking at them.
 	ignorePreferred bool
 	// changes counts the changes of namespaces that terms may look at.
 	changes atomic.Int64

@@ -107,10 +107,8 @@ func (p *Plugin) weigh(into func(key string, weight int64), pod *corev1.Pod, nsL
 			}
 		}
 	}
-	if !p.ignorePreferred {
-		apply(other.GetPreferredAffinityTerms(), pod, nsLabels, 1)
-		apply(other.GetPreferredAntiAffinityTerms(), pod, nsLabels, -1)
-	}
+	apply(other.GetPreferredAffinityTerms(), pod, nsLabels, 1)
+	apply(other.GetPreferredAntiAffinityTerms(), pod, nsLabels, -1)
 }
 
 // Score implements fwk.ScorePlugin.

@@ -19,7 +19,8 @@ import (
 )
 
 // decideOnColumns decides with the engine for the plugins that it stands for; the others are asked about the nodes that are left,
-// through the framework's interfaces. It looks at all nodes, whatever share of them the profile would have scored. ok is false when
+// through the framework's interfaces. It looks at all nodes: percentageOfNodesToScore, which trades the quality of a decision for its time,
+// bounds only what is decided plainly (nodesToFind). ok is false when
 // the plain path must decide: where plugins narrow the nodes down before they are looked at, where a device class stands for an
 // extended resource, which is no property of the node, and where the plain path must say why nothing is left.
 func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *profile.Profile, state *profile.State, info *nodeinfo.PodInfo,
@@ -36,6 +37,7 @@ func (s *Scheduler) decideOnColumns(ctx context.Context, e *shape.Engine, prof *
 	}
 	s.ran("PreFilter", prof, nil, started)
 	started = time.Now()
+	e.Measure = state.ShouldRecordPluginMetrics()
 	d, err := e.Filter(info)
 	if err != nil {
 		return "", nil, false

@@ -141,4 +141,7 @@ func (m *Metrics) Evaluations(plugin, point, profile string) Counter {
 }
 
 // Counter counts upwards.
-type Counter interface{ Inc() }
+type Counter interface {
+	Inc()
+	Add(n float64)
+}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -172,7 +173,24 @@ func (p *Profile) NewEngine() *shape.Engine {
 	for i, s := range p.score {
 		scores[i] = shape.Scorer{ScorePlugin: s.ScorePlugin, Weight: s.weight}
 	}
-	return shape.New(p.shared.Snapshot.Table(), p.filter, scores)
+	return shape.New(p.shared.Snapshot.Table(), p.filter, scores,
+		func(i int) shape.Calls { return calls{p, "Filter", p.filter[i].Name(), p.evaluations[Filter][i]} },
+		func(i int) shape.Calls { return calls{p, "Score", p.score[i].Name(), p.evaluations[Score][i]} })
+}
+
+// calls counts what a plugin does on columns.
+type calls struct {
+	profile       *Profile
+	point, plugin string
+	count         metrics.Counter
+}
+
+// Made implements shape.Calls.
+func (c calls) Made(nodes int, took time.Duration) {
+	c.count.Add(float64(nodes))
+	if took > 0 {
+		c.profile.shared.Metrics.Plugin(c.plugin, c.point, fwk.Success.String(), took)
+	}
 }
 
 // Filters says whether the profile has a filter that is not among the given ones; Scores does so for scores.

@@ -6,6 +6,7 @@ package shape
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/sets"
 	fwk "k8s.io/kube-scheduler/framework"
@@ -27,8 +28,11 @@ type Scorer struct {
 
 // Engine decides for the pods of one profile. Only the scheduling loop uses it.
 type Engine struct {
+	// Measure says that the time of the plugins' calls is to be taken.
+	Measure bool
+
 	table   *columns.Table
-	filters []columns.LocalFilter
+	filters []localFilter
 	scores  []localScore
 	related []relational
 	// names are the plugins that the engine stands for.
@@ -44,46 +48,75 @@ type Engine struct {
 	chosen  []int32
 }
 
+// Calls is told of what one plugin does at one extension point.
+type Calls interface {
+	// Made counts one call that looked at so many nodes; took is 0 if it was not measured.
+	Made(nodes int, took time.Duration)
+}
+
+type localFilter struct {
+	plugin columns.LocalFilter
+	calls  Calls
+}
+
 type localScore struct {
 	plugin columns.LocalScore
+	calls  Calls
 	weight int64
 }
 
 type relational struct {
 	columns.Relational
-	filters bool
-	weight  int64 // 0: it does not score
+	filters         bool
+	weight          int64 // 0: it does not score
+	filtered, rated Calls
+}
+
+func (e *Engine) begin() (now time.Time) {
+	if e.Measure {
+		now = time.Now()
+	}
+	return now
+}
+
+func (e *Engine) made(c Calls, nodes int, began time.Time) {
+	var took time.Duration
+	if !began.IsZero() {
+		took = time.Since(began)
+	}
+	c.Made(nodes, took)
 }
 
 // New returns an engine for the plugins that can work on columns; the others are left to the caller. It returns nil when the order
-// of the plugins is not the one in which the engine asks them: local ones before relational ones.
-func New(table *columns.Table, filters []fwk.FilterPlugin, scores []Scorer) *Engine {
+// of the plugins is not the one in which the engine asks them: local ones before relational ones. filtered and rated are told of the
+// calls of each filter and score.
+func New(table *columns.Table, filters []fwk.FilterPlugin, scores []Scorer, filtered, rated func(i int) Calls) *Engine {
 	e := &Engine{table: table, names: sets.New[string](), templates: newRecent[*template](maxTemplates), relations: newRecent[*followed](maxRelations)}
-	for _, f := range filters {
+	for i, f := range filters {
 		switch p := f.(type) {
 		case columns.LocalFilter:
 			if len(e.related) > 0 {
 				return nil
 			}
-			e.filters = append(e.filters, p)
+			e.filters = append(e.filters, localFilter{p, filtered(i)})
 		case columns.Relational:
-			e.related = append(e.related, relational{Relational: p, filters: true})
+			e.related = append(e.related, relational{Relational: p, filters: true, filtered: filtered(i)})
 		default:
 			continue
 		}
 		e.names.Insert(f.Name())
 	}
-	for _, s := range scores {
+	for k, s := range scores {
 		switch p := s.ScorePlugin.(type) {
 		case columns.LocalScore:
-			e.scores = append(e.scores, localScore{p, s.Weight})
+			e.scores = append(e.scores, localScore{p, rated(k), s.Weight})
 		case columns.Relational:
 			i := slices.IndexFunc(e.related, func(r relational) bool { return r.Name() == p.Name() })
 			if i < 0 {
 				i = len(e.related)
 				e.related = append(e.related, relational{Relational: p})
 			}
-			e.related[i].weight = s.Weight
+			e.related[i].weight, e.related[i].rated = s.Weight, rated(k)
 		default:
 			continue
 		}
@@ -130,6 +163,7 @@ func (e *Engine) Filter(pod fwk.PodInfo) (*Decision, error) {
 	}
 	d.Feasible = e.chosen
 	for i, r := range e.related {
+		began := e.begin()
 		relation, err := e.relation(i, pod)
 		if err != nil {
 			return nil, fmt.Errorf("relate pod with %s: %w", r.Name(), err)
@@ -140,6 +174,7 @@ func (e *Engine) Filter(pod fwk.PodInfo) (*Decision, error) {
 		}
 		e.own(d)
 		relation.Refuse(d.Feasible, d.Refused)
+		e.made(r.filtered, len(d.Feasible), began)
 		e.narrow(d)
 	}
 	return d, nil
@@ -152,8 +187,8 @@ func (e *Engine) ByCapacity(d *Decision) bool {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(d.template.filters, func(f columns.Filter) bool {
-		c, ok := f.(columns.ByCapacity)
+	return !slices.ContainsFunc(d.template.filters, func(f filtering) bool {
+		c, ok := f.Filter.(columns.ByCapacity)
 		return !f.OfNode() && (!ok || !c.ByCapacity())
 	})
 }
@@ -194,7 +229,9 @@ func (e *Engine) Score(d *Decision) []int64 {
 	}
 	for i, relation := range d.relations {
 		if relation != nil && e.related[i].weight > 0 {
+			began := e.begin()
 			relation.Score(d.Feasible, e.related[i].weight, e.total)
+			e.made(e.related[i].rated, len(d.Feasible), began)
 		}
 	}
 	return e.total

@@ -9,15 +9,21 @@ import (
 // template is what is known of the pods of one template, by slot.
 type template struct {
 	at      uint64 // how far in the table's journal
-	filters []columns.Filter
+	filters []filtering
 	// refusedByNode are the refusals of the filters that look at the Node alone; refused are all.
 	refusedByNode, refused []*fwk.Status
 	scores                 []*rating // by score plugin; nil: no difference between nodes
 	fixed                  []int64   // the weighted sum of the scores that are not scaled
 }
 
+type filtering struct {
+	columns.Filter
+	calls Calls
+}
+
 type rating struct {
 	columns.Score
+	calls   Calls
 	weight  int64
 	raw     []int64
 	version uint64
@@ -32,30 +38,31 @@ func (e *Engine) template(pod fwk.PodInfo) *template {
 	if !ok {
 		t = &template{}
 		for _, f := range e.filters {
-			if filter := f.LocalFilter(e.table, pod); filter != nil {
-				t.filters = append(t.filters, filter)
+			if filter := f.plugin.LocalFilter(e.table, pod); filter != nil {
+				t.filters = append(t.filters, filtering{filter, f.calls})
 			}
 		}
 		for _, s := range e.scores {
 			var r *rating
 			if score := s.plugin.LocalScore(e.table, pod); score != nil {
-				r = &rating{Score: score, weight: s.weight}
+				r = &rating{Score: score, calls: s.calls, weight: s.weight}
 			}
 			t.scores = append(t.scores, r)
 		}
 		e.templates.put(e.key, t)
-		t.sync(e.table, e.table.All(), e.table.All())
+		t.sync(e, e.table.All(), e.table.All())
 	} else if changed, nodes, ok := e.table.Since(t.at); ok {
-		t.sync(e.table, changed, nodes)
+		t.sync(e, changed, nodes)
 	} else {
-		t.sync(e.table, e.table.All(), e.table.All())
+		t.sync(e, e.table.All(), e.table.All())
 	}
 	t.at = e.table.Now()
 	return t
 }
 
 // sync looks anew at the slots that changed; nodes are those of them whose Node did.
-func (t *template) sync(table *columns.Table, changed, nodes []int32) {
+func (t *template) sync(e *Engine, changed, nodes []int32) {
+	table := e.table
 	if missing := table.Len() - len(t.refused); missing > 0 {
 		t.refused = append(t.refused, make([]*fwk.Status, missing)...)
 		t.refusedByNode = append(t.refusedByNode, make([]*fwk.Status, missing)...)
@@ -70,8 +77,8 @@ func (t *template) sync(table *columns.Table, changed, nodes []int32) {
 		}
 		live = append(live, slot)
 	}
-	t.filter(true, live, t.refusedByNode)
-	anew := t.rate(table, live, true)
+	t.filter(e, true, live, t.refusedByNode)
+	anew := t.rate(e, live, true)
 	open := changed[:0:0]
 	for _, slot := range changed {
 		t.refused[slot] = t.refusedByNode[slot]
@@ -79,8 +86,8 @@ func (t *template) sync(table *columns.Table, changed, nodes []int32) {
 			open = append(open, slot)
 		}
 	}
-	t.filter(false, open, t.refused)
-	if t.rate(table, open, false) || anew {
+	t.filter(e, false, open, t.refused)
+	if t.rate(e, open, false) || anew {
 		open = liveSlots(table)
 	}
 	for _, slot := range open {
@@ -93,16 +100,19 @@ func (t *template) sync(table *columns.Table, changed, nodes []int32) {
 	}
 }
 
-func (t *template) filter(ofNode bool, slots []int32, refused []*fwk.Status) {
+func (t *template) filter(e *Engine, ofNode bool, slots []int32, refused []*fwk.Status) {
 	for _, f := range t.filters {
 		if f.OfNode() == ofNode && len(slots) > 0 {
+			began := e.begin()
 			f.Refuse(slots, refused)
+			e.made(f.calls, len(slots), began)
 		}
 	}
 }
 
 // rate sets the raw scores of the slots and says whether it has set those of all nodes.
-func (t *template) rate(table *columns.Table, slots []int32, ofNode bool) (all bool) {
+func (t *template) rate(e *Engine, slots []int32, ofNode bool) (all bool) {
+	table := e.table
 	for _, r := range t.scores {
 		if r == nil || r.OfNode() != ofNode {
 			continue
@@ -115,10 +125,15 @@ func (t *template) rate(table *columns.Table, slots []int32, ofNode bool) (all b
 			r.version, all = v.Version(), true
 			of = liveSlots(table)
 		}
+		if len(of) == 0 {
+			continue
+		}
+		began := e.begin()
 		r.Rate(of, r.raw)
-		if len(of) > 0 && r.Scale() != columns.AsIs {
+		if r.Scale() != columns.AsIs {
 			r.zero = allZero(r.raw)
 		}
+		e.made(r.calls, len(of), began)
 	}
 	return all
 }

@@ -8,12 +8,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"keelson.dev/scheduler/nodeinfo"
+	"keelson.dev/scheduler/plugins/schedulinggates"
 	"keelson.dev/scheduler/profile"
 	"keelson.dev/scheduler/why"
 )
@@ -23,11 +25,7 @@ func (s *Scheduler) note(pod *corev1.Pod, f *failure) {
 	decision := why.Decision{Time: time.Now(), Message: f.message}
 	if f.diagnosis.PreFilterMessage == "" {
 		all, _ := s.snapshot.List() // it never fails
-		for _, n := range all[:min(len(all), why.MaxRefusals)] {
-			if status := f.diagnosis.Get(n.Node().Name); status != nil && status.Plugin() != "" {
-				decision.Refusals = append(decision.Refusals, why.Verdict{Node: n.Node().Name, Plugin: status.Plugin(), Reasons: status.Reasons()})
-			}
-		}
+		decision.Refusals = why.Refusals(all, f.diagnosis.Get)
 	}
 	s.why.Add(pod.UID, decision)
 }
@@ -42,6 +40,9 @@ func (s *Scheduler) explain(ctx context.Context, pod *corev1.Pod) (*why.Answer, 
 	case pod.Spec.NodeName != "":
 		a.State, a.Node = why.Bound, pod.Spec.NodeName
 		a.Sentence = fmt.Sprintf("Pod %s has its node: %s.", name, a.Node)
+		if _, err := s.informers.Core().V1().Nodes().Lister().Get(a.Node); apierrors.IsNotFound(err) {
+			a.Sentence = fmt.Sprintf("Pod %s names node %s in its spec, and there is no such node: nobody will start it. Delete it, and let it name another node or none.", name, a.Node)
+		}
 		return a, nil
 	case pod.DeletionTimestamp != nil:
 		a.State, a.Sentence = why.Ending, fmt.Sprintf("Pod %s is being deleted and gets no node any more.", name)
@@ -49,6 +50,7 @@ func (s *Scheduler) explain(ctx context.Context, pod *corev1.Pod) (*why.Answer, 
 	case prof == nil:
 		a.State = why.NotOurs
 		a.Sentence = fmt.Sprintf("Pod %s waits for the scheduler %q; this one serves %s.", name, pod.Spec.SchedulerName, strings.Join(s.profileNames(), ", "))
+		a.Reasons = []why.Reason{{Reason: "another scheduler's pod", Remedy: "start that scheduler, or change spec.schedulerName"}}
 		return a, nil
 	case len(pod.Spec.SchedulingGates) > 0:
 		var gates []string
@@ -57,6 +59,7 @@ func (s *Scheduler) explain(ctx context.Context, pod *corev1.Pod) (*why.Answer, 
 		}
 		a.State = why.Gated
 		a.Sentence = fmt.Sprintf("Pod %s is held back by its own scheduling gates until somebody removes them: %s.", name, strings.Join(gates, ", "))
+		a.Reasons = []why.Reason{{Plugin: schedulinggates.Name, Reason: "waiting for scheduling gates", Remedy: "remove them from spec.schedulingGates"}}
 		return a, nil
 	}
 	if err := s.tryOut(ctx, prof, pod, a); err != nil {

@@ -167,10 +167,15 @@ func printWhy(w io.Writer, a *why.Answer) error {
 		}
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	if len(a.Nodes) > 0 {
+	if len(a.Nodes)+len(a.Reasons) > 0 {
 		fmt.Fprintln(table, "\nNODE\tVERDICT\tBY\tWHY")
 	}
 	nodes := slices.Clone(a.Nodes)
+	for _, r := range a.Reasons {
+		if r.Nodes == 0 { // it is about the pod alone
+			nodes = append(nodes, why.Verdict{Node: "(all)", Plugin: r.Plugin, Reasons: []string{r.Reason}})
+		}
+	}
 	slices.SortStableFunc(nodes, func(x, y why.Verdict) int { return cmp.Compare(y.Score, x.Score) })
 	for _, v := range nodes[:min(len(nodes), maxRows)] {
 		if v.Fits() {

@@ -44,6 +44,9 @@ var rules = []rule{
 	{"VolumeZone", "", "the pod's volume is in another zone", "make room in the volume's zone"},
 	{"VolumeRestrictions", "", "another pod uses the pod's volume", "end that pod, or use another volume"},
 	{"NodeVolumeLimits", "", "the node has as many volumes as it can have", "add a node, or remove pods with volumes"},
+	{"DynamicResources", "resourceclaim.resource.k8s.io ", "the pod's resource claim %s", "create the ResourceClaim, or name another"},
+	{"DynamicResources", "request ", "of the claimed devices, request %s", "create the DeviceClass, or change the claim"},
+	{"DynamicResources", "cannot allocate all claims", "no device that the pod's resource claim asks for is free", "free a device, add a node that has one, or change the claim"},
 	{"DynamicResources", "", "the devices that the pod claims cannot be had there (%s)", "look at the claims: kubectl describe resourceclaim"},
 }
 

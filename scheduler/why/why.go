@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	fwk "k8s.io/kube-scheduler/framework"
 )
 
 // Bounds of the log. With all of them reached it takes about 10 MB.
 const (
 	maxPods      = 2000 // who asks, asks about a pod of the last minutes
 	maxDecisions = 4    // of one pod: enough to see whether the reason changes
-	MaxRefusals  = 64   // nodes of one decision: who asks later gets the table of all nodes as they are then
+	maxRefusals  = 64   // nodes of one decision: who asks later gets the table of all nodes as they are then
 )
 
 // Decision is what one attempt ended with.
@@ -24,7 +25,14 @@ type Decision struct {
 	Time     time.Time `json:"time"`
 	Node     string    `json:"node,omitempty"` // that the pod goes to
 	Message  string    `json:"message"`        // as the event has it
-	Refusals []Verdict `json:"refusals,omitempty"`
+	Refusals []Refusal `json:"refusals,omitempty"`
+}
+
+// Refusal is what refused some nodes, and those of them that came first.
+type Refusal struct {
+	Plugin  string   `json:"plugin"`
+	Reasons []string `json:"reasons"`
+	Nodes   []string `json:"nodes"`
 }
 
 // Verdict is what the plugins say about a node.
@@ -85,7 +93,6 @@ func NewLog() *Log { return &Log{pods: map[types.UID][]Decision{}} }
 
 // Add notes a decision about a pod.
 func (l *Log) Add(pod types.UID, d Decision) {
-	d.Refusals = d.Refusals[:min(len(d.Refusals), MaxRefusals)]
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	have, known := l.pods[pod]
@@ -105,6 +112,26 @@ func (l *Log) Of(pod types.UID) []Decision {
 	defer l.mu.Unlock()
 	out := slices.Clone(l.pods[pod])
 	slices.Reverse(out)
+	return out
+}
+
+// Refusals groups the first nodes by what the status function says of them. On columns, equal statuses are one object.
+func Refusals(nodes []fwk.NodeInfo, of func(node string) *fwk.Status) (out []Refusal) {
+	at := map[*fwk.Status]int{}
+	for _, n := range nodes[:min(len(nodes), maxRefusals)] {
+		name := n.Node().Name
+		status := of(name)
+		if status == nil || status.Plugin() == "" {
+			continue
+		}
+		i, known := at[status]
+		if !known {
+			i = len(out)
+			at[status] = i
+			out = append(out, Refusal{Plugin: status.Plugin(), Reasons: status.Reasons()})
+		}
+		out[i].Nodes = append(out[i].Nodes, name)
+	}
 	return out
 }
 

@@ -2,10 +2,16 @@ package why
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"keelson.dev/scheduler/nodeinfo"
 )
 
 func TestLogIsBounded(t *testing.T) {
@@ -20,11 +26,25 @@ func TestLogIsBounded(t *testing.T) {
 		t.Error("the oldest should be gone, and the newest there")
 	}
 	for i := range maxDecisions + 3 {
-		l.Add("p", Decision{Message: fmt.Sprint(i), Refusals: make([]Verdict, MaxRefusals+5)})
+		l.Add("p", Decision{Message: fmt.Sprint(i)})
 	}
 	got := l.Of("p")
-	if len(got) != maxDecisions || got[0].Message != fmt.Sprint(maxDecisions+2) || len(got[0].Refusals) != MaxRefusals {
-		t.Errorf("%d decisions, the newest %q with %d refusals", len(got), got[0].Message, len(got[0].Refusals))
+	if len(got) != maxDecisions || got[0].Message != fmt.Sprint(maxDecisions+2) {
+		t.Errorf("%d decisions, the newest %q", len(got), got[0].Message)
+	}
+}
+
+func TestRefusalsAreFew(t *testing.T) {
+	statuses := []*fwk.Status{fwk.NewStatus(fwk.Unschedulable, "a").WithPlugin("A"), fwk.NewStatus(fwk.Unschedulable, "b").WithPlugin("B"), nil}
+	var nodes []fwk.NodeInfo
+	for i := range 2 * maxRefusals {
+		info := nodeinfo.New()
+		info.SetNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint(i)}})
+		nodes = append(nodes, info)
+	}
+	got := Refusals(nodes, func(node string) *fwk.Status { i, _ := strconv.Atoi(node); return statuses[i%3] })
+	if len(got) != 2 || got[0].Plugin != "A" || got[1].Reasons[0] != "b" || len(got[0].Nodes) != (maxRefusals+2)/3 || got[1].Nodes[1] != "4" {
+		t.Errorf("got %+v", got)
 	}
 }
 

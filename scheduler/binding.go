@@ -3,6 +3,8 @@ package scheduler
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,9 +39,38 @@ func (s *Scheduler) place(ctx context.Context, prof *profile.Profile, state *pro
 		return
 	}
 	s.bindings <- struct{}{}
-	s.inBinding.Go(func() {
+	s.binders <- func() { s.complete(ctx, prof, state, p, pod, node) }
+}
+
+// startBinders starts as many goroutines that bind as requests may be under way: one for each pod would cost it a stack.
+func (s *Scheduler) startBinders() (stop func()) {
+	var workers sync.WaitGroup
+	for range maxRequests {
+		workers.Go(func() {
+			for work := range s.binders {
+				work()
+			}
+		})
+	}
+	return func() {
+		close(s.binders)
+		workers.Wait()
+		s.inBinding.Wait()
+	}
+}
+
+// complete binds a pod that has its node. What may take long, such as volumes, gets a goroutine of its own.
+func (s *Scheduler) complete(ctx context.Context, prof *profile.Profile, state *profile.State, p *queue.Pod, pod *corev1.Pod, node string) {
+	busy, status := prof.PreFlight(ctx, state, pod, node)
+	finish := func() {
 		defer func() { <-s.bindings }()
-		if status := s.bind(ctx, prof, state, pod, node); !status.IsSuccess() {
+		if busy {
+			s.announce(ctx, pod, node)
+		}
+		if status.IsSuccess() {
+			status = s.bind(ctx, prof, state, pod, node)
+		}
+		if !status.IsSuccess() {
 			s.unplace(ctx, prof, state, p, pod, node, status)
 			return
 		}
@@ -47,18 +78,18 @@ func (s *Scheduler) place(ctx context.Context, prof *profile.Profile, state *pro
 		s.metrics.Tried(metrics.Scheduled, prof.ProfileName(), time.Since(p.Began))
 		s.metrics.Bound(p.Attempts, time.Since(p.FirstAttempt))
 		s.why.Add(pod.UID, why.Decision{Time: time.Now(), Node: node, Message: "assigned to " + node})
-	})
+		s.recorder.Once(ctx, pod, nil, "Scheduled", "Binding", fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node))
+		prof.RunPostBind(ctx, state, pod, node)
+	}
+	if busy {
+		s.inBinding.Go(finish)
+		return
+	}
+	finish()
 }
 
 // bind waits for permission, prepares and binds.
 func (s *Scheduler) bind(ctx context.Context, prof *profile.Profile, state *profile.State, pod *corev1.Pod, node string) *fwk.Status {
-	busy, status := prof.PreFlight(ctx, state, pod, node)
-	if !status.IsSuccess() {
-		return status
-	}
-	if busy {
-		s.announce(ctx, pod, node)
-	}
 	if status := prof.WaitOnPermit(ctx, pod); !status.IsSuccess() {
 		return status
 	}
@@ -73,16 +104,9 @@ func (s *Scheduler) bind(ctx context.Context, prof *profile.Profile, state *prof
 		return fwk.AsStatus(context.Cause(bindCtx))
 	}
 	if handled, status := s.extenderBind(pod, node); handled {
-		if !status.IsSuccess() {
-			return status
-		}
-	} else if status := s.timedStatus("Bind", prof, func() *fwk.Status { return prof.RunBind(ctx, state, pod, node) }); !status.IsSuccess() {
 		return status
 	}
-	s.recorder.WithLogger(klog.FromContext(ctx)).Eventf(pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding",
-		"Successfully assigned %v/%v to %v", pod.Namespace, pod.Name, node)
-	prof.RunPostBind(ctx, state, pod, node)
-	return nil
+	return s.timedStatus("Bind", prof, func() *fwk.Status { return prof.RunBind(ctx, state, pod, node) })
 }
 
 // announce tells others, such as an autoscaler, where a pod will be whose binding may take long. The binding goes on without it.

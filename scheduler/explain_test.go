@@ -114,6 +114,8 @@ func TestMetricsHaveUpstreamsNames(t *testing.T) {
 			`scheduler_framework_extension_point_duration_seconds_count{extension_point="PreFilter",profile="default-scheduler",status="Success"} 1`,
 			`scheduler_framework_extension_point_duration_seconds_count{extension_point="Filter",profile="default-scheduler",status="Success"} 1`,
 			`scheduler_scheduler_cache_size{type="nodes"} 1`,
+			`scheduler_plugin_evaluation_total{extension_point="Filter",plugin="NodeResourcesFit",profile="default-scheduler"} 1`,
+			`scheduler_plugin_evaluation_total{extension_point="Score",plugin="NodeResourcesFit",profile="default-scheduler"} 1`,
 		} {
 			if !strings.Contains(text, want) {
 				return false, nil

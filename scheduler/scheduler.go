@@ -17,10 +17,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
 	clientcache "k8s.io/client-go/tools/cache"
@@ -53,7 +51,8 @@ type Config struct {
 	// Identity is the name in the Lease. A name that stays the same over a restart lets the restarted scheduler go on at once;
 	// it must be unique among those that run. Empty means the host name and a random part.
 	Identity string
-	// ConfigFile is a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1). Empty means the defaults.
+	// ConfigFile is a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1). Empty means the defaults. Its percentageOfNodesToScore
+	// holds for the pods that are not decided on columns: with extenders, plugins that narrow the nodes down beforehand, or devices.
 	ConfigFile string
 	// Serving is the port of health, metrics and explanations.
 	Serving secureserving.Config
@@ -67,7 +66,7 @@ const LeaseName = "kube-scheduler"
 // defaultParallelism is how many goroutines filter nodes, as upstream has it.
 const defaultParallelism = 16
 
-// maxBindings bounds the pods that are being bound: each may wait for volumes, and each holds a goroutine.
+// maxBindings bounds the pods that are being bound: each may wait for volumes, and holds a goroutine then.
 const maxBindings = 1024
 
 // maxRequests bounds the requests that are under way at a time: below the 100 streams that upstream's API server takes over one
@@ -133,7 +132,7 @@ type Scheduler struct {
 	queue     *queue.Queue
 	profiles  map[string]*profile.Profile
 	engines   map[string]*shape.Engine // by profile
-	recorder  events.EventRecorderLogger
+	recorder  *recorder
 	events    events.EventBroadcaster
 	status    *statusWriter
 	workers   fwk.Parallelizer
@@ -146,8 +145,9 @@ type Scheduler struct {
 	deciding  sync.Mutex
 	why       *why.Log
 	metrics   *metrics.Metrics
-	synced    atomic.Bool // the caches are filled
-	bindings  chan struct{}
+	synced    atomic.Bool   // the caches are filled
+	bindings  chan struct{} // one for each pod that is being bound
+	binders   chan func()
 	inBinding sync.WaitGroup
 	// nextStart is where the next scan of the nodes begins, so that scans that stop early share the nodes evenly.
 	nextStart int
@@ -161,16 +161,17 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 	}
 	s := &Scheduler{
 		client:    client,
-		informers: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim)),
+		informers: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trimFor(len(extra)+len(conf.Extenders) == 0))),
 		cache:     cache.New(),
 		snapshot:  cache.NewSnapshot(),
 		profiles:  map[string]*profile.Profile{},
 		engines:   map[string]*shape.Engine{},
-		recorder:  broadcaster.NewRecorder(scheme.Scheme, "default-scheduler"),
+		recorder:  newRecorder(client, broadcaster),
 		events:    broadcaster,
 		status:    newStatusWriter(client),
 		workers:   profile.Workers{Parallelism: parallelism},
 		bindings:  make(chan struct{}, maxBindings),
+		binders:   make(chan func(), maxBindings),
 		why:       why.NewLog(),
 	}
 	s.metrics = s.newMetrics()
@@ -266,17 +267,9 @@ func (s *Scheduler) loop(ctx context.Context) {
 	klog.FromContext(ctx).Info("Scheduling", "profiles", len(s.profiles))
 	stop := context.AfterFunc(ctx, s.queue.Close)
 	defer stop()
+	defer s.startBinders()()
 	for s.scheduleOne(ctx) {
 	}
-	s.inBinding.Wait()
-}
-
-// trim drops what no plugin reads from objects before they are cached.
-func trim(obj any) (any, error) {
-	if m, err := meta.Accessor(obj); err == nil {
-		m.SetManagedFields(nil)
-	}
-	return obj, nil
 }
 
 // responsible says whether one of the profiles schedules the pod.

@@ -13,6 +13,8 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/tools/record/util"
 	"k8s.io/klog/v2"
+
+	"keelson.dev/internal/apiclient"
 )
 
 // reporter is upstream's name in events.
@@ -23,12 +25,13 @@ const reporter = "default-scheduler"
 type recorder struct {
 	events.EventRecorderLogger
 	client   kubernetes.Interface
+	poster   *apiclient.Poster
 	instance string
 }
 
-func newRecorder(client kubernetes.Interface, broadcaster events.EventBroadcaster) *recorder {
+func newRecorder(client kubernetes.Interface, poster *apiclient.Poster, broadcaster events.EventBroadcaster) *recorder {
 	host, _ := os.Hostname() // as the library does
-	return &recorder{broadcaster.NewRecorder(scheme.Scheme, reporter), client, reporter + "-" + host}
+	return &recorder{broadcaster.NewRecorder(scheme.Scheme, reporter), client, poster, reporter + "-" + host}
 }
 
 func reference(pod *corev1.Pod) corev1.ObjectReference {
@@ -42,6 +45,7 @@ func reference(pod *corev1.Pod) corev1.ObjectReference {
 func (r *recorder) Once(ctx context.Context, pod, related *corev1.Pod, reason, action, note string) {
 	now := time.Now()
 	event := &eventsv1.Event{
+		TypeMeta:   metav1.TypeMeta{APIVersion: eventsv1.SchemeGroupVersion.String(), Kind: "Event"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: util.GenerateEventName(pod.Name, now.UnixNano())},
 		EventTime:  metav1.NewMicroTime(now), ReportingController: reporter, ReportingInstance: r.instance,
 		Type: corev1.EventTypeNormal, Reason: reason, Action: action, Note: note, Regarding: reference(pod),
@@ -49,6 +53,9 @@ func (r *recorder) Once(ctx context.Context, pod, related *corev1.Pod, reason, a
 	if related != nil {
 		to := reference(related)
 		event.Related = &to
+	}
+	if accepted, err := r.poster.Post(ctx, "/apis/events.k8s.io/v1/namespaces/"+pod.Namespace+"/events", event); accepted || err != nil && ctx.Err() != nil {
+		return
 	}
 	if _, err := r.client.EventsV1().Events(pod.Namespace).Create(ctx, event, metav1.CreateOptions{}); err == nil {
 		return

@@ -159,6 +159,13 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 	if conf.Parallelism != nil {
 		parallelism = int(*conf.Parallelism)
 	}
+	var poster *apiclient.Poster
+	if restConfig != nil {
+		var err error
+		if poster, err = apiclient.NewPoster(restConfig); err != nil {
+			return nil, err
+		}
+	}
 	s := &Scheduler{
 		client:    client,
 		informers: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trimFor(len(extra)+len(conf.Extenders) == 0))),
@@ -166,7 +173,7 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 		snapshot:  cache.NewSnapshot(),
 		profiles:  map[string]*profile.Profile{},
 		engines:   map[string]*shape.Engine{},
-		recorder:  newRecorder(client, broadcaster),
+		recorder:  newRecorder(client, poster, broadcaster),
 		events:    broadcaster,
 		status:    newStatusWriter(client),
 		workers:   profile.Workers{Parallelism: parallelism},
@@ -177,7 +184,7 @@ func newScheduler(ctx context.Context, client kubernetes.Interface, restConfig *
 	s.metrics = s.newMetrics()
 	s.pods = s.podInformer().Lister()
 	shared := &profile.Shared{
-		Client: client, RESTConfig: restConfig, Informers: s.informers, Recorder: s.recorder, Snapshot: s.snapshot, Workers: s.workers,
+		Client: client, RESTConfig: restConfig, Poster: poster, Informers: s.informers, Recorder: s.recorder, Snapshot: s.snapshot, Workers: s.workers,
 		Metrics: s.metrics,
 	}
 	specs, err := profileSpecs(conf, extra)

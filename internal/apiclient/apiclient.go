@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
@@ -88,7 +89,7 @@ type bounded struct {
 }
 
 func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Query().Get("watch") != "" {
+	if strings.Contains(req.URL.RawQuery, "watch=") {
 		return b.next.RoundTrip(req)
 	}
 	select {

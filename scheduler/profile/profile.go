@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"keelson.dev/internal/apiclient"
 	"keelson.dev/scheduler/cache"
 	"keelson.dev/scheduler/metrics"
 	"keelson.dev/scheduler/queue"
@@ -62,6 +63,7 @@ const (
 type Shared struct {
 	Client     kubernetes.Interface
 	RESTConfig *rest.Config
+	Poster     *apiclient.Poster // nil in tests
 	Informers  informers.SharedInformerFactory
 	Recorder   events.EventRecorderLogger
 	Snapshot   *cache.Snapshot
@@ -280,6 +282,11 @@ func (p *Profile) MutableSnapshotSharedLister() fwk.MutableSnapshotSharedLister 
 
 // ClientSet implements fwk.Handle.
 func (p *Profile) ClientSet() kubernetes.Interface { return p.shared.Client }
+
+// Post is a cheap way to create an object; see apiclient.Poster.
+func (p *Profile) Post(ctx context.Context, path string, obj runtime.Object) (accepted bool, err error) {
+	return p.shared.Poster.Post(ctx, path, obj)
+}
 
 // KubeConfig implements fwk.Handle.
 func (p *Profile) KubeConfig() *rest.Config { return p.shared.RESTConfig }

@@ -258,7 +258,7 @@ func (c *config) applyAdmission(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("prepare admission plugins: %w", err)
 	}
-	client, err := newPolicyClient(ctx, c.client, c.informers.Admissionregistration().V1().MutatingAdmissionPolicies().Informer())
+	client, err := newPolicyClient(ctx, c.client, c.openAPI.documents(), c.informers.Admissionregistration().V1().MutatingAdmissionPolicies().Informer())
 	if err != nil {
 		return fmt.Errorf("watch admission policies: %w", err)
 	}

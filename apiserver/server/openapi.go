@@ -1,6 +1,9 @@
 package server
 
 import (
+	"encoding/json"
+	"fmt"
+	"reflect"
 	"sync"
 
 	extensions "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
@@ -11,8 +14,11 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/util/openapi"
 	"k8s.io/client-go/discovery"
+	clientopenapi "k8s.io/client-go/openapi"
+	"k8s.io/kube-openapi/pkg/builder3"
 	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/spec3"
+	openapiutil "k8s.io/kube-openapi/pkg/util"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"keelson.dev/apis"
@@ -49,6 +55,45 @@ func (o openAPI) ofExtensions(c *genericapiserver.Config) {
 	v2.GetDefinitions, v2.Definitions = extensions.GetOpenAPIDefinitions, nil
 	v3.GetDefinitions, v3.Definitions = extensions.GetOpenAPIDefinitions, nil
 	c.OpenAPIConfig, c.OpenAPIV3Config = &v2, &v3
+}
+
+// documents are the OpenAPI documents of the built-in group versions, by their paths below /openapi/v3, with nothing but the types.
+func (o openAPI) documents() map[string]clientopenapi.GroupVersion {
+	documents := map[string]clientopenapi.GroupVersion{}
+	for _, gv := range o.scheme.PrioritizedVersionsAllGroups() {
+		path := "apis/" + gv.String()
+		if gv.Group == "" {
+			path = "api/" + gv.Version
+		}
+		documents[path] = document{o, gv}
+	}
+	return documents
+}
+
+// document is of one group version.
+type document struct {
+	openAPI openAPI
+	gv      schema.GroupVersion
+}
+
+// ServerRelativeURL implements openapi.GroupVersion. A built-in document never changes, so no hash follows.
+func (d document) ServerRelativeURL() string { return "/openapi/v3/" + d.gv.String() }
+
+// Schema implements openapi.GroupVersion; it knows JSON only.
+func (d document) Schema(string) ([]byte, error) {
+	config := genericapiserver.DefaultOpenAPIV3Config(d.openAPI.definitions, d.openAPI.namer)
+	var names []string
+	for _, known := range d.openAPI.scheme.KnownTypes(d.gv) {
+		name := openapiutil.GetCanonicalTypeName(reflect.New(known).Interface())
+		if _, defined := config.Definitions[name]; defined {
+			names = append(names, name)
+		}
+	}
+	schemas, err := builder3.BuildOpenAPIDefinitionsForResources(config, names...)
+	if err != nil {
+		return nil, fmt.Errorf("build the types of %s: %w", d.gv, err)
+	}
+	return json.Marshal(spec3.OpenAPI{Version: "3.0.0", Components: &spec3.Components{Schemas: schemas}})
 }
 
 // lazySchemas types CEL expressions. The definitions of all built-in kinds are large and most clusters have no policy that needs

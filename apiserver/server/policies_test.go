@@ -2,15 +2,22 @@ package server_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -155,33 +162,12 @@ func TestValidatingPolicyWarns(t *testing.T) {
 }
 
 func TestMutatingPolicy(t *testing.T) {
-	ns, client := namespace(t), shared.client.AdmissionregistrationV1()
-	name := ns + "-m"
-	rules := []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: ruleFor("", "configmaps", admissionregistrationv1.Create)}}
-	must(client.MutatingAdmissionPolicies().Create(t.Context(), &admissionregistrationv1.MutatingAdmissionPolicy{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: admissionregistrationv1.MutatingAdmissionPolicySpec{
-			MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: rules}, ReinvocationPolicy: admissionregistrationv1.NeverReinvocationPolicy,
-			Mutations: []admissionregistrationv1.Mutation{
-				{PatchType: admissionregistrationv1.PatchTypeApplyConfiguration, ApplyConfiguration: &admissionregistrationv1.ApplyConfiguration{
-					Expression: `Object{metadata: Object.metadata{labels: {"by": "policy"}}}`,
-				}},
-				{PatchType: admissionregistrationv1.PatchTypeJSONPatch, JSONPatch: &admissionregistrationv1.JSONPatch{
-					Expression: `[JSONPatch{op: "add", path: "/data", value: {"seen": object.metadata.labels["by"]}}]`,
-				}},
-			},
-		},
-	}, metav1.CreateOptions{}))(t)
-	must(client.MutatingAdmissionPolicyBindings().Create(t.Context(), &admissionregistrationv1.MutatingAdmissionPolicyBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: admissionregistrationv1.MutatingAdmissionPolicyBindingSpec{
-			PolicyName:     name,
-			MatchResources: &admissionregistrationv1.MatchResources{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: ns}}},
-		},
-	}, metav1.CreateOptions{}))(t)
-	t.Cleanup(func() {
-		_ = client.MutatingAdmissionPolicyBindings().Delete(context.Background(), name, metav1.DeleteOptions{})
-		_ = client.MutatingAdmissionPolicies().Delete(context.Background(), name, metav1.DeleteOptions{})
-	})
+	ns := namespace(t)
+	shared.mutate(t, ns, ruleFor("", "configmaps", admissionregistrationv1.Create),
+		applying(`Object{metadata: Object.metadata{labels: {"by": "policy"}}}`),
+		admissionregistrationv1.Mutation{PatchType: admissionregistrationv1.PatchTypeJSONPatch, JSONPatch: &admissionregistrationv1.JSONPatch{
+			Expression: `[JSONPatch{op: "add", path: "/data", value: {"seen": object.metadata.labels["by"]}}]`,
+		}})
 	var body string
 	eventually(t, "the policy is in force", func() bool {
 		_, body, _ = shared.create(t, ns, `{"metadata":{"name":"a"}}`, "?dryRun=All")
@@ -190,4 +176,94 @@ func TestMutatingPolicy(t *testing.T) {
 	if !strings.Contains(body, `"data":{"seen":"policy"}`) {
 		t.Errorf("the second mutation did not see the first: %s", body)
 	}
+}
+
+func applying(expression string) admissionregistrationv1.Mutation {
+	return admissionregistrationv1.Mutation{
+		PatchType: admissionregistrationv1.PatchTypeApplyConfiguration, ApplyConfiguration: &admissionregistrationv1.ApplyConfiguration{Expression: expression},
+	}
+}
+
+// mutate makes a policy that changes what the rule names in the namespace, until the test ends.
+func (s *testServer) mutate(t *testing.T, namespace string, rule admissionregistrationv1.RuleWithOperations, mutations ...admissionregistrationv1.Mutation) {
+	t.Helper()
+	client, name := s.client.AdmissionregistrationV1(), namespace+"-m"
+	must(client.MutatingAdmissionPolicies().Create(t.Context(), &admissionregistrationv1.MutatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: admissionregistrationv1.MutatingAdmissionPolicySpec{
+			MatchConstraints:   &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: rule}}},
+			ReinvocationPolicy: admissionregistrationv1.NeverReinvocationPolicy, Mutations: mutations,
+		},
+	}, metav1.CreateOptions{}))(t)
+	must(client.MutatingAdmissionPolicyBindings().Create(t.Context(), &admissionregistrationv1.MutatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: admissionregistrationv1.MutatingAdmissionPolicyBindingSpec{
+			PolicyName:     name,
+			MatchResources: &admissionregistrationv1.MatchResources{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: namespace}}},
+		},
+	}, metav1.CreateOptions{}))(t)
+	t.Cleanup(func() {
+		_ = client.MutatingAdmissionPolicyBindings().Delete(context.Background(), name, metav1.DeleteOptions{})
+		_ = client.MutatingAdmissionPolicies().Delete(context.Background(), name, metav1.DeleteOptions{})
+	})
+}
+
+// TestFirstMutatingPolicy makes the first policy of a server that nobody has asked for OpenAPI, while definitions come and go: no
+// request that it matches may be refused, with built-in kinds and their subresources.
+func TestFirstMutatingPolicy(t *testing.T) {
+	s := newServer(t, t.TempDir(), nil)
+	ctx, end := context.WithCancel(t.Context())
+	var churn sync.WaitGroup
+	defer churn.Wait()
+	defer end()
+	definitions := must(apiextensionsclient.NewForConfig(s.loopback))(t).ApiextensionsV1().CustomResourceDefinitions()
+	churn.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			group := fmt.Sprintf("g%d.example.com", i)
+			crd := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "gadgets." + group}, Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+				Group: group, Scope: apiextensionsv1.NamespaceScoped, Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "gadgets", Kind: "Gadget"},
+				Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
+					Name: "v1", Served: true, Storage: true,
+					Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object"}},
+				}},
+			}}
+			_, err := definitions.Create(ctx, crd, metav1.CreateOptions{})
+			if err == nil {
+				err = definitions.Delete(ctx, crd.Name, metav1.DeleteOptions{})
+			}
+			if err != nil && ctx.Err() == nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	deployments := s.client.AppsV1().Deployments("default")
+	s.mutate(t, "default", ruleFor("apps", "deployments", admissionregistrationv1.Create), applying(`Object{spec: Object.spec{replicas: 1337}}`))
+	deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{GenerateName: "d-"}, Spec: appsv1.DeploymentSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "d"}},
+		Template: corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "d"}},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		},
+	}}
+	mutated := 0
+	eventually(t, "deployments are mutated", func() bool {
+		made := must(deployments.Create(t.Context(), deployment, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}))(t)
+		if *made.Spec.Replicas == 1337 {
+			mutated++
+		}
+		return mutated == 100
+	})
+	must(s.client.CoreV1().ServiceAccounts("kube-public").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}))(t)
+	must(s.client.CoreV1().Pods("kube-public").Create(t.Context(), pod("p"), metav1.CreateOptions{}))(t)
+	s.mutate(t, "kube-public", ruleFor("", "pods/eviction", admissionregistrationv1.Create),
+		applying(`Object{deleteOptions: Object.deleteOptions{preconditions: Object.deleteOptions.preconditions{uid: "of another pod"}}}`))
+	eventually(t, "evictions are mutated", func() bool {
+		err := s.client.CoreV1().Pods("kube-public").EvictV1(t.Context(), &policyv1.Eviction{
+			ObjectMeta: metav1.ObjectMeta{Name: "p"}, DeleteOptions: &metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}},
+		})
+		if err != nil && !apierrors.IsConflict(err) {
+			t.Fatal(err)
+		}
+		return err != nil
+	})
 }

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ func TestServicesAcrossAChangeOfNetworks(t *testing.T) {
 	s := with("10.40.0.0/24")
 	single := s.service(t, "single", func(spec *corev1.ServiceSpec) { spec.Type = corev1.ServiceTypeNodePort })
 	lost := s.service(t, "lost", nil)
+	s.testAllocatorMetrics(t, single)
 	if err := s.client.NetworkingV1().IPAddresses().Delete(t.Context(), lost.Spec.ClusterIP, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -56,6 +58,38 @@ func TestServicesAcrossAChangeOfNetworks(t *testing.T) {
 	eventually(t, "an event tells of other flags", func() bool { return s.told(t, "default", "KubernetesDefaultServiceCIDRInconsistent", "kubernetes") })
 	if ip := s.service(t, "after", nil).Spec.ClusterIP; !strings.HasPrefix(ip, "10.40.0.") && !strings.HasPrefix(ip, "10.42.0.") {
 		t.Errorf("an address outside of the networks that stand: %s", ip)
+	}
+}
+
+// testAllocatorMetrics expects two services and that of the API server itself.
+func (s *testServer) testAllocatorMetrics(t *testing.T, taken *corev1.Service) {
+	for i := range 2 {
+		again := taken.DeepCopy()
+		again.ObjectMeta = metav1.ObjectMeta{Name: "again"}
+		if i == 0 {
+			again.Spec.ClusterIP, again.Spec.ClusterIPs = "", nil
+		}
+		if _, err := s.client.CoreV1().Services("default").Create(t.Context(), again, metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
+			t.Errorf("what is taken was given again: %v", err)
+		}
+	}
+	for _, want := range []string{
+		`kube_apiserver_clusterip_allocator_allocated_ips{cidr="10.40.0.0/24"} 3`,
+		`kube_apiserver_clusterip_allocator_available_ips{cidr="10.40.0.0/24"} 251`,
+		`kube_apiserver_clusterip_allocator_allocation_total{cidr="10.40.0.0/24",scope="static"} 1`,
+		`kube_apiserver_clusterip_allocator_allocation_total{cidr="10.40.0.0/24",scope="dynamic"} 3`,
+		`kube_apiserver_clusterip_allocator_allocation_errors_total{cidr="10.40.0.0/24",scope="static"} 1`,
+		`kube_apiserver_clusterip_allocator_allocation_duration_seconds_count{cidr="10.40.0.0/24"} 4`,
+		`kube_apiserver_nodeport_allocator_allocated_ports 1`,
+		`kube_apiserver_nodeport_allocator_available_ports 2767`,
+		`kube_apiserver_nodeport_allocator_allocation_errors_total{scope="static"} `,
+		`kube_apiserver_nodeport_allocator_allocation_total{scope="dynamic"} `,
+		`apiserver_nodeport_repair_reconcile_errors_total 0`,
+	} {
+		eventually(t, want, func() bool {
+			_, metrics := s.raw(t, http.MethodGet, "/metrics", "", "", "")
+			return strings.Contains(metrics, "\n"+want)
+		})
 	}
 }
 

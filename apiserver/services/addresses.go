@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -96,10 +97,16 @@ func (a *addresses) take(ctx context.Context, txn *transaction, service *corev1.
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) && usable(p, addr) }) {
+	at := slices.IndexFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) && usable(p, addr) })
+	if at < 0 {
 		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, join(prefixes, familyOf(net.ParseIP(ip))))
 	}
-	return a.create(ctx, txn, service, addr, dryRun)
+	start := time.Now()
+	err = a.create(ctx, txn, service, addr, dryRun)
+	if !dryRun {
+		countIP(prefixes[at], static, start, err)
+	}
+	return err
 }
 
 // takeAny allocates any free address of the family. As upstream, the lower part of a network is left to those who choose their
@@ -114,19 +121,28 @@ func (a *addresses) takeAny(ctx context.Context, txn *transaction, service *core
 		if familyOf(prefix.Addr().AsSlice()) != family {
 			continue
 		}
-		last = errFull
-		size, offset := bounds(prefix)
-		for _, band := range [][2]uint64{{offset, size}, {0, offset}} {
-			addr, err := a.search(ctx, txn, service, prefix, band[0], band[1], dryRun)
-			if err == nil {
-				return addr.String(), nil
-			}
-			if !errors.Is(err, errFull) {
-				return "", err
-			}
+		start := time.Now()
+		addr, err := a.takeFrom(ctx, txn, service, prefix, dryRun)
+		if !dryRun {
+			countIP(prefix, dynamic, start, err)
+		}
+		if err == nil {
+			return addr.String(), nil
+		}
+		if last = err; !errors.Is(err, errFull) {
+			break
 		}
 	}
 	return "", last
+}
+
+func (a *addresses) takeFrom(ctx context.Context, txn *transaction, service *corev1.Service, prefix netip.Prefix, dryRun bool) (netip.Addr, error) {
+	size, offset := bounds(prefix)
+	addr, err := a.search(ctx, txn, service, prefix, offset, size, dryRun)
+	if errors.Is(err, errFull) {
+		addr, err = a.search(ctx, txn, service, prefix, 0, offset, dryRun)
+	}
+	return addr, err
 }
 
 // search tries the addresses first+from … first+to-1 of the prefix, beginning anywhere.
@@ -174,6 +190,7 @@ func (a *addresses) create(ctx context.Context, txn *transaction, service *corev
 	case err != nil:
 		return err
 	}
+	a.move(ctx, name, 1)
 	owner := service.DeepCopy() // the caller goes on changing it
 	txn.onFailure = append(txn.onFailure, func(ctx context.Context) error { return a.release(ctx, owner, name) })
 	return nil
@@ -202,7 +219,17 @@ func (a *addresses) delete(ctx context.Context, found *networkingv1.IPAddress) e
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("release %s: %w", found.Name, err)
 	}
+	if err == nil {
+		a.move(ctx, found.Name, -1)
+	}
 	return nil
+}
+
+// move follows in the metrics what was allocated or given back.
+func (a *addresses) move(ctx context.Context, ip string, by float64) {
+	if prefixes, err := a.ready(ctx); err == nil {
+		moveIPs(prefixes, ip, by)
+	}
 }
 
 // ready lists the networks that addresses may come from: those of the ServiceCIDR objects, and before any is there the ones that

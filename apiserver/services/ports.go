@@ -167,6 +167,7 @@ func (p *ports) take(ctx context.Context, txn *transaction, port int32, dryRun b
 		return err
 	}
 	if !inRange {
+		portErrors.WithLabelValues(static).Inc()
 		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %s", p.all.String())
 	}
 	err := p.change(ctx, func(used *big.Int) error {
@@ -176,6 +177,7 @@ func (p *ports) take(ctx context.Context, txn *transaction, port int32, dryRun b
 		used.SetBit(used, p.index(port), 1)
 		return nil
 	})
+	countPort(static, err)
 	if err == nil {
 		txn.onFailure = append(txn.onFailure, func(ctx context.Context) error { return p.release(ctx, port) })
 	}
@@ -218,7 +220,8 @@ func (p *ports) takeAny(ctx context.Context, txn *transaction, avoid []int32, dr
 		err = pick(p.moved(found))
 		return port, err
 	}
-	if err := p.change(ctx, pick); err != nil {
+	err := p.change(ctx, pick)
+	if countPort(dynamic, err); err != nil {
 		return 0, err
 	}
 	given := port
@@ -242,14 +245,19 @@ func (p *ports) release(ctx context.Context, port int32) error {
 
 // change alters the bitmap of this server's port range. A bitmap of another range, left by a server with other flags, is moved.
 func (p *ports) change(ctx context.Context, alter func(*big.Int) error) error {
-	return p.ranges.Update(ctx, func(stored *corev1.RangeAllocation) error {
-		used := p.moved(stored)
+	var used *big.Int
+	err := p.ranges.Update(ctx, func(stored *corev1.RangeAllocation) error {
+		used = p.moved(stored)
 		if err := alter(used); err != nil {
 			return err
 		}
 		stored.Range, stored.Data = p.all.String(), used.Bytes()
 		return nil
 	})
+	if err == nil {
+		p.countPorts(used)
+	}
+	return err
 }
 
 func (p *ports) moved(stored *corev1.RangeAllocation) *big.Int {

@@ -53,7 +53,11 @@ func (a *Allocator) repairOnce(ctx context.Context, unused map[int32]int) error 
 		return fmt.Errorf("list services: %w", err)
 	}
 	services := list.(*corev1.ServiceList).Items
-	return errors.Join(a.repairAddresses(ctx, services), a.repairPorts(ctx, services, unused))
+	portErr := a.repairPorts(ctx, services, unused)
+	if portErr != nil {
+		portRepairErrors.Inc()
+	}
+	return errors.Join(a.repairAddresses(ctx, services), portErr)
 }
 
 // finding is something wrong that the owner of an object is told by an event.
@@ -78,7 +82,9 @@ func (a *Allocator) repairAddresses(ctx context.Context, services []corev1.Servi
 		return err
 	}
 	networks := a.addresses.prefixes(cidrs, func(*networkingv1.ServiceCIDR) bool { return true })
-	r := compareAddresses(services, list.(*networkingv1.IPAddressList).Items, networks, a.clock.Now())
+	found := list.(*networkingv1.IPAddressList).Items
+	countIPs(networks, found)
+	r := compareAddresses(services, found, networks, a.clock.Now())
 	a.tell(a.config.AddressEvents, append(r.findings, a.addresses.otherDefault(cidrs)...))
 	var errs []error
 	for _, address := range r.leaked {
@@ -86,7 +92,10 @@ func (a *Allocator) repairAddresses(ctx context.Context, services []corev1.Servi
 	}
 	for _, address := range r.missing {
 		_, err := a.addresses.objects.Create(detached(ctx), address, rest.ValidateAllObjectFunc, &metav1.CreateOptions{})
-		if err != nil && !apierrors.IsAlreadyExists(err) {
+		switch {
+		case err == nil:
+			moveIPs(networks, address.Name, 1)
+		case !apierrors.IsAlreadyExists(err):
 			errs = append(errs, fmt.Errorf("restore %s: %w", address.Name, err))
 		}
 	}
@@ -202,7 +211,10 @@ func (a *Allocator) repairPorts(ctx context.Context, services []corev1.Service, 
 	if err != nil {
 		return fmt.Errorf("read node ports: %w", err)
 	}
-	missing, leaked, findings := a.ports.compare(a.ports.moved(stored), services, unused)
+	used := a.ports.moved(stored)
+	a.ports.countPorts(used)
+	missing, leaked, findings := a.ports.compare(used, services, unused)
+	portRepairs.WithLabelValues("leak").Add(float64(len(leaked)))
 	a.tell(a.config.PortEvents, findings)
 	if len(missing)+len(leaked) == 0 {
 		return nil
@@ -227,18 +239,19 @@ func (a *Allocator) repairPorts(ctx context.Context, services []corev1.Service, 
 func (p *ports) compare(used *big.Int, services []corev1.Service, unused map[int32]int) (missing, leaked []int32, findings []finding) {
 	held := map[int32]bool{}
 	for i := range services {
-		tell := func(reason, format string, args ...any) {
+		tell := func(kind, reason, format string, args ...any) {
+			portRepairs.WithLabelValues(kind).Inc()
 			findings = append(findings, finding{&services[i], reason, "PortAllocation", fmt.Sprintf(format, args...)})
 		}
 		for _, port := range portsOf(&services[i].Spec) {
 			switch {
 			case !p.all.Contains(int(port)):
-				tell("PortOutOfRange", "Port %d is not within the port range %s; please recreate service", port, p.all.String())
+				tell("outOfRange", "PortOutOfRange", "Port %d is not within the port range %s; please recreate service", port, p.all.String())
 				continue
 			case held[port]:
-				tell("PortAlreadyAllocated", "Port %d was assigned to multiple services; please recreate service", port)
+				tell("duplicate", "PortAlreadyAllocated", "Port %d was assigned to multiple services; please recreate service", port)
 			case used.Bit(p.index(port)) == 0:
-				tell("PortNotAllocated", "Port %d is not allocated; repairing", port)
+				tell("repair", "PortNotAllocated", "Port %d is not allocated; repairing", port)
 				missing = append(missing, port)
 			}
 			held[port] = true

@@ -52,6 +52,7 @@ type Allocator struct {
 
 // New returns the allocator and hangs it onto config.Services.
 func New(config Config) *Allocator {
+	registerMetrics()
 	a := &Allocator{
 		config:    config,
 		services:  config.Services,

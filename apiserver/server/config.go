@@ -122,7 +122,7 @@ func (c *config) applyServing() error {
 	if err := c.applyEgress(); err != nil {
 		return err
 	}
-	if err := o.Audit.ApplyTo(c.generic); err != nil {
+	if err := c.applyAudit(); err != nil {
 		return fmt.Errorf("apply audit options: %w", err)
 	}
 	if err := o.Tracing.ApplyTo(c.generic.EgressSelector, c.generic); err != nil {

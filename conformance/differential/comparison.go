@@ -215,7 +215,7 @@ func (c *comparison) updates(ctx context.Context, subject, path string, mutation
 	})
 }
 
-// status writes the seed's status and then tries every mutation of it.
+// status writes the seed's status and then tries every mutation of it, and again those of the spec.
 func (c *comparison) status(ctx context.Context, subject, path string, s *seed, document schemas, root *schema, stages *regexp.Regexp) {
 	r := request{
 		method: http.MethodPatch, path: path + "/status", body: []byte(jsonOf(map[string]any{"status": s.status})),
@@ -227,7 +227,14 @@ func (c *comparison) status(ctx context.Context, subject, path string, s *seed, 
 		c.report.add(subject+" status", s.name(), []string{"upstream refuses the seed's status: " + brief(upstream.body)})
 	}
 	live := c.live(ctx, path)
-	if live == nil || !stages.MatchString("status") {
+	if live == nil {
+		return
+	}
+	if stages.MatchString("update") {
+		// What may change can depend on the status: of a claim that is bound, a pod that runs, a job that has ended.
+		c.updates(ctx, subject+" update with status", path, document.mutations(root, live, "/spec"))
+	}
+	if !stages.MatchString("status") {
 		return
 	}
 	mutations := document.mutations(root, live, "/status")

@@ -122,6 +122,11 @@ bench-controllers: build ## Our controller manager beside upstream's on our API 
 	@conformance/upstream.sh kube-controller-manager
 	@go run ./controllers/bench $(if $(CASES),-cases $(CASES)) $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(SCALE),-scale $(SCALE))
 
+.PHONY: bench-kubelet
+bench-kubelet: images ## Our node agent beside upstream's, each on a cluster of one node: BENCH_FLAGS are those of lab/interop/bench
+	@conformance/upstream.sh etcd kubelet
+	@go run ./lab/interop/bench $(BENCH_FLAGS)
+
 KILL_FOR ?= 10m
 .PHONY: faults
 faults: ## Controllers under late watches, failed calls, lost answers and deaths: SEEDS plagues, every promise checked at every revision

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,6 +68,28 @@ func cpuTicks(pid int) (int64, error) {
 			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 		}
 		sum += ticks
+	}
+	return sum, nil
+}
+
+// Wakeups is how often the threads of a process that live now have gone to sleep so far, and so were woken.
+func Wakeups(pid int) (int64, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, path := range tasks {
+		status, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		_, rest, _ := strings.Cut(string(status), "\nvoluntary_ctxt_switches:")
+		var n int64
+		if _, err := fmt.Sscan(rest, &n); err != nil {
+			return 0, fmt.Errorf("%s: unexpected form", path)
+		}
+		sum += n
 	}
 	return sum, nil
 }

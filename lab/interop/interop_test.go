@@ -3,6 +3,7 @@
 package interop
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -41,11 +42,22 @@ var mixes = []struct {
 func TestInterop(t *testing.T) {
 	for _, mix := range mixes {
 		t.Run(mix.name, func(t *testing.T) {
-			c := start(t, mix.Mix)
+			ctx := context.WithoutCancel(t.Context()) // clean-up needs it too
+			bin, err := filepath.Abs("../../bin")
+			must(t, err)
+			c, err := Start(ctx, bin, mix.Mix)
+			t.Cleanup(func() {
+				if t.Failed() {
+					logs := filepath.Join(bin, "interop", filepath.Base(t.Name()))
+					t.Logf("the parts' logs are in %s (%v)", logs, c.KeepLogs(logs))
+				}
+				must(t, c.Stop(ctx))
+			})
+			must(t, err)
 			before, logged := c.leftovers(t), len(c.controllersLog(t))
 			t.Run("Scripts", func(t *testing.T) { // returns when all scripts have ended
 				script.Cluster{
-					Kubeconfig: c.kubeconfig(), Kubectl: c.node.Bundle + "/keelson kubectl",
+					Kubeconfig: c.Kubeconfig(), Kubectl: c.node.Bundle + "/keelson kubectl",
 					Programs: map[string]string{"inside": "exec " + strings.Join(c.inside(), " ") + ` "$@"`},
 					Env:      map[string]string{"DEMO": filepath.Join(c.node.Bundle, "demo")},
 				}.Run(t, testscript.Params{Dir: "testdata/script"})
@@ -64,37 +76,37 @@ func TestInterop(t *testing.T) {
 }
 
 // takeOutputs writes what kubectl prints on this cluster into the files that lab/e2e holds ours against.
-func (c *cluster) takeOutputs(t *testing.T) {
+func (c *Cluster) takeOutputs(t *testing.T) {
 	bin := filepath.Dir(c.kubectlCommand().Path)
 	for name, client := range map[string]string{"BuiltIn": bin + "/keelson kubectl", "Oldest": bin + "/e2e/kubectl-1.32"} {
 		golden := filepath.Join("../e2e/testdata/golden/TestHeld", name)
 		must(t, os.RemoveAll(golden))
 		t.Run("Outputs", func(t *testing.T) {
-			script.Cluster{Kubeconfig: c.kubeconfig(), Kubectl: client, Golden: golden, TakeGolden: true}.Run(
+			script.Cluster{Kubeconfig: c.Kubeconfig(), Kubectl: client, Golden: golden, TakeGolden: true}.Run(
 				t, testscript.Params{Dir: "../e2e/testdata/script/held", ContinueOnError: true})
 		})
 	}
 }
 
 // mustBeEmpty waits until the namespaces of the scripts are gone, and with them all that their pods had on the node.
-func (c *cluster) mustBeEmpty(t *testing.T, before string) {
+func (c *Cluster) mustBeEmpty(t *testing.T, before string) {
 	t.Helper()
-	within(t, 2*time.Minute, func() error {
+	must(t, within(t.Context(), 2*time.Minute, func() error {
 		out, err := c.kubectlCommand("get", "namespaces", "-o", "name").Output()
 		if err != nil || strings.Contains(string(out), "e2e-") {
 			return fmt.Errorf("namespaces that should be gone: %s (%w)", out, err)
 		}
 		return nil
-	})
-	within(t, 3*time.Minute, func() error {
+	}))
+	must(t, within(t.Context(), 3*time.Minute, func() error {
 		if after := c.leftovers(t); after != before {
 			return fmt.Errorf("pods have left something on the node; before:\n%s\nafter:\n%s", before, after)
 		}
 		return nil
-	})
+	}))
 }
 
-func (c *cluster) controllersLog(t *testing.T) string {
+func (c *Cluster) controllersLog(t *testing.T) string {
 	t.Helper()
 	log, err := os.ReadFile(c.node.StatePath("/var/log/controller-manager.log"))
 	must(t, err)
@@ -102,7 +114,7 @@ func (c *cluster) controllersLog(t *testing.T) string {
 }
 
 // leftovers lists what pods have on the node: containers, control groups, volumes, mounts, network devices and addresses.
-func (c *cluster) leftovers(t *testing.T) string {
+func (c *Cluster) leftovers(t *testing.T) string {
 	t.Helper()
 	const list = `/opt/keelson/ctr --address ` + containerdSocket + ` --namespace k8s.io containers list -q
 		find /sys/fs/cgroup/*/kubepods /sys/fs/cgroup/kubepods -type d -name '*pod?*-*' 2>/dev/null
@@ -114,36 +126,6 @@ func (c *cluster) leftovers(t *testing.T) string {
 	out, err := exec.Command(c.inside()[0], append(c.inside()[1:], "/bin/sh", "-c", list)...).Output()
 	must(t, err)
 	return string(out)
-}
-
-// inside is the beginning of a command that runs in the node.
-func (c *cluster) inside() []string {
-	return []string{filepath.Join(c.node.Bundle, "runc"), "--root", filepath.Join(c.home, "runc"), "exec", "interop-" + nodeName}
-}
-
-func (c *cluster) kubectlCommand(args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(c.node.Bundle, "keelson"), append([]string{"kubectl", "--kubeconfig", c.kubeconfig()}, args...)...)
-}
-
-func (c *cluster) kubectl(args ...string) error {
-	if out, err := c.kubectlCommand(args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, out)
-	}
-	return nil
-}
-
-// within repeats what fails until it succeeds or the time is over.
-func within(t *testing.T, long time.Duration, try func() error) {
-	t.Helper()
-	for deadline := time.Now().Add(long); ; time.Sleep(200 * time.Millisecond) {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %v", long, err)
-		}
-	}
 }
 
 func must(t *testing.T, err error) {

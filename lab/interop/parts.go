@@ -1,5 +1,3 @@
-//go:build interop
-
 package interop
 
 import (
@@ -56,7 +54,6 @@ const (
 	nodePodCIDR = "10.244.0.0/24" // of the only node
 	serviceCIDR = "10.96.0.0/16"
 	domain      = "cluster.local"
-	nodeName    = "node-1"
 )
 
 func runtimeServices() []supervisor.Service {
@@ -131,14 +128,14 @@ func parts(address string) []part {
 			origin: func(m Mix) Origin { return m.Kubelet },
 			flags: []string{
 				"--kubeconfig=" + config("kubelet"), "--bootstrap-kubeconfig=" + config("bootstrap-kubelet"),
-				"--config=" + configDir + "/kubelet.yaml", "--hostname-override=" + nodeName, "--node-ip=" + address,
+				"--config=" + configDir + "/kubelet.yaml", "--hostname-override=" + NodeName, "--node-ip=" + address,
 			},
 		},
 		{
 			name: "proxy", ours: "proxy-lite", upstream: "kube-proxy",
 			origin: func(m Mix) Origin { return m.Proxy },
 			flags: []string{
-				"--kubeconfig=" + config("proxy"), "--hostname-override=" + nodeName, "--cluster-cidr=" + podCIDR,
+				"--kubeconfig=" + config("proxy"), "--hostname-override=" + NodeName, "--cluster-cidr=" + podCIDR,
 			},
 			// The table of connections belongs to the machine: its size is not the node's to set.
 			upstreamFlags: []string{

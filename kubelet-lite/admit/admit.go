@@ -4,10 +4,12 @@ package admit
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -32,9 +34,16 @@ type Input struct {
 	Pressure func(corev1.NodeConditionType) bool
 }
 
+// otherChecks are all but Fits.
+var otherChecks = []func(Input) *Rejection{pressure, sysctls, appArmor, affinity, ports, taints}
+
 // Check returns nil if the pod may run.
 func Check(in Input) *Rejection {
-	for _, check := range []func(Input) *Rejection{pressure, sysctls, appArmor, Fits, affinity, ports, taints} {
+	return first(in, slices.Concat(otherChecks[:3], []func(Input) *Rejection{Fits}, otherChecks[3:]))
+}
+
+func first(in Input, checks []func(Input) *Rejection) *Rejection {
+	for _, check := range checks {
 		if r := check(in); r != nil {
 			return r
 		}
@@ -42,14 +51,18 @@ func Check(in Input) *Rejection {
 	return nil
 }
 
-// criticalPriority and above run under any pressure.
-const criticalPriority = 2_000_000_000
+// CriticalPriority and above is what a cluster cannot do without: such pods run under any pressure.
+const CriticalPriority = 2_000_000_000
+
+// Critical reports whether the node takes a pod at others' cost.
+func Critical(pod *corev1.Pod, static bool) bool {
+	return static || pod.Spec.Priority != nil && *pod.Spec.Priority >= CriticalPriority
+}
 
 // pressure keeps new pods away from a node that is short of something: only those that cannot make memory scarcer, because they
 // asked for theirs or tolerate it, come in under memory pressure.
 func pressure(in Input) *Rejection {
-	critical := in.Static || in.Pod.Spec.Priority != nil && *in.Pod.Spec.Priority >= criticalPriority
-	if in.Pressure == nil || critical {
+	if in.Pressure == nil || Critical(in.Pod, in.Static) {
 		return nil
 	}
 	for _, c := range []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure} {
@@ -84,8 +97,22 @@ func Feasible(pod *corev1.Pod, node *corev1.Node) (bool, string) {
 
 // Fits checks only the resources, in a fixed order, so that one pod always gets one reason.
 func Fits(in Input) *Rejection {
-	if len(in.Active)+1 > int(in.Node.Status.Allocatable.Pods().Value()) {
-		return insufficient(corev1.ResourcePods, 1, int64(len(in.Active)), in.Node.Status.Allocatable.Pods().Value())
+	for _, s := range shortages(in) {
+		return &Rejection{"OutOf" + string(s.name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", s.name, s.requested, s.used, s.capacity)}
+	}
+	return nil
+}
+
+// shortage is a resource of which there is not enough, in whole units, of CPU in thousandths.
+type shortage struct {
+	name                      corev1.ResourceName
+	requested, used, capacity int64
+}
+
+// shortages are what the node lacks for the pod.
+func shortages(in Input) (out []shortage) {
+	if most := in.Node.Status.Allocatable.Pods().Value(); int64(len(in.Active)) >= most {
+		out = append(out, shortage{corev1.ResourcePods, 1, int64(len(in.Active)), most})
 	}
 	requests := resourcehelper.PodRequests(in.Pod, resourcehelper.PodResourcesOptions{})
 	used := corev1.ResourceList{}
@@ -96,12 +123,7 @@ func Fits(in Input) *Rejection {
 			used[name] = sum
 		}
 	}
-	names := make([]corev1.ResourceName, 0, len(requests))
-	for name := range requests {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(requests)) {
 		want, have, capacity := requests[name], used[name], in.Node.Status.Allocatable[name]
 		total := have.DeepCopy()
 		total.Add(want)
@@ -111,12 +133,16 @@ func Fits(in Input) *Rejection {
 		if _, offered := in.Node.Status.Allocatable[name]; !offered && IsExtended(name) {
 			continue // a device plugin that has not registered again yet must not fail the pods that use it
 		}
-		if name == corev1.ResourceCPU {
-			return insufficient(name, want.MilliValue(), have.MilliValue(), capacity.MilliValue())
-		}
-		return insufficient(name, want.Value(), have.Value(), capacity.Value())
+		out = append(out, shortage{name, unit(name, want), unit(name, have), unit(name, capacity)})
 	}
-	return nil
+	return out
+}
+
+func unit(name corev1.ResourceName, q resource.Quantity) int64 {
+	if name == corev1.ResourceCPU {
+		return q.MilliValue()
+	}
+	return q.Value()
 }
 
 // FromClaim reports whether a claim gives the pod an extended resource, in place of a device plugin: on one node it is always one or
@@ -129,10 +155,6 @@ func FromClaim(pod *corev1.Pod, name corev1.ResourceName) bool {
 // IsExtended reports whether a resource is one that a device plugin may offer.
 func IsExtended(name corev1.ResourceName) bool {
 	return strings.Contains(string(name), "/") && !strings.Contains(string(name), "kubernetes.io/")
-}
-
-func insufficient(name corev1.ResourceName, requested, used, capacity int64) *Rejection {
-	return &Rejection{"OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}
 }
 
 func affinity(in Input) *Rejection {

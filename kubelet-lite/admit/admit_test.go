@@ -77,7 +77,7 @@ func TestCheck(t *testing.T) {
 		})}, &Rejection{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}},
 		"best effort under memory pressure": {Input{Pod: pod("", tolerant), Pressure: memoryShort}, &Rejection{"Evicted", "The node had condition: [MemoryPressure]. "}},
 		"burstable under memory pressure":   {Input{Pod: pod("1", tolerant), Pressure: memoryShort}, nil},
-		"critical under memory pressure":    {Input{Pod: pod("", tolerant, func(p *corev1.Pod) { p.Spec.Priority = new(int32(criticalPriority)) }), Pressure: memoryShort}, nil},
+		"critical under memory pressure":    {Input{Pod: pod("", tolerant, func(p *corev1.Pod) { p.Spec.Priority = new(int32(CriticalPriority)) }), Pressure: memoryShort}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.in.Node = node

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,12 +39,15 @@ import (
 	"keelson.dev/kubelet-lite/hooks"
 	"keelson.dev/kubelet-lite/images"
 	"keelson.dev/kubelet-lite/logs"
+	"keelson.dev/kubelet-lite/metrics"
 	"keelson.dev/kubelet-lite/nodestatus"
 	"keelson.dev/kubelet-lite/objects"
 	"keelson.dev/kubelet-lite/plugins"
+	"keelson.dev/kubelet-lite/podresources"
 	"keelson.dev/kubelet-lite/podworker"
 	"keelson.dev/kubelet-lite/probes"
 	"keelson.dev/kubelet-lite/server"
+	"keelson.dev/kubelet-lite/shutdown"
 	"keelson.dev/kubelet-lite/stats"
 	"keelson.dev/kubelet-lite/statusmanager"
 	"keelson.dev/kubelet-lite/volumes"
@@ -74,10 +78,12 @@ type agent struct {
 	stats      *stats.Provider
 	collector  *images.Collector
 	eviction   *eviction.Manager
+	shutdown   *shutdown.Manager
 	recorder   record.EventRecorder
 	broadcast  record.EventBroadcaster
 	serving    func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	allocation corev1.ResourceList
+	swap       int64 // bytes that pods may use
 	userns     *cri.UserNamespaceRanges
 
 	mu          sync.Mutex
@@ -86,22 +92,38 @@ type agent struct {
 	mirrors     map[types.NamespacedName]*corev1.Pod
 	preexisting map[types.UID]*cri.Pod // found in the runtime at the start
 	rejected    map[types.UID]bool
+	awaiting    map[types.UID]func() // critical pods that others end for, and what admits them
+
+	admitting sync.Mutex // what one pod is given counts for the next
 }
 
-// Run runs an agent until ctx ends. Containers keep running after that.
+// Run runs an agent until ctx ends. Containers keep running after that, unless package shutdown takes it for the end of the machine:
+// then Run returns when they have ended.
 func Run(ctx context.Context, cfg Config) error {
 	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithName(component))
-	a, err := build(ctx, cfg)
+	metrics.Register()
+	parts, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	var running atomic.Pointer[agent]
+	stop := context.AfterFunc(ctx, func() {
+		defer end()
+		if a := running.Load(); a != nil && a.shutdown.Terminated() {
+			a.shutdown.End(parts)
+		}
+	})
+	defer stop()
+	a, err := build(parts, cfg)
 	if err != nil {
 		return err
 	}
-	return a.run(ctx)
+	running.Store(a)
+	return a.run(parts)
 }
 
 func build(ctx context.Context, cfg Config) (*agent, error) {
 	a := &agent{
 		cfg: cfg, clock: clock.RealClock{}, api: map[types.UID]*corev1.Pod{}, static: map[types.UID]*corev1.Pod{},
-		mirrors: map[types.NamespacedName]*corev1.Pod{}, rejected: map[types.UID]bool{},
+		mirrors: map[types.NamespacedName]*corev1.Pod{}, rejected: map[types.UID]bool{}, awaiting: map[types.UID]func(){},
 	}
 	for _, step := range []func(context.Context) error{
 		a.makeDirectories, a.connectRuntime, a.connectAPI, a.measureNode, a.makeServing, a.makePods, a.makeReclaim, a.findPods,
@@ -213,6 +235,9 @@ func (a *agent) measureNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if a.swap, err = swapFor(k); err != nil {
+		return err
+	}
 	if a.allocation, err = allocatable(capacity, k.KubeReserved, k.SystemReserved, k.EvictionHard); err != nil {
 		return err
 	}
@@ -238,6 +263,7 @@ func (a *agent) measureNode(ctx context.Context) error {
 		InUse:        func() []corev1.UniqueVolumeName { return a.volumes.InUse() },
 		Pressure:     func(c corev1.NodeConditionType) bool { return a.eviction.Pressure(c) },
 		Extra:        func() (corev1.ResourceList, corev1.ResourceList) { return a.devices.Resources() },
+		Trouble:      a.trouble,
 	})
 	return nil
 }
@@ -284,19 +310,25 @@ func (a *agent) makePods(ctx context.Context) (err error) {
 	a.userns = cri.NewUserNamespaces(a.cfg.RootDir, int64(k.MaxPods))
 	a.status = statusmanager.New(a.client)
 	a.objects = objects.New(a.client)
-	if a.claims, err = dra.New(dra.Config{Client: a.client, NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, Clock: clock.RealClock{}}); err != nil {
+	if a.claims, err = dra.New(dra.Config{Client: a.client, NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, Clock: clock.RealClock{}, Changed: a.poke}); err != nil {
 		return err
 	}
-	if a.devices, err = devices.New(devices.Config{RootDir: a.cfg.RootDir, Changed: a.node.Nudge}); err != nil {
+	if a.devices, err = devices.New(devices.Config{RootDir: a.cfg.RootDir, Changed: a.node.Nudge, Affected: a.poke}); err != nil {
 		return err
 	}
 	a.volumes = volumes.New(volumes.Config{
 		Client: a.client, NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, Objects: a.objects, Node: a.node.Node, Clock: a.clock,
-		Wake: func(uid types.UID) { a.workers.Poke(uid) }, RecursiveReadOnly: a.node.RecursiveReadOnly,
+		Wake: a.poke, RecursiveReadOnly: a.node.RecursiveReadOnly,
 		Plugins: map[string]plugins.Handler{plugins.DRA: a.claims, plugins.Device: a.devices},
 	})
-	a.images = images.New(images.Config{Images: a.runtime.Images, Secrets: a.objects, Recorder: a.recorder, Clock: a.clock, Parallel: parallelPulls(k.SerializeImagePulls, k.MaxParallelImagePulls)})
-	a.probes = probes.New(probes.Config{Exec: a.runtime.Runtime, Recorder: a.recorder, Clock: a.clock, Changed: func(uid types.UID) { a.workers.Poke(uid) }})
+	var providers []*images.Provider
+	if path := a.cfg.CredentialProviders; path != "" {
+		if providers, err = images.LoadProviders(path, a.cfg.CredentialProviderDir, a.client, a.clock); err != nil {
+			return err
+		}
+	}
+	a.images = images.New(images.Config{Images: a.runtime.Images, Secrets: a.objects, Providers: providers, Recorder: a.recorder, Clock: a.clock, Parallel: parallelPulls(k.SerializeImagePulls, k.MaxParallelImagePulls)})
+	a.probes = probes.New(probes.Config{Exec: a.runtime.Runtime, Recorder: a.recorder, Clock: a.clock, Changed: a.poke})
 	a.workers = podworker.New(ctx, podworker.Config{
 		Runtime: a.runtime, Node: a.criNode(), IDPrefix: a.prefix, Images: a.images, Volumes: a.volumes, Cgroups: a.cgroups, Devices: []podworker.Devices{a.devices, a.claims}, Probes: a.probes,
 		Hooks: &hooks.Runner{Exec: a.runtime.Runtime, Clock: a.clock}, Status: a.status, Recorder: a.recorder, Clock: a.clock,
@@ -309,6 +341,9 @@ func (a *agent) makePods(ctx context.Context) (err error) {
 	})
 	return nil
 }
+
+// poke has a pod's worker look again.
+func (a *agent) poke(uid types.UID) { a.workers.Poke(uid) }
 
 // maxParallelPulls bounds pulls where the configuration does not.
 const maxParallelPulls = 8
@@ -328,7 +363,7 @@ func (a *agent) criNode() *cri.Node {
 	memory := a.node.Node().Status.Capacity.Memory().Value()
 	return &cri.Node{
 		RootDir: a.cfg.RootDir, PodLogsRoot: k.PodLogsDir, ClusterDNS: k.ClusterDNS, ClusterDomain: k.ClusterDomain, ResolvConf: *k.ResolverConfig,
-		MemoryCapacity: memory, CgroupV2: a.cgroups.V2(), NoCPUQuota: !*k.CPUCFSQuota, SeccompDefault: k.SeccompDefault != nil && *k.SeccompDefault,
+		MemoryCapacity: memory, CgroupV2: a.cgroups.V2(), SwapAccounting: a.swapAccounting(), Swap: a.swap, NoCPUQuota: !*k.CPUCFSQuota, SeccompDefault: k.SeccompDefault != nil && *k.SeccompDefault,
 		AppArmor: cri.AppArmorEnabled(), CgroupParent: a.cgroups.PodParent, UserNamespaces: a.userns,
 	}
 }
@@ -390,8 +425,12 @@ func (a *agent) run(ctx context.Context) error {
 		},
 		"status":   func(ctx context.Context) error { a.status.Run(ctx); return nil },
 		"eviction": a.eviction.Run,
-		"images":   func(ctx context.Context) error { a.collector.Run(ctx); return nil },
-		"logs":     func(ctx context.Context) error { rotator.Run(ctx); return nil },
+		"shutdown": a.shutdown.Run,
+		"pod resources": podresources.Config{
+			RootDir: a.cfg.RootDir, Pods: func() []*corev1.Pod { return a.active("") }, Devices: a.devices, Claims: a.claims,
+		}.Run,
+		"images": func(ctx context.Context) error { a.collector.Run(ctx); return nil },
+		"logs":   func(ctx context.Context) error { rotator.Run(ctx); return nil },
 	} {
 		wg.Go(func() {
 			if err := part(ctx); err != nil && ctx.Err() == nil {

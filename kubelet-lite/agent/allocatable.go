@@ -1,10 +1,16 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+
+	"keelson.dev/kubelet-lite/nodestatus"
 )
 
 // allocatable is what is left for pods after what the node keeps for itself.
@@ -49,4 +55,32 @@ func quantityOrShare(text string, of resource.Quantity) (resource.Quantity, erro
 		return *resource.NewQuantity(int64(float64(of.Value())*percent/100), of.Format), nil
 	}
 	return resource.ParseQuantity(text)
+}
+
+// swapFor is how much swap pods may use together, in bytes. Where the machine has some, the configuration must allow that.
+func swapFor(k *kubeletconfig.KubeletConfiguration) (int64, error) {
+	swap, err := nodestatus.Swap()
+	switch {
+	case err != nil:
+		return 0, err
+	case swap > 0 && *k.FailSwapOn:
+		return 0, errors.New("the machine has swap, which only failSwapOn: false allows")
+	}
+	switch k.MemorySwap.SwapBehavior {
+	case "", "NoSwap":
+		return 0, nil
+	case "LimitedSwap":
+		return swap, nil
+	}
+	return 0, fmt.Errorf("memorySwap.swapBehavior %q is neither NoSwap nor LimitedSwap", k.MemorySwap.SwapBehavior)
+}
+
+// swapAccounting reports whether the kernel can limit the swap of a group.
+func (a *agent) swapAccounting() bool {
+	dir, ok := a.cgroups.RootDirectory("memory")
+	if !ok || !a.cgroups.V2() {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(dir, "memory.swap.max"))
+	return err == nil
 }

@@ -40,7 +40,10 @@ type Config struct {
 	NodeLabels            map[string]string // on registration
 	Cordoned              bool              // registers the node unschedulable
 	ConfigFile, ConfigDir string
-	taints                []string
+	// CredentialProviders is the file, or folder of files, of a CredentialProviderConfig; the programs that it names are in the folder
+	// CredentialProviderDir.
+	CredentialProviders, CredentialProviderDir string
+	taints                                     []string
 }
 
 // NewConfig returns upstream's defaults for everything that is used.
@@ -55,6 +58,7 @@ func NewConfig() Config {
 	k.NodeLeaseDurationSeconds = 40
 	k.MaxPods, k.PodPidsLimit = 110, new(int64(-1))
 	k.ResolverConfig = new("/etc/resolv.conf")
+	k.FailSwapOn = new(true)
 	k.CgroupsPerQOS, k.CPUCFSQuota = new(true), new(true)
 	k.EnforceNodeAllocatable = []string{"pods"}
 	k.SerializeImagePulls, k.MaxParallelImagePulls = new(false), new(int32(5))
@@ -85,6 +89,8 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.Cordoned, "register-unschedulable", c.Cordoned, "register the node cordoned")
 	fs.StringVar(&c.ConfigFile, "config", c.ConfigFile, "KubeletConfiguration file")
 	fs.StringVar(&c.ConfigDir, "config-dir", c.ConfigDir, "folder of .conf files that are laid over the configuration file")
+	fs.StringVar(&c.CredentialProviders, "image-credential-provider-config", "", "CredentialProviderConfig file, or folder of such files")
+	fs.StringVar(&c.CredentialProviderDir, "image-credential-provider-bin-dir", "", "folder of the credential provider programs")
 	fs.StringVar(&k.ContainerRuntimeEndpoint, "container-runtime-endpoint", k.ContainerRuntimeEndpoint, "CRI socket")
 	fs.StringVar(&k.ImageServiceEndpoint, "image-service-endpoint", k.ImageServiceEndpoint, "CRI image socket; empty: the runtime's")
 	fs.StringSliceVar(&k.ClusterDNS, "cluster-dns", k.ClusterDNS, "addresses of the cluster's DNS")

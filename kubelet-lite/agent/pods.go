@@ -16,6 +16,7 @@ import (
 	"keelson.dev/kubelet-lite/admit"
 	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/devices"
+	"keelson.dev/kubelet-lite/metrics"
 	"keelson.dev/kubelet-lite/podplan"
 	"keelson.dev/kubelet-lite/podstatus"
 	"keelson.dev/kubelet-lite/staticpods"
@@ -66,24 +67,28 @@ func (a *agent) podChanged(ctx context.Context, pod *corev1.Pod) {
 	known := a.api[pod.UID] != nil
 	a.api[pod.UID] = pod
 	a.mu.Unlock()
+	a.shutdown.Wake()
 	a.status.Observe(pod)
 	a.accept(ctx, pod, known, false)
 }
 
 // accept gives a pod to its worker if the node takes it.
 func (a *agent) accept(ctx context.Context, pod *corev1.Pod, known, static bool) {
+	a.admitting.Lock()
+	defer a.admitting.Unlock()
+	a.mu.Lock()
+	_, awaiting := a.awaiting[pod.UID]
+	delete(a.awaiting, pod.UID)
+	a.mu.Unlock()
 	_, running := a.preexisting[pod.UID]
 	over := pod.DeletionTimestamp != nil || podplan.IsTerminal(pod.Status.Phase)
-	if !known && !running && !over {
-		if rejection := a.admit(ctx, pod, static); rejection != nil {
-			klog.FromContext(ctx).Info("Pod rejected", "pod", klog.KObj(pod), "reason", rejection.Reason, "message", rejection.Message)
-			a.recorder.Event(cri.ContainerReference(pod, ""), corev1.EventTypeWarning, rejection.Reason, rejection.Message)
-			a.mu.Lock()
-			a.rejected[pod.UID] = true
-			a.mu.Unlock()
-			if !static {
-				a.status.Set(pod, podstatus.Rejected(pod, rejection.Reason, rejection.Message, a.clock.Now()))
-			}
+	if (!known || awaiting) && !running && !over {
+		rejection := a.admit(ctx, pod, static)
+		if rejection != nil && a.preempt(ctx, pod, static) {
+			return
+		}
+		if rejection != nil {
+			a.reject(ctx, pod, static, rejection)
 			return
 		}
 	}
@@ -95,18 +100,64 @@ func (a *agent) accept(ctx context.Context, pod *corev1.Pod, known, static bool)
 	}
 }
 
+func (a *agent) reject(ctx context.Context, pod *corev1.Pod, static bool, why *admit.Rejection) {
+	klog.FromContext(ctx).Info("Pod rejected", "pod", klog.KObj(pod), "reason", why.Reason, "message", why.Message)
+	a.recorder.Event(cri.ContainerReference(pod, ""), corev1.EventTypeWarning, why.Reason, why.Message)
+	a.mu.Lock()
+	a.rejected[pod.UID] = true
+	a.mu.Unlock()
+	if !static {
+		a.status.Set(pod, podstatus.Rejected(pod, why.Reason, why.Message, a.clock.Now()))
+	}
+}
+
 func (a *agent) admit(ctx context.Context, pod *corev1.Pod, static bool) *admit.Rejection {
-	rejection := admit.Check(admit.Input{
-		Pod: pod, Static: static, Node: a.node.Node(), Active: a.active(pod.UID), AppArmor: cri.AppArmorEnabled(),
-		UnsafeSysctls: a.cfg.Kubelet.AllowedUnsafeSysctls, Pressure: a.eviction.Pressure,
-	})
-	if rejection != nil {
+	if rejection := a.shutdown.Admit(); rejection != nil {
+		return rejection
+	}
+	if rejection := admit.Check(a.admission(pod, static)); rejection != nil {
 		return rejection
 	}
 	if err := a.devices.Admit(ctx, pod); err != nil {
 		return &admit.Rejection{Reason: devices.ReasonRejected, Message: err.Error()}
 	}
 	return nil
+}
+
+func (a *agent) admission(pod *corev1.Pod, static bool) admit.Input {
+	return admit.Input{
+		Pod: pod, Static: static, Node: a.node.Node(), Active: a.active(pod.UID), AppArmor: cri.AppArmorEnabled(),
+		UnsafeSysctls: a.cfg.Kubelet.AllowedUnsafeSysctls, Pressure: a.eviction.Pressure,
+	}
+}
+
+const (
+	reasonPreempting = "Preempting"
+	messagePreempted = "Preempted in order to admit critical pod"
+)
+
+// preempt ends pods so that a critical one fits, which is looked at again when something has left the node. It reports whether there is
+// such a way.
+func (a *agent) preempt(ctx context.Context, pod *corev1.Pod, static bool) bool {
+	victims, short := admit.Victims(a.admission(pod, static))
+	if len(victims) == 0 || a.shutdown.Down() {
+		return false
+	}
+	a.mu.Lock()
+	a.awaiting[pod.UID] = func() { a.accept(ctx, pod, true, static) }
+	a.mu.Unlock()
+	for _, victim := range victims {
+		if !a.workers.Stop(victim.UID, podplan.Stop{Reason: reasonPreempting, Message: messagePreempted, Condition: &corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet,
+			Message: "Pod was preempted by Kubelet to accommodate a critical pod.",
+		}}) {
+			continue // it was told before
+		}
+		klog.FromContext(ctx).Info("Pod preempted", "pod", klog.KObj(victim), "for", klog.KObj(pod), "resource", short)
+		a.recorder.Event(cri.ContainerReference(victim, ""), corev1.EventTypeWarning, reasonPreempting, messagePreempted)
+		metrics.Preemptions.WithLabelValues(string(short)).Inc()
+	}
+	return true
 }
 
 // active are the pods other than one that hold resources of the node.
@@ -173,7 +224,9 @@ func (a *agent) podDeleted(ctx context.Context, pod *corev1.Pod) {
 	a.mu.Lock()
 	delete(a.api, pod.UID)
 	delete(a.rejected, pod.UID)
+	delete(a.awaiting, pod.UID)
 	a.mu.Unlock()
+	a.shutdown.Wake()
 	a.status.Forget(pod.UID)
 	a.workers.Removed(pod.UID)
 }
@@ -182,7 +235,14 @@ func (a *agent) podDeleted(ctx context.Context, pod *corev1.Pod) {
 func (a *agent) stopped(pod *corev1.Pod) {
 	a.objects.Unregister(pod.UID)
 	a.userns.Release(pod.UID)
+	a.shutdown.Wake()
 	a.workers.PokeAll() // a resize may have waited for what it held
+	a.mu.Lock()
+	awaiting := slices.Collect(maps.Values(a.awaiting))
+	a.mu.Unlock()
+	for _, again := range awaiting {
+		again()
+	}
 }
 
 // endOrphans ends pods that the runtime has and no source wants, and what crashed agents have left on disk.

@@ -4,11 +4,13 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/eviction"
 	"keelson.dev/kubelet-lite/images"
 	"keelson.dev/kubelet-lite/podplan"
+	"keelson.dev/kubelet-lite/shutdown"
 )
 
 // makeReclaim builds what gives the node back what it runs short of.
@@ -28,7 +30,31 @@ func (a *agent) makeReclaim(context.Context) error {
 		Reclaim: func(ctx context.Context, _ eviction.Signal) error { return a.collector.Free(ctx) },
 		Changed: func() { a.node.Nudge() }, Clock: a.clock,
 	})
+	a.shutdown = shutdown.New(shutdown.Config{
+		Periods: shutdown.Periods(k), Pods: func() []*corev1.Pod { return a.active("") }, Stop: a.workers.Stop, Active: a.present,
+		Changed: func() { a.node.Nudge() }, Clock: a.clock,
+	})
 	return nil
+}
+
+// present reports whether something of a pod is left here, or the API does not know yet that it is over: after the machine's next start it
+// would run again.
+func (a *agent) present(uid types.UID) bool {
+	if a.workers.Active(uid) {
+		return true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	pod := a.api[uid]
+	return pod != nil && !podplan.IsTerminal(pod.Status.Phase)
+}
+
+// trouble is what keeps the node from being ready, beside its runtime.
+func (a *agent) trouble() string {
+	if a.shutdown.Down() {
+		return shutdown.NodeMessage
+	}
+	return ""
 }
 
 // imageDisk measures the disk that holds images.

@@ -28,6 +28,7 @@ type Node struct {
 	MemoryCapacity int64
 	CgroupV2       bool
 	SwapAccounting bool
+	Swap           int64 // bytes that the node has for pods
 	NoCPUQuota     bool
 	SeccompDefault bool
 	AppArmor       bool

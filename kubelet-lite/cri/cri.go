@@ -53,7 +53,7 @@ func Dial(ctx context.Context, endpoint, imageEndpoint string) (*Client, error) 
 		}
 	}
 	return &Client{
-		Runtime: runtime, Images: images,
+		Runtime: countedRuntime{runtime}, Images: countedImages{images},
 		RuntimeClient: runtimeapi.NewRuntimeServiceClient(runtimeConn), ImageClient: runtimeapi.NewImageServiceClient(imageConn),
 	}, nil
 }

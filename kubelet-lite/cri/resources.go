@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,8 +51,8 @@ func (n *Node) Resources(pod *corev1.Pod, c *corev1.Container) *runtimeapi.Linux
 	out.MemoryLimitInBytes = c.Resources.Limits.Memory().Value()
 	if n.CgroupV2 {
 		out.Unified = map[string]string{"memory.oom.group": "1"}
-		if out.MemoryLimitInBytes > 0 && n.SwapAccounting {
-			out.Unified["memory.swap.max"] = "0"
+		if n.SwapAccounting {
+			out.Unified["memory.swap.max"] = strconv.FormatInt(n.swap(pod, c), 10)
 		}
 	}
 	for name, q := range c.Resources.Limits {
@@ -60,6 +61,17 @@ func (n *Node) Resources(pod *corev1.Pod, c *corev1.Container) *runtimeapi.Linux
 		}
 	}
 	return out
+}
+
+// swap is how much of it a container may use, in bytes (KEP-2400): where the node allows any, that of the node in the proportion in which
+// it asks for memory. A container that asked for all that it may have gets none, nor does one that asked for nothing.
+func (n *Node) swap(pod *corev1.Pod, c *corev1.Container) int64 {
+	request, limit := c.Resources.Requests.Memory(), c.Resources.Limits.Memory()
+	critical := pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPriority
+	if n.Swap == 0 || n.MemoryCapacity == 0 || critical || QOSClass(pod) != corev1.PodQOSBurstable || request.IsZero() || request.Cmp(*limit) == 0 {
+		return 0
+	}
+	return int64(float64(n.Swap) * float64(request.Value()) / float64(n.MemoryCapacity))
 }
 
 // hugepageSize turns 2Mi into the 2MB of the kernel's files.
@@ -89,7 +101,10 @@ func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, memoryCapacity int64) int
 	return score
 }
 
-const nodeCriticalPriority = 2000001000 // system-node-critical
+const (
+	criticalPriority     = 2000000000 // system-cluster-critical
+	nodeCriticalPriority = 2000001000 // system-node-critical
+)
 
 func burstableOOMScore(c *corev1.Container, capacity int64) int64 {
 	if capacity <= 0 {

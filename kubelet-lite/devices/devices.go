@@ -33,8 +33,9 @@ const callTimeout = pluginapi.KubeletPreStartContainerRPCTimeoutInSecs * time.Se
 // Config is what a manager works with.
 type Config struct {
 	RootDir string // /var/lib/kubelet
-	// Changed is called when there are other devices than before.
-	Changed func()
+	// Changed is called when there are other devices than before, and Affected for each pod that has some of the resource.
+	Changed  func()
+	Affected func(pod types.UID)
 }
 
 // Manager is safe for concurrent use.

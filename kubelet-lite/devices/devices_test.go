@@ -66,7 +66,7 @@ type bench struct {
 func newBench(t *testing.T, root string) *bench {
 	b := &bench{plugin: &fakePlugin{lists: make(chan []*pluginapi.Device)}, changed: make(chan struct{}, 10)}
 	var err error
-	if b.Manager, err = New(Config{RootDir: root, Changed: func() { b.changed <- struct{}{} }}); err != nil {
+	if b.Manager, err = New(Config{RootDir: root, Changed: func() { b.changed <- struct{}{} }, Affected: func(types.UID) {}}); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -187,5 +187,42 @@ func TestPluginGone(t *testing.T) {
 	}
 	if err := b.Admit(t.Context(), pod("p", nil, []int{1})); err == nil {
 		t.Error("a pod was admitted")
+	}
+}
+
+// The pod status and the pod-resources API tell what a container has, and how it is.
+func TestHealth(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	var affected []types.UID
+	b.cfg.Affected = func(uid types.UID) { affected = append(affected, uid) }
+	b.start(t, 2)
+	p := pod("p", nil, []int{2})
+	must(t, b.Admit(t.Context(), p))
+	shows := func(want ...corev1.ResourceHealthStatus) {
+		t.Helper()
+		var got []corev1.ResourceHealthStatus
+		for _, s := range b.Health(p, &p.Spec.Containers[0]) {
+			for _, r := range s.Resources {
+				got = append(got, r.Health)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	shows(corev1.ResourceHealthStatusHealthy, corev1.ResourceHealthStatusHealthy)
+	near := &pluginapi.TopologyInfo{Nodes: []*pluginapi.NUMANode{{ID: 1}}}
+	b.plugin.lists <- []*pluginapi.Device{{ID: "g0", Health: pluginapi.Healthy}, {ID: "g1", Health: pluginapi.Unhealthy, Topology: near}}
+	<-b.changed
+	shows(corev1.ResourceHealthStatusHealthy, corev1.ResourceHealthStatusUnhealthy)
+	resources, allocatable := b.Manager.grouped(gpus, []string{"g0", "g1"}), b.Allocatable()
+	if len(resources) != 2 || resources[1].Topology.Nodes[0].ID != 1 || len(allocatable) != 1 || cmp.Diff([]string{"g0"}, allocatable[0].DeviceIds) != "" {
+		t.Errorf("resources %v, allocatable %v", resources, allocatable)
+	}
+	close(b.plugin.lists)
+	<-b.changed
+	shows(corev1.ResourceHealthStatusUnhealthy, corev1.ResourceHealthStatusUnhealthy)
+	if len(affected) == 0 || affected[0] != p.UID {
+		t.Errorf("told of %v", affected)
 	}
 }

@@ -174,7 +174,7 @@ func (m *Manager) follow(ctx context.Context, name string, p *plugin) {
 			m.mu.Lock()
 			p.devices = list.Devices
 			m.mu.Unlock()
-			m.cfg.Changed()
+			m.tell(name)
 		}
 	}
 	logger.Info("Device plugin is gone", "err", err)
@@ -182,7 +182,7 @@ func (m *Manager) follow(ctx context.Context, name string, p *plugin) {
 	p.away = true
 	m.mu.Unlock()
 	_ = p.conn.Close()
-	m.cfg.Changed()
+	m.tell(name)
 	select {
 	case <-ctx.Done():
 		return

@@ -28,6 +28,15 @@ type claim struct {
 type device struct {
 	Requests []string `json:"requests,omitempty"` // of the claim that it answers; empty: all
 	CDI      []string `json:"cdi,omitempty"`
+	Pool     string   `json:"pool,omitempty"`
+	Name     string   `json:"name,omitempty"`
+	Share    *string  `json:"share,omitempty"`
+}
+
+// answers reports whether the device was given for a request, or for any if request is empty. A request with alternatives means the one
+// that was chosen.
+func (d device) answers(request string) bool {
+	return request == "" || len(d.Requests) == 0 || slices.ContainsFunc(d.Requests, func(r string) bool { return resourceclaim.BaseRequestRef(r) == request })
 }
 
 func newClaim(c *resourcev1.ResourceClaim) *claim {
@@ -42,12 +51,12 @@ func (c *claim) message() *drapb.Claim {
 	return &drapb.Claim{Namespace: c.Namespace, Name: c.Name, Uid: string(c.UID)}
 }
 
-// cdi are the CDI device names of a request, or of all if request is empty. A request with alternatives means the one that was chosen.
+// cdi are the CDI device names of a request, or of all if request is empty.
 func (c *claim) cdi(request string) []string {
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(c.Drivers)) {
 		for _, d := range c.Drivers[name] {
-			if request == "" || len(d.Requests) == 0 || slices.ContainsFunc(d.Requests, func(r string) bool { return resourceclaim.BaseRequestRef(r) == request }) {
+			if d.answers(request) {
 				out = append(out, d.CDI...)
 			}
 		}
@@ -67,7 +76,7 @@ func driversOf(c *resourcev1.ResourceClaim) []string {
 func devicesOf(r *drapb.NodePrepareResourceResponse) []device {
 	var out []device
 	for _, d := range r.GetDevices() {
-		out = append(out, device{Requests: d.RequestNames, CDI: d.CdiDeviceIds})
+		out = append(out, device{Requests: d.RequestNames, CDI: d.CdiDeviceIds, Pool: d.PoolName, Name: d.DeviceName, Share: d.ShareId})
 	}
 	return out
 }

@@ -40,6 +40,8 @@ type Config struct {
 	NodeName string
 	RootDir  string // /var/lib/kubelet
 	Clock    clock.WithDelayedExecution
+	// Changed is called when a device of the pod is healthier or sicker than before; nil: nobody wants to know.
+	Changed func(pod types.UID)
 }
 
 // Manager prepares claims. It is safe for concurrent use, and a plugins.Handler for DRA drivers.
@@ -49,11 +51,12 @@ type Manager struct {
 
 	mu     sync.Mutex
 	claims map[types.UID]*claim // all that drivers may have prepared
+	health map[deviceKey]health
 }
 
 // New returns a manager that knows what was prepared before.
 func New(cfg Config) (*Manager, error) {
-	m := &Manager{cfg: cfg, drivers: drivers{byName: map[string][]*driver{}, wipes: map[string]clock.Timer{}}, claims: map[types.UID]*claim{}}
+	m := &Manager{cfg: cfg, drivers: drivers{byName: map[string][]*driver{}, wipes: map[string]clock.Timer{}}, claims: map[types.UID]*claim{}, health: map[deviceKey]health{}}
 	return m, statefile.LoadJSON(stateFile(cfg.RootDir), &m.claims)
 }
 

@@ -45,7 +45,7 @@ func (f *fakeDriver) NodePrepareResources(_ context.Context, in *drapb.NodePrepa
 	for _, c := range in.Claims {
 		f.prepared[c.Name] = true
 		out.Claims[c.Uid] = &drapb.NodePrepareResourceResponse{Devices: []*drapb.Device{
-			{RequestNames: []string{"gpu"}, CdiDeviceIds: []string{"test/" + c.Name + "=gpu"}},
+			{RequestNames: []string{"gpu"}, PoolName: "pool", DeviceName: "gpu-0", CdiDeviceIds: []string{"test/" + c.Name + "=gpu"}},
 			{RequestNames: []string{"nic/fast"}, CdiDeviceIds: []string{"test/" + c.Name + "=nic"}},
 		}}
 	}

@@ -14,7 +14,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/klog/v2"
+	drahealth "k8s.io/kubelet/pkg/apis/dra-health/v1"
+	drahealthv1alpha1 "k8s.io/kubelet/pkg/apis/dra-health/v1alpha1"
 	drapb "k8s.io/kubelet/pkg/apis/dra/v1"
+	drapbv1beta1 "k8s.io/kubelet/pkg/apis/dra/v1beta1"
 	"k8s.io/utils/clock"
 
 	"keelson.dev/kubelet-lite/plugins"
@@ -65,8 +68,9 @@ func (d *drivers) current(name string) (*driver, error) {
 
 // Register takes a driver into service.
 func (m *Manager) Register(ctx context.Context, plugin plugins.Plugin) error {
-	if !slices.Contains(plugin.Versions, drapb.DRAPluginService) {
-		return fmt.Errorf("DRA driver %s supports %v, not %s", plugin.Name, plugin.Versions, drapb.DRAPluginService)
+	speaks := func(service string) bool { return slices.Contains(plugin.Versions, service) }
+	if !speaks(drapb.DRAPluginService) && !speaks(drapbv1beta1.DRAPluginService) {
+		return fmt.Errorf("DRA driver %s supports %v, and neither %s nor %s", plugin.Name, plugin.Versions, drapb.DRAPluginService, drapbv1beta1.DRAPluginService)
 	}
 	conn, err := plugins.Dial(plugin.Endpoint)
 	if err != nil {
@@ -74,6 +78,9 @@ func (m *Manager) Register(ctx context.Context, plugin plugins.Plugin) error {
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	one := &driver{endpoint: plugin.Endpoint, conn: conn, client: drapb.NewDRAPluginClient(conn), stop: stop}
+	if !speaks(drapb.DRAPluginService) {
+		one.client = drapbv1beta1.V1Beta1ClientWrapper{DRAPluginClient: drapbv1beta1.NewDRAPluginClient(conn)}
+	}
 	m.drivers.mu.Lock()
 	defer m.drivers.mu.Unlock()
 	for _, old := range m.drivers.byName[plugin.Name] {
@@ -85,6 +92,12 @@ func (m *Manager) Register(ctx context.Context, plugin plugins.Plugin) error {
 	m.drivers.byName[plugin.Name] = append(m.drivers.byName[plugin.Name], one)
 	m.keep(plugin.Name)
 	go m.follow(ctx, plugin.Name, one)
+	switch {
+	case speaks(drahealth.DRAResourceHealthService):
+		go m.followHealth(ctx, plugin.Name, drahealth.NewDRAResourceHealthClient(conn))
+	case speaks(drahealthv1alpha1.DRAResourceHealthService):
+		go m.followHealth(ctx, plugin.Name, drahealth.V1Alpha1ClientWrapper{Client: drahealthv1alpha1.NewDRAResourceHealthClient(conn)})
+	}
 	return nil
 }
 

@@ -16,6 +16,8 @@ import (
 	"k8s.io/klog/v2"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/utils/clock"
+
+	"keelson.dev/kubelet-lite/metrics"
 )
 
 // Config is what a Manager works with. All functions are required but Reclaim.
@@ -192,6 +194,7 @@ func (m *Manager) endOne(ctx context.Context, t Threshold, summary *statsapi.Sum
 		}
 		grace = &seconds
 	}
+	metrics.Evictions.WithLabelValues(string(t.Signal)).Inc()
 	if err := m.cfg.Evict(ctx, pod, Message(t, Observe(&summary.Node)[t.Signal], pod, use[string(pod.UID)]), grace); err != nil {
 		return fmt.Errorf("evict pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}

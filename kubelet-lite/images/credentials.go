@@ -28,7 +28,7 @@ type dockerAuth struct {
 	RegistryToken string `json:"registrytoken"`
 }
 
-// credentials returns those of the pod's pull secrets that fit the image. A missing secret is no error: the image may be public.
+// credentials returns those of the pod's pull secrets that fit the image, and what the node's providers have for it. A missing secret is no error: the image may be public.
 func (m *Manager) credentials(ctx context.Context, pod *corev1.Pod, image string) ([]*runtimeapi.AuthConfig, error) {
 	var out []*runtimeapi.AuthConfig
 	for _, ref := range pod.Spec.ImagePullSecrets {
@@ -50,6 +50,11 @@ func (m *Manager) credentials(ctx context.Context, pod *corev1.Pod, image string
 			if matches(registry, image) {
 				out = append(out, auth.config())
 			}
+		}
+	}
+	if len(m.cfg.Providers) > 0 {
+		if named, err := reference.ParseNormalizedNamed(image); err == nil {
+			out = append(out, m.provided(ctx, pod, named.Name())...)
 		}
 	}
 	return out, nil
@@ -93,8 +98,14 @@ func matches(key, image string) bool {
 	if host == "index.docker.io" || host == "registry-1.docker.io" {
 		host = "docker.io"
 	}
-	if ok, err := path.Match(host, reference.Domain(named)); err != nil || !ok {
+	patterns, parts := strings.Split(host, "."), strings.Split(reference.Domain(named), ".")
+	if len(patterns) != len(parts) { // a * stands for one part of the name
 		return false
+	}
+	for i := range parts {
+		if ok, err := path.Match(patterns[i], parts[i]); err != nil || !ok {
+			return false
+		}
 	}
 	repo := reference.Path(named)
 	return prefix == "" || repo == prefix || strings.HasPrefix(repo, prefix+"/")

@@ -44,10 +44,12 @@ type Secrets interface {
 
 // Config of a Manager.
 type Config struct {
-	Images   criapi.ImageManagerService
-	Secrets  Secrets
-	Recorder record.EventRecorder
-	Clock    clock.Clock
+	Images  criapi.ImageManagerService
+	Secrets Secrets
+	// Providers are the node's own sources of credentials.
+	Providers []*Provider
+	Recorder  record.EventRecorder
+	Clock     clock.Clock
 	// Parallel bounds the pulls that run at once: more only share the same line and disk.
 	Parallel int
 }

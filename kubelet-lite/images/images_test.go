@@ -148,7 +148,7 @@ func TestMatches(t *testing.T) {
 		{"https://index.docker.io/v1/", "busybox", true},
 		{"docker.io/library", "busybox:1", true},
 		{"*.example.com", "a.example.com/x", true},
-		{"*.example.com", "a.b.example.com/x", true},
+		{"*.example.com", "a.b.example.com/x", false},
 		{"example.com", "example.com:5000/x", false},
 		{"example.com:5000", "example.com:5000/x", true},
 		{"example.com/a", "example.com/ab", false},

@@ -148,6 +148,11 @@ func (m *Manager) readyCondition(s *corev1.NodeStatus, status *runtimeapi.Status
 			troubles = append(troubles, fmt.Sprintf("container runtime network not ready: NetworkReady=false reason:%s message:%s", c.Reason, c.Message))
 		}
 	}
+	if m.cfg.Trouble != nil {
+		if text := m.cfg.Trouble(); text != "" {
+			troubles = append(troubles, text)
+		}
+	}
 	c := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
 	if len(troubles) > 0 {
 		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "KubeletNotReady", strings.Join(troubles, ", ")

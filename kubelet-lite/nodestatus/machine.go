@@ -15,7 +15,7 @@ import (
 
 // Machine reads what the machine has: processors, memory, huge pages, and the disk below rootDir.
 func Machine(rootDir string, maxPods int64) (corev1.ResourceList, error) {
-	memory, err := totalMemory()
+	memory, err := memInfo("MemTotal")
 	if err != nil {
 		return nil, err
 	}
@@ -33,18 +33,22 @@ func Machine(rootDir string, maxPods int64) (corev1.ResourceList, error) {
 	return out, nil
 }
 
-func totalMemory() (int64, error) {
+// Swap is how much the machine has, in bytes.
+func Swap() (int64, error) { return memInfo("SwapTotal") }
+
+// memInfo reads an amount of /proc/meminfo, in bytes.
+func memInfo(name string) (int64, error) {
 	data, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0, fmt.Errorf("read memory size: %w", err)
 	}
 	for line := range strings.Lines(string(data)) {
-		if fields := strings.Fields(line); len(fields) >= 2 && fields[0] == "MemTotal:" {
+		if fields := strings.Fields(line); len(fields) >= 2 && fields[0] == name+":" {
 			kib, err := strconv.ParseInt(fields[1], 10, 64)
 			return kib << 10, err
 		}
 	}
-	return 0, fmt.Errorf("read memory size: no MemTotal in /proc/meminfo")
+	return 0, fmt.Errorf("read memory size: no %s in /proc/meminfo", name)
 }
 
 func addHugePages(out corev1.ResourceList) {
@@ -73,7 +77,12 @@ func Info(kubeletVersion, runtimeVersion string) corev1.NodeSystemInfo {
 	if err := unix.Uname(&uts); err != nil {
 		uts = unix.Utsname{}
 	}
+	var swap *corev1.NodeSwapStatus
+	if capacity, err := Swap(); err == nil && capacity > 0 {
+		swap = &corev1.NodeSwapStatus{Capacity: &capacity}
+	}
 	return corev1.NodeSystemInfo{
+		Swap:                    swap,
 		MachineID:               firstLine("/etc/machine-id"),
 		SystemUUID:              firstLine("/sys/class/dmi/id/product_uuid"),
 		BootID:                  firstLine("/proc/sys/kernel/random/boot_id"),

@@ -64,6 +64,8 @@ type Config struct {
 	InUse func() []corev1.UniqueVolumeName
 	// Pressure reports whether a condition of the node, MemoryPressure for one, holds.
 	Pressure func(corev1.NodeConditionType) bool
+	// Trouble, if set, says what keeps the node from being ready beside its runtime; empty: nothing does.
+	Trouble func() string
 	// Extra are resources of device plugins.
 	Extra func() (capacity, allocatable corev1.ResourceList)
 }

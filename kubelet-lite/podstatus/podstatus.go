@@ -27,6 +27,8 @@ type Input struct {
 	Plan     podplan.Plan
 	Now      time.Time
 	IDPrefix string // "containerd://"
+	// Devices tells how the devices of a container are; nil: nobody knows.
+	Devices func(*corev1.Pod, *corev1.Container) []corev1.ResourceStatus
 	// Resize are the conditions of a resize that is pending or in progress.
 	Resize []corev1.PodCondition
 	// PodResources are the pod-level resources in force; nil if the pod has none.
@@ -62,7 +64,11 @@ func For(in Input) corev1.PodStatus {
 	}
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]
-		status.ContainerStatuses = append(status.ContainerStatuses, in.container(c, find(old.ContainerStatuses, c.Name), regular, initialized))
+		s := in.container(c, find(old.ContainerStatuses, c.Name), regular, initialized)
+		if in.Devices != nil {
+			s.AllocatedResourcesStatus = in.Devices(pod, c)
+		}
+		status.ContainerStatuses = append(status.ContainerStatuses, s)
 	}
 	for i := range pod.Spec.EphemeralContainers {
 		c := corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)

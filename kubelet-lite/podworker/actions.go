@@ -16,6 +16,7 @@ import (
 	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/dra"
 	"keelson.dev/kubelet-lite/images"
+	"keelson.dev/kubelet-lite/metrics"
 	"keelson.dev/kubelet-lite/podplan"
 )
 
@@ -189,7 +190,9 @@ func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, a podplan.A
 		}
 	}
 	handler, err := w.runSandbox(ctx, pod, a)
+	metrics.StartedPods.Inc()
 	if err != nil {
+		metrics.StartedPodErrs.Inc()
 		if unprepared, ok := errors.AsType[*dra.PrepareError](err); ok {
 			w.event(pod, "", corev1.EventTypeWarning, unprepared.Reason(), "%v", err)
 		} else {

@@ -47,6 +47,8 @@ type Devices interface {
 	Prepare(ctx context.Context, pod *corev1.Pod) error
 	// Container adds what a container was given to its next instance.
 	Container(ctx context.Context, pod *corev1.Pod, c *corev1.Container, in *cri.Instance) error
+	// Health is how the devices are that a container has.
+	Health(pod *corev1.Pod, c *corev1.Container) []corev1.ResourceStatus
 	// Release takes back what a pod had.
 	Release(ctx context.Context, pod types.UID) error
 }
@@ -131,15 +133,16 @@ func (m *Manager) Removed(uid types.UID) {
 	m.with(uid, func(w *worker) { w.update(func() { w.removed = true }) })
 }
 
-// Stop asks to end a pod for a reason of the node's own.
-func (m *Manager) Stop(uid types.UID, stop podplan.Stop) {
+// Stop asks to end a pod for a reason of the node's own. It reports whether it is the first to do so.
+func (m *Manager) Stop(uid types.UID, stop podplan.Stop) (first bool) {
 	m.with(uid, func(w *worker) {
 		w.update(func() {
-			if w.stop == nil {
+			if first = w.stop == nil; first {
 				w.stop = &stop
 			}
 		})
 	})
+	return first
 }
 
 // Wake tells that the runtime has news of a pod.

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 
 	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/images"
+	"keelson.dev/kubelet-lite/metrics"
 	"keelson.dev/kubelet-lite/podenv"
 	"keelson.dev/kubelet-lite/podplan"
 	"keelson.dev/kubelet-lite/volumes"
@@ -28,8 +30,12 @@ const (
 // start creates and starts one container instance and runs its postStart hook.
 func (w *worker) start(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, a podplan.Action, image podplan.Image) (func(), error) {
 	c := container(pod, a.Container)
+	metrics.Started.WithLabelValues(kindOf(pod, c.Name)).Inc()
 	id, err := w.createAndStart(ctx, pod, seen, c, a, image)
 	if err != nil {
+		if f, ok := errors.AsType[*failure](err); ok {
+			metrics.StartedErrors.WithLabelValues(kindOf(pod, c.Name), f.reason).Inc()
+		}
 		if ctx.Err() == nil {
 			w.event(pod, c.Name, corev1.EventTypeWarning, "Failed", "Error: %v", err)
 		}
@@ -50,6 +56,18 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, a po
 		return func() { used(); w.doomed[id] = "FailedPostStartHook" }, nil
 	}
 	return w.imageUsed(c.Name), nil
+}
+
+// kindOf is what metrics call the kind of a container.
+func kindOf(pod *corev1.Pod, name string) string {
+	named := func(c corev1.Container) bool { return c.Name == name }
+	switch {
+	case slices.ContainsFunc(pod.Spec.InitContainers, named):
+		return "init_container"
+	case slices.ContainsFunc(pod.Spec.Containers, named):
+		return "container"
+	}
+	return "ephemeral_container"
 }
 
 // imageUsed makes the next start look at the image anew, as its pull policy may demand.

@@ -10,7 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/klog/v2"
 
+	"keelson.dev/internal/features"
 	"keelson.dev/kubelet-lite/cri"
+	"keelson.dev/kubelet-lite/metrics"
 	"keelson.dev/kubelet-lite/podplan"
 	"keelson.dev/kubelet-lite/podstatus"
 	"keelson.dev/kubelet-lite/probes"
@@ -21,6 +23,8 @@ type worker struct {
 	m    *Manager
 	wake chan struct{}
 	done chan func() // outcomes of actions
+
+	began time.Time // when the pod was seen first
 
 	mu       sync.Mutex
 	pod      *corev1.Pod
@@ -48,7 +52,7 @@ type worker struct {
 
 func newWorker(m *Manager, pod *corev1.Pod) *worker {
 	w := &worker{
-		m: m, pod: pod, stale: true, wake: make(chan struct{}, 1), done: make(chan func()),
+		m: m, pod: pod, began: m.cfg.Clock.Now(), stale: true, wake: make(chan struct{}, 1), done: make(chan func()),
 		inFlight: map[podplan.Key]*action{}, setbacks: map[podplan.Key]podplan.Setback{}, images: map[string]podplan.Image{},
 		doomed: map[string]string{}, messages: map[string]string{}, backedOff: map[string]string{},
 	}
@@ -98,6 +102,11 @@ func (w *worker) run(ctx context.Context) {
 // sync is one round. It returns when the next is due at the latest, and whether there is nothing left to do, ever.
 func (w *worker) sync(ctx context.Context) (again time.Time, over bool) {
 	now := w.m.cfg.Clock.Now()
+	kind := "sync"
+	if w.last == nil {
+		kind = "create"
+	}
+	defer func() { metrics.PodWorker.WithLabelValues(kind).Observe(w.m.cfg.Clock.Since(now).Seconds()) }()
 	pod, stop, removed, seen, err := w.observe(ctx)
 	if err != nil {
 		klog.FromContext(ctx).Info("Runtime not observed, will try again", "err", err)
@@ -287,8 +296,11 @@ func (w *worker) report(pod *corev1.Pod, o podplan.Observed, plan podplan.Plan, 
 	}
 	status := podstatus.For(podstatus.Input{
 		Pod: pod, Observed: o, Plan: plan, Now: w.m.cfg.Clock.Now(), IDPrefix: w.m.cfg.IDPrefix,
-		Resize: w.resizeConditions(pod), PodResources: w.resources.applied, RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(w.handler),
+		Devices: w.deviceHealth, Resize: w.resizeConditions(pod), PodResources: w.resources.applied, RecursiveReadOnly: w.m.cfg.RecursiveReadOnly(w.handler),
 	})
+	if w.last != nil && w.last.Phase == corev1.PodPending && status.Phase == corev1.PodRunning {
+		metrics.PodStart.Observe(w.m.cfg.Clock.Since(w.began).Seconds())
+	}
 	target := w.m.cfg.Mirror(pod)
 	if target == nil {
 		w.last = &status
@@ -301,6 +313,16 @@ func (w *worker) report(pod *corev1.Pod, o podplan.Observed, plan podplan.Plan, 
 	if plan.Done && target.DeletionTimestamp != nil && target.UID == pod.UID {
 		w.m.cfg.Status.Remove(target)
 	}
+}
+
+func (w *worker) deviceHealth(pod *corev1.Pod, c *corev1.Container) (out []corev1.ResourceStatus) {
+	if !features.Enabled("ResourceHealthStatus") {
+		return nil
+	}
+	for _, d := range w.m.cfg.Devices {
+		out = append(out, d.Health(pod, c)...)
+	}
+	return out
 }
 
 func (w *worker) tellBackOffs(pod *corev1.Pod, seen *cri.Pod, plan podplan.Plan) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -19,7 +20,81 @@ func (s *Server) metrics() http.Handler {
 	if s.cfg.Metrics != nil {
 		return s.cfg.Metrics
 	}
-	return legacyregistry.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		own := prometheus.NewRegistry()
+		own.MustRegister(collector{func(add func(family, time.Time, float64, ...string)) {
+			s.counts(add)
+			s.volumes(r, add)
+		}})
+		promhttp.HandlerFor(prometheus.Gatherers{legacyregistry.DefaultGatherer, own}, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}).ServeHTTP(w, r)
+	})
+}
+
+// counts tells of pods and containers by what the API is told of them.
+func (s *Server) counts(add emitter) {
+	var (
+		node       = gauge("kubelet_node_name", "The node's name. The count is always 1.", "node")
+		pods       = gauge("kubelet_running_pods", "Number of pods that have a running pod sandbox")
+		containers = gauge("kubelet_running_containers", "Number of containers currently running", "container_state")
+	)
+	running, states := 0.0, map[string]float64{}
+	for _, pod := range s.cfg.Pods.Pods() {
+		if pod.Status.Phase == corev1.PodRunning {
+			running++
+		}
+		for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses) {
+			switch {
+			case c.State.Running != nil:
+				states["running"]++
+			case c.State.Terminated != nil:
+				states["exited"]++
+			case c.ContainerID != "":
+				states["created"]++
+			}
+		}
+	}
+	add(node, time.Time{}, 1, s.cfg.NodeName)
+	add(pods, time.Time{}, running)
+	for state, n := range states {
+		add(containers, time.Time{}, n, state)
+	}
+}
+
+// volumes tells how full the claims' volumes are.
+func (s *Server) volumes(r *http.Request, add emitter) {
+	if s.cfg.Summary == nil {
+		return
+	}
+	stats, err := s.cfg.Summary(r.Context())
+	if err != nil {
+		klog.FromContext(r.Context()).Error(err, "Volumes could not be measured")
+		return
+	}
+	metric := func(name, help string) family {
+		return gauge("kubelet_volume_stats_"+name, help, "namespace", "persistentvolumeclaim")
+	}
+	var (
+		capacity  = metric("capacity_bytes", "Capacity in bytes of the volume")
+		available = metric("available_bytes", "Number of available bytes in the volume")
+		used      = metric("used_bytes", "Number of used bytes in the volume")
+		inodes    = metric("inodes", "Maximum number of inodes in the volume")
+		free      = metric("inodes_free", "Number of free inodes in the volume")
+		taken     = metric("inodes_used", "Number of used inodes in the volume")
+	)
+	seen := map[statsapi.PVCReference]bool{} // pods share claims
+	for _, pod := range stats.Pods {
+		for _, v := range pod.VolumeStats {
+			if v.PVCRef == nil || seen[*v.PVCRef] {
+				continue
+			}
+			seen[*v.PVCRef] = true
+			for f, value := range map[family]*uint64{
+				capacity: v.CapacityBytes, available: v.AvailableBytes, used: v.UsedBytes, inodes: v.Inodes, free: v.InodesFree, taken: v.InodesUsed,
+			} {
+				add.maybe(f, time.Time{}, value, 1, v.PVCRef.Namespace, v.PVCRef.Name)
+			}
+		}
+	}
 }
 
 func (s *Server) probeMetrics() http.Handler {

@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
+
+	"keelson.dev/kubelet-lite/metrics"
 )
 
 // writers bounds the requests at once: enough for a full node to report in one breath, too few to hurt an API server.
@@ -44,7 +46,8 @@ type entry struct {
 	want    *corev1.PodStatus
 	remove  bool
 	version uint64
-	written string // resource version of our last write
+	written string    // resource version of our last write
+	since   time.Time // of the oldest change that is not written; zero: all are
 }
 
 // New returns a manager; Run must be called for anything to be written.
@@ -63,6 +66,9 @@ func (m *Manager) Set(pod *corev1.Pod, status corev1.PodStatus) {
 	}
 	e.pod, e.want = pod, &status
 	e.version++
+	if e.since.IsZero() {
+		e.since = time.Now()
+	}
 	m.mu.Unlock()
 	m.queue.Add(pod.UID)
 }
@@ -176,7 +182,11 @@ func (m *Manager) write(ctx context.Context, uid types.UID) error {
 		}
 		m.mu.Lock()
 		e.known, e.written = *want, after
+		metrics.PodStatusSync.Observe(time.Since(e.since).Seconds())
 		again := e.version != version
+		if e.since = (time.Time{}); again {
+			e.since = time.Now()
+		}
 		m.mu.Unlock()
 		if again {
 			m.queue.Add(uid)

@@ -75,7 +75,8 @@ func (c *Cluster) writeServerFiles(m Member) error {
 }
 
 // kubeletSettings are what differs from upstream's defaults in a lab. All nodes share the machine's disk with everything else on it, so
-// what is free as a share of it says nothing: nodes evict when it is really about to be full, and keep their images.
+// what is free as a share of it says nothing: nodes evict when it is really about to be full, and keep their images. Whether the
+// machine swaps is not theirs to say.
 const kubeletSettings = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 evictionHard:
@@ -86,6 +87,7 @@ evictionHard:
   imagefs.inodesFree: 1%
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
+failSwapOn: false
 `
 
 // writeNodeFiles gives any node what its agent and its runtime start from.

@@ -19,12 +19,12 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"save":   save,
 }
 
-// strike kills a process of a node whose command line holds a text: strike NODE TEXT
+// strike kills a process of a node whose command line holds a text, or sends it another signal: strike NODE TEXT [SIGNAL]
 func strike(ts *testscript.TestScript, negate bool, args []string) {
-	if negate || len(args) != 2 {
-		ts.Fatalf("usage: strike NODE TEXT")
+	if negate || len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: strike NODE TEXT [SIGNAL]")
 	}
-	ts.Check(killInNode(args[0], args[1]))
+	ts.Check(signalInNode(args[0], args[1], append(args, "KILL")[2]))
 }
 
 // save writes the toolbox image under another name into an archive, as docker save does: save REFERENCE FILE

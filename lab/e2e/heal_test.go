@@ -317,13 +317,16 @@ func killOneDemoProcess() error {
 }
 
 // killInNode sends SIGKILL to the first process of a node whose command line or environment holds the text.
-func killInNode(node, text string) error {
+func killInNode(node, text string) error { return signalInNode(node, text, "KILL") }
+
+// signalInNode sends it another signal: TERM, for one.
+func signalInNode(node, text, signal string) error {
 	const script = `for p in /proc/[0-9]*; do
 		[ "${p#/proc/}" = $$ ] && continue # this shell, whose command line holds the text too
-		case "$(tr '\0' ' ' <$p/cmdline 2>/dev/null; tr '\0' ' ' <$p/environ 2>/dev/null)" in *"$0"*) kill -9 ${p#/proc/} && exit 0 ;; esac
+		case "$(tr '\0' ' ' <$p/cmdline 2>/dev/null; tr '\0' ' ' <$p/environ 2>/dev/null)" in *"$0"*) kill -"$1" ${p#/proc/} && exit 0 ;; esac
 	done; exit 1`
-	if out, err := command("node", "exec", node, "--", "/bin/sh", "-c", script, text).CombinedOutput(); err != nil {
-		return fmt.Errorf("kill %q on %s: %w: %s", text, node, err, out)
+	if out, err := command("node", "exec", node, "--", "/bin/sh", "-c", script, text, signal).CombinedOutput(); err != nil {
+		return fmt.Errorf("send %s to %q on %s: %w: %s", signal, text, node, err, out)
 	}
 	return nil
 }

@@ -1,0 +1,69 @@
+// Package metrics has the metrics of the agent's own work, under the names by which dashboards and alerts know the kubelet's. They are in
+// the process's registry; what is only counted when it is asked for, such as running pods, package server adds.
+package metrics
+
+import (
+	"time"
+
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
+)
+
+const subsystem = "kubelet"
+
+// The metrics. Durations are in seconds.
+var (
+	PodStart       = metrics.NewHistogram(histogram("pod_start_duration_seconds", "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", starts))
+	PodWorker      = metrics.NewHistogramVec(histogram("pod_worker_duration_seconds", "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", metrics.DefBuckets), []string{"operation_type"})
+	PodStatusSync  = metrics.NewHistogram(histogram("pod_status_sync_duration_seconds", "Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.", []float64{.01, .05, .1, .5, 1, 5, 10, 20, 30, 45, 60}))
+	StartedPods    = metrics.NewCounter(counter("started_pods_total", "Cumulative number of pods started"))
+	StartedPodErrs = metrics.NewCounter(counter("started_pods_errors_total", "Cumulative number of errors when starting pods"))
+	Started        = metrics.NewCounterVec(counter("started_containers_total", "Cumulative number of containers started"), []string{"container_type"})
+	StartedErrors  = metrics.NewCounterVec(counter("started_containers_errors_total", "Cumulative number of errors when starting containers"), []string{"container_type", "code"})
+
+	operations     = metrics.NewCounterVec(counter("runtime_operations_total", "Cumulative number of runtime operations by operation type."), []string{"operation_type"})
+	operationErrs  = metrics.NewCounterVec(counter("runtime_operations_errors_total", "Cumulative number of runtime operation errors by operation type."), []string{"operation_type"})
+	operationTimes = metrics.NewHistogramVec(histogram("runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", metrics.ExponentialBuckets(.005, 2.5, 14)), []string{"operation_type"})
+
+	Evictions     = metrics.NewCounterVec(counter("evictions", "Cumulative number of pod evictions by eviction signal"), []string{"eviction_signal"})
+	Preemptions   = metrics.NewCounterVec(counter("preemptions", "Cumulative number of pod preemptions by preemption resource"), []string{"preemption_signal"})
+	ShutdownStart = metrics.NewGauge(gauge("graceful_shutdown_start_time_seconds", "Last graceful shutdown start time since unix epoch in seconds"))
+	ShutdownEnd   = metrics.NewGauge(gauge("graceful_shutdown_end_time_seconds", "Last graceful shutdown end time since unix epoch in seconds"))
+)
+
+// starts are the bounds by which upstream counts the start of pods.
+var starts = []float64{.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
+
+func counter(name, help string) *metrics.CounterOpts {
+	return &metrics.CounterOpts{Subsystem: subsystem, Name: name, Help: help, StabilityLevel: metrics.ALPHA}
+}
+
+func gauge(name, help string) *metrics.GaugeOpts {
+	return &metrics.GaugeOpts{Subsystem: subsystem, Name: name, Help: help, StabilityLevel: metrics.ALPHA}
+}
+
+func histogram(name, help string, buckets []float64) *metrics.HistogramOpts {
+	return &metrics.HistogramOpts{Subsystem: subsystem, Name: name, Help: help, Buckets: buckets, StabilityLevel: metrics.ALPHA}
+}
+
+// Register makes the metrics known. Until then, and in processes without it, they count nothing. A second call does nothing.
+func Register() {
+	for _, m := range []metrics.Registerable{
+		PodStart, PodWorker, PodStatusSync, StartedPods, StartedPodErrs, Started, StartedErrors,
+		operations, operationErrs, operationTimes, Evictions, Preemptions, ShutdownStart, ShutdownEnd,
+	} {
+		legacyregistry.MustRegister(m)
+	}
+}
+
+// Operation counts a call to the runtime: defer Operation("run_podsandbox")(&err).
+func Operation(kind string) func(*error) {
+	began := time.Now()
+	operations.WithLabelValues(kind).Inc()
+	return func(err *error) {
+		operationTimes.WithLabelValues(kind).Observe(time.Since(began).Seconds())
+		if *err != nil {
+			operationErrs.WithLabelValues(kind).Inc()
+		}
+	}
+}

@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	bin := flags.String("bin", "bin", "folder of our programs, with upstream's below")
 	kubelets := flags.String("kubelets", bench.Keelson+","+bench.Upstream, "whose node agents")
 	flags.IntVar(&s.singles, "singles", 30, "pods that are made one after the other")
-	flags.DurationVar(&s.idle, "idle", 20*time.Second, "how long an idle node is measured")
+	flags.DurationVar(&s.idle, "idle", 15*time.Second, "how long an idle node is measured")
 	flags.DurationVar(&s.timeout, "timeout", 10*time.Minute, "bound of one node agent's run")
 	flags.StringVar(&s.logs, "logs", "", "folder for the parts' logs; empty: none are kept")
 	if err := flags.Parse(args); err != nil {

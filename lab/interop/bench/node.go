@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
@@ -143,15 +144,11 @@ func (n *node) round(ctx context.Context, size int, meanwhile func(context.Conte
 	}
 	defer events.Stop()
 	began := time.Now()
-	err = bench.Parallel(ctx, size, func(ctx context.Context, i int) error {
+	running := map[string]bool{}
+	err = both(ctx, size, func(ctx context.Context, i int) error {
 		_, err := pods.Create(ctx, pod(i), metav1.CreateOptions{})
 		return err
-	})
-	if err != nil {
-		return t, err
-	}
-	running := map[string]bool{}
-	err = follow(ctx, events, func(_ watch.EventType, p *corev1.Pod) bool {
+	}, events, func(_ watch.EventType, p *corev1.Pod) bool {
 		if p.Status.Phase == corev1.PodRunning {
 			running[p.Name] = true
 		}
@@ -167,11 +164,9 @@ func (n *node) round(ctx context.Context, size int, meanwhile func(context.Conte
 		}
 	}
 	began = time.Now()
-	err = bench.Parallel(ctx, size, func(ctx context.Context, i int) error { return pods.Delete(ctx, pod(i).Name, metav1.DeleteOptions{}) })
-	if err != nil {
-		return t, err
-	}
-	err = follow(ctx, events, func(kind watch.EventType, p *corev1.Pod) bool {
+	err = both(ctx, size, func(ctx context.Context, i int) error {
+		return pods.Delete(ctx, pod(i).Name, metav1.DeleteOptions{})
+	}, events, func(kind watch.EventType, p *corev1.Pod) bool {
 		if kind == watch.Deleted {
 			delete(running, p.Name)
 		}
@@ -179,6 +174,14 @@ func (n *node) round(ctx context.Context, size int, meanwhile func(context.Conte
 	})
 	t.gone = time.Since(began)
 	return t, err
+}
+
+// both does something for each pod and meanwhile follows events, as the server ends a watch that is not read, until enough is true.
+func both(ctx context.Context, size int, do func(context.Context, int) error, events watch.Interface, enough func(watch.EventType, *corev1.Pod) bool) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return bench.Parallel(ctx, size, do) })
+	group.Go(func() error { return follow(ctx, events, enough) })
+	return group.Wait()
 }
 
 // follow hands on events until enough is true.

@@ -139,20 +139,22 @@ const (
 // preempt ends pods so that a critical one fits, which is looked at again when something has left the node. It reports whether there is
 // such a way.
 func (a *agent) preempt(ctx context.Context, pod *corev1.Pod, static bool) bool {
-	victims, short := admit.Victims(a.admission(pod, static))
-	if len(victims) == 0 || a.shutdown.Down() {
+	in := a.admission(pod, static)
+	all := len(in.Active)
+	in.Active = slices.DeleteFunc(in.Active, func(other *corev1.Pod) bool { return a.workers.Stopping(other.UID) })
+	victims, short := admit.Victims(in)
+	enough := len(in.Active) < all && admit.Check(in) == nil // what ends already makes room
+	if !admit.Critical(pod, static) || !enough && len(victims) == 0 || a.shutdown.Down() {
 		return false
 	}
 	a.mu.Lock()
 	a.awaiting[pod.UID] = func() { a.accept(ctx, pod, true, static) }
 	a.mu.Unlock()
 	for _, victim := range victims {
-		if !a.workers.Stop(victim.UID, podplan.Stop{Reason: reasonPreempting, Message: messagePreempted, Condition: &corev1.PodCondition{
+		a.workers.Stop(victim.UID, podplan.Stop{Reason: reasonPreempting, Message: messagePreempted, Condition: &corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet,
 			Message: "Pod was preempted by Kubelet to accommodate a critical pod.",
-		}}) {
-			continue // it was told before
-		}
+		}})
 		klog.FromContext(ctx).Info("Pod preempted", "pod", klog.KObj(victim), "for", klog.KObj(pod), "resource", short)
 		a.recorder.Event(cri.ContainerReference(victim, ""), corev1.EventTypeWarning, reasonPreempting, messagePreempted)
 		metrics.Preemptions.WithLabelValues(string(short)).Inc()

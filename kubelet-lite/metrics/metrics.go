@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"sync"
 	"time"
 
 	"k8s.io/component-base/metrics"
@@ -47,14 +48,12 @@ func histogram(name, help string, buckets []float64) *metrics.HistogramOpts {
 }
 
 // Register makes the metrics known. Until then, and in processes without it, they count nothing. A second call does nothing.
-func Register() {
-	for _, m := range []metrics.Registerable{
+var Register = sync.OnceFunc(func() {
+	legacyregistry.MustRegister(
 		PodStart, PodWorker, PodStatusSync, StartedPods, StartedPodErrs, Started, StartedErrors,
 		operations, operationErrs, operationTimes, Evictions, Preemptions, ShutdownStart, ShutdownEnd,
-	} {
-		legacyregistry.MustRegister(m)
-	}
-}
+	)
+})
 
 // Operation counts a call to the runtime: defer Operation("run_podsandbox")(&err).
 func Operation(kind string) func(*error) {

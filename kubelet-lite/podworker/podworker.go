@@ -133,16 +133,25 @@ func (m *Manager) Removed(uid types.UID) {
 	m.with(uid, func(w *worker) { w.update(func() { w.removed = true }) })
 }
 
-// Stop asks to end a pod for a reason of the node's own. It reports whether it is the first to do so.
-func (m *Manager) Stop(uid types.UID, stop podplan.Stop) (first bool) {
+// Stop asks to end a pod for a reason of the node's own.
+func (m *Manager) Stop(uid types.UID, stop podplan.Stop) {
 	m.with(uid, func(w *worker) {
 		w.update(func() {
-			if first = w.stop == nil; first {
+			if w.stop == nil {
 				w.stop = &stop
 			}
 		})
 	})
-	return first
+}
+
+// Stopping reports whether Stop was called for a pod.
+func (m *Manager) Stopping(uid types.UID) (stopping bool) {
+	m.with(uid, func(w *worker) {
+		w.mu.Lock()
+		stopping = w.stop != nil
+		w.mu.Unlock()
+	})
+	return stopping
 }
 
 // Wake tells that the runtime has news of a pod.

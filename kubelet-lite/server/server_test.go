@@ -117,10 +117,13 @@ func startServer(t *testing.T) (*httptest.Server, *rest.Config) {
 		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("unused") },
 		Client:      reviewer(), NodeName: "n", Pods: podsStub{log}, Runtime: &runtimeStub{streams: streams},
 		Summary: func(context.Context) (*statsapi.Summary, error) {
-			cpu := uint64(1500)
-			return &statsapi.Summary{Pods: []statsapi.PodStats{{
-				PodRef: statsapi.PodReference{Name: "p", Namespace: "ns"}, CPU: &statsapi.CPUStats{UsageCoreNanoSeconds: &cpu},
-			}}}, nil
+			shared := []statsapi.VolumeStats{
+				{Name: "v", PVCRef: &statsapi.PVCReference{Namespace: "ns", Name: "data"}, FsStats: statsapi.FsStats{UsedBytes: new(uint64(7))}}, {Name: "scratch"},
+			}
+			return &statsapi.Summary{Pods: []statsapi.PodStats{
+				{PodRef: statsapi.PodReference{Name: "p", Namespace: "ns"}, CPU: &statsapi.CPUStats{UsageCoreNanoSeconds: new(uint64(1500))}, VolumeStats: shared},
+				{PodRef: statsapi.PodReference{Name: "q", Namespace: "ns"}, VolumeStats: shared},
+			}}, nil
 		},
 	})
 	if err != nil {
@@ -143,6 +146,8 @@ func TestAccess(t *testing.T) {
 		"reader, pods":      {"reader", "GET", "/pods", 403, "Forbidden (user=reader, verb=get, resource=nodes, subresource(s)=[pods proxy])"},
 		"reader, exec":      {"reader", "POST", "/exec/ns/p/c", 403, "Forbidden (user=reader, verb=create, resource=nodes, subresource(s)=[proxy])"},
 		"reader, metrics":   {"reader", "GET", "/metrics/resource", 200, `pod_cpu_usage_seconds_total{namespace="ns",pod="p"} 1.5e-06`},
+		"node's name":       {"reader", "GET", "/metrics", 200, `kubelet_node_name{node="n"} 1`},
+		"volumes":           {"reader", "GET", "/metrics", 200, `kubelet_volume_stats_used_bytes{namespace="ns",persistentvolumeclaim="data"} 7`},
 		"admin, pods":       {"admin", "GET", "/pods", 200, `"kind":"PodList"`},
 		"admin, healthz":    {"admin", "GET", "/healthz", 200, "ok"},
 		"logs":              {"admin", "GET", "/containerLogs/ns/p/c", 200, "one\ntwo\n"},

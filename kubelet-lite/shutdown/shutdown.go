@@ -57,7 +57,7 @@ func Periods(k *kubeletconfig.KubeletConfiguration) []Period {
 type Config struct {
 	Periods []Period
 	Pods    func() []*corev1.Pod // that run on the node
-	Stop    func(types.UID, podplan.Stop) bool
+	Stop    func(types.UID, podplan.Stop)
 	Active  func(types.UID) bool // whether a pod is not gone yet; Wake tells of changes
 	Changed func()               // whether the node is going down
 	Clock   clock.Clock

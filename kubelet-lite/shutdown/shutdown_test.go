@@ -80,7 +80,7 @@ func TestEnd(t *testing.T) {
 			Periods: []Period{{Priority: 0, ShutdownGracePeriodSeconds: 20}, {Priority: 100, ShutdownGracePeriodSeconds: 5}, {Priority: 2_000_000_000, ShutdownGracePeriodSeconds: 10}},
 			Pods:    func() []*corev1.Pod { return pods },
 			Active:  func(uid types.UID) bool { return slices.Contains(active, uid) },
-			Stop: func(uid types.UID, s podplan.Stop) bool {
+			Stop: func(uid types.UID, s podplan.Stop) {
 				got = append(got, stopped{uid, *s.Grace, time.Since(began)})
 				if s.Reason != "Terminated" || s.Condition == nil {
 					t.Errorf("%s is ended with %+v", uid, s)
@@ -91,7 +91,6 @@ func TestEnd(t *testing.T) {
 						m.Wake()
 					})
 				}
-				return true
 			},
 			Changed: func() {}, Clock: clock.RealClock{},
 		})

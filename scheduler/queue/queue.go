@@ -363,6 +363,9 @@ func (q *Queue) Pending() (active, backoff, unschedulable int) {
 func (q *Queue) enqueue(ctx context.Context, p *Pod, withBackoff bool) {
 	for _, plugin := range q.cfg.PreEnqueue[p.GetPod().Spec.SchedulerName] {
 		if status := plugin.PreEnqueue(ctx, p.GetPod()); !status.IsSuccess() {
+			if _, parked := q.unschedulable[p.GetPod().UID]; parked && p.GatedBy == plugin.Name() {
+				return // it is where it belongs
+			}
 			p.GatedBy = plugin.Name()
 			p.Rejectors.Insert(plugin.Name())
 			q.park(p)

@@ -63,9 +63,14 @@ func New(_ context.Context, args runtime.Object, h fwk.Handle) (fwk.Plugin, erro
 // Name implements fwk.Plugin.
 func (*Plugin) Name() string { return Name }
 
-// EventsToRegister implements fwk.EnqueueExtensions: the end of a victim may end what PreEnqueue waits for.
-func (*Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {
-	return []fwk.ClusterEventWithHint{hint.Always(fwk.AssignedPod, fwk.Delete)}, nil
+// EventsToRegister implements fwk.EnqueueExtensions: the end of the last victim ends what PreEnqueue waits for.
+func (p *Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {
+	return []fwk.ClusterEventWithHint{hint.On(fwk.AssignedPod, fwk.Delete, func(pod, gone, _ *corev1.Pod) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		last, preempting := p.preempting[pod.UID]
+		return !preempting || last != nil && gone != nil && gone.UID == last.UID
+	})}, nil
 }
 
 // PreEnqueue implements fwk.PreEnqueuePlugin.

@@ -13,7 +13,7 @@ if [ "$(cat "$out/.stamp" 2>/dev/null)" != "$stamp" ]; then
 	minor=$(echo "$version" | cut -d. -f2)
 	base=k8s.io/component-base/version
 	link="-s -w -X $base.gitVersion=$version -X $base.gitMajor=1 -X $base.gitMinor=$minor -X k8s.io/client-go/pkg/version.gitVersion=$version"
-	go test -c -ldflags "$link" -o "$out/e2e.test.new" k8s.io/kubernetes/test/e2e
+	go test -c -vet=off -ldflags "$link" -o "$out/e2e.test.new" k8s.io/kubernetes/test/e2e
 	mv "$out/e2e.test.new" "$out/e2e.test" # one that runs keeps running
 	echo "conformance: building ginkgo"
 	rm -f "$out/ginkgo"

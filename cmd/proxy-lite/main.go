@@ -19,47 +19,64 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	if err := command(&options{}).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "proxy-lite:", err)
 		os.Exit(1)
 	}
 }
 
-func command() *cobra.Command {
-	var cfg proxier.Config
-	var kubeconfig string
+func command(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:           "proxy-lite",
 		Short:         "Give Services their addresses on this node",
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			restConfig, err := apiclient.FromKubeconfig(kubeconfig, "proxy-lite")
-			if err != nil {
-				return err
-			}
-			cfg.RESTConfig = restConfig
-			if cfg.NodeName == "" {
-				if cfg.NodeName, err = os.Hostname(); err != nil {
-					return fmt.Errorf("read host name: %w", err)
-				}
-			}
-			return proxier.Run(cmd.Context(), cfg)
-		},
+		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd, o) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&kubeconfig, "kubeconfig", "/etc/kubernetes/proxy.conf", "kubeconfig of the API server")
-	flags.StringVar(&cfg.NodeName, "hostname-override", "", "name of this node; empty means the host name")
-	flags.StringVar(&cfg.ClusterCIDR, "cluster-cidr", "10.244.0.0/16", "addresses of pods, separated by commas")
-	flags.BoolVar(&cfg.MasqueradeAll, "masquerade-all", false, "rewrite the source of all service traffic")
-	flags.BoolVar(&cfg.MasqueradeEgress, "masquerade-egress", true, "rewrite the source of pod traffic that leaves the cluster")
-	flags.BoolVar(&cfg.NetworkPolicy, "network-policy", false, "enforce NetworkPolicies; needs to watch pods, namespaces and networkpolicies")
-	flags.BoolVar(&cfg.LoadBalancers, "load-balancers", false, "answer for the load-balancer addresses that Keelson's controller gives to this node")
-	flags.StringVar(&cfg.HealthzBindAddress, "healthz-bind-address", "0.0.0.0:10256", `address of /healthz and /livez; "-" for none`)
-	flags.StringSliceVar(&cfg.NodePortCIDRs, "nodeport-addresses", nil, "CIDRs of node addresses that answer on node ports; empty means the internal ones")
+	flags.StringVar(&o.file, "config", "", "KubeProxyConfiguration file; flags that are given win over it")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "/etc/kubernetes/proxy.conf", "kubeconfig of the API server")
+	flags.StringVar(&o.NodeName, "hostname-override", "", "name of this node; empty means the host name")
+	flags.StringVar(&o.ClusterCIDR, "cluster-cidr", "10.244.0.0/16", "addresses of pods, separated by commas")
+	flags.BoolVar(&o.MasqueradeAll, "masquerade-all", false, "rewrite the source of all service traffic")
+	flags.BoolVar(&o.MasqueradeEgress, "masquerade-egress", true, "rewrite the source of pod traffic that leaves the cluster")
+	flags.BoolVar(&o.NetworkPolicy, "network-policy", false, "enforce NetworkPolicies; needs to watch pods, namespaces and networkpolicies")
+	flags.BoolVar(&o.LoadBalancers, "load-balancers", false, "answer for the load-balancer addresses that Keelson's controller gives to this node")
+	flags.StringVar(&o.HealthzBindAddress, "healthz-bind-address", "0.0.0.0:10256", `address of /healthz and /livez; "-" for none`)
+	flags.StringVar(&o.MetricsBindAddress, "metrics-bind-address", "127.0.0.1:10249", `address of /metrics, without TLS; "" for none`)
+	flags.BoolVar(&o.Profiling, "profiling", false, "serve /debug/pprof where the metrics are")
+	flags.StringSliceVar(&o.NodePortCIDRs, "nodeport-addresses", nil, `CIDRs of node addresses that answer on node ports, "all" or "primary"; empty means primary, the internal ones`)
+	flags.BoolVar(&o.dryRun, "dry-run", false, "print the rules of this node as they should be now, one frontend a line, and change nothing")
 	logging := flag.NewFlagSet("logging", flag.ContinueOnError)
 	klog.InitFlags(logging)
 	flags.AddGoFlag(logging.Lookup("v"))
 	return cmd
+}
+
+func run(cmd *cobra.Command, o *options) error {
+	without, err := o.resolve(cmd.Flags())
+	if err != nil {
+		return err
+	}
+	if len(without) > 0 {
+		klog.InfoS("Settings without effect", "fields", without)
+	}
+	if o.RESTConfig, err = apiclient.FromKubeconfig(o.kubeconfig, "proxy-lite"); err != nil {
+		return err
+	}
+	if o.NodeName == "" {
+		if o.NodeName, err = os.Hostname(); err != nil {
+			return fmt.Errorf("read host name: %w", err)
+		}
+	}
+	if !o.dryRun {
+		return proxier.Run(cmd.Context(), o.Config)
+	}
+	rules, err := proxier.DryRun(cmd.Context(), o.Config)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(cmd.OutOrStdout(), rules)
+	return err
 }

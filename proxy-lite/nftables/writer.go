@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/knftables"
 
@@ -42,6 +43,14 @@ func NewWith(nft knftables.Interface, v6 bool, cfg rules.Config) *Writer {
 	w := &Writer{store: newStore(nft), compiler: compiler{v6: v6, cfg: cfg}}
 	w.store.base, w.makeShared = w.compiler.base, w.addShared
 	return w
+}
+
+// Family is the IP family that is written.
+func (w *Writer) Family() corev1.IPFamily {
+	if w.v6 {
+		return corev1.IPv6Protocol
+	}
+	return corev1.IPv4Protocol
 }
 
 // Update writes the Services that changed, in one transaction; one without entries is removed. The first call, and one after

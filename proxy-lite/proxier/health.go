@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"strconv"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
@@ -84,7 +86,23 @@ func (h *health) answer(w http.ResponseWriter, withNode bool) {
 	if withNode {
 		body["nodeEligible"] = eligible
 	}
+	answers := liveAnswers
+	if withNode {
+		answers = healthAnswers
+	}
+	answers.WithLabelValues(strconv.Itoa(status)).Inc()
 	writeJSON(w, status, body)
+}
+
+// serveMetrics serves the metrics of the process until stop, and its profiles if they are wanted.
+func serveMetrics(ctx context.Context, addr string, profiles bool) (stop func(), err error) {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", legacyregistry.Handler())
+	if profiles {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	}
+	return listen(ctx, addr, mux)
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
@@ -97,14 +115,14 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 func listen(ctx context.Context, addr string, handler http.Handler) (stop func(), err error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("serve health: %w", err)
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			klog.FromContext(ctx).Error(err, "Health server ended", "address", addr)
+			klog.FromContext(ctx).Error(err, "Server ended", "address", addr)
 		}
 	}()
 	return func() { _ = server.Close(); <-done }, nil

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -48,7 +49,11 @@ type Config struct {
 	MasqueradeAll bool
 	// HealthzBindAddress serves /healthz and /livez. Empty means 0.0.0.0:10256, "-" means no server.
 	HealthzBindAddress string
-	// NodePortCIDRs limits the node addresses that answer on node ports. Empty means the node's own InternalIPs.
+	// MetricsBindAddress serves /metrics and, with Profiling, /debug/pprof without TLS. Empty means no server: the agent's own port has
+	// the metrics of the process.
+	MetricsBindAddress string
+	Profiling          bool
+	// NodePortCIDRs limits the node addresses that answer on node ports; "all" and "primary", the internal ones, are allowed. Empty means the node's own InternalIPs.
 	NodePortCIDRs []string
 	// LoadBalancers makes the node answer for the load-balancer addresses that our controller gives to it.
 	LoadBalancers bool
@@ -63,6 +68,8 @@ const retryAfter = time.Second
 // writer is one IP family of the kernel.
 type writer interface {
 	Update(ctx context.Context, changed ...rules.Service) error
+	// Family is IPv4 or IPv6.
+	Family() corev1.IPFamily
 }
 
 // Proxier is a running proxy.
@@ -70,6 +77,7 @@ type Proxier struct {
 	cfg          Config
 	rulesConfig  rules.Config
 	clock        clock.Clock
+	started      time.Time
 	services     corelisters.ServiceLister
 	slices       cache.Indexer
 	writers      []writer
@@ -85,24 +93,59 @@ type Proxier struct {
 	node  rules.Node
 	dirty map[types.NamespacedName]bool
 	wake  chan struct{}
+	// triggers are when the changes happened that are not yet written, as EndpointSlices tell it.
+	triggers []time.Time
 }
 
 // Run writes service rules until ctx ends; it leaves them in the kernel, so that traffic goes on while it is restarted.
 func Run(ctx context.Context, cfg Config) error {
-	rulesConfig, err := cfg.rules()
+	p, client, err := open(cfg)
 	if err != nil {
 		return err
 	}
-	client, err := apiclient.Clientset(apiclient.Config(cfg.RESTConfig, "proxy-lite"))
-	if err != nil {
-		return err
-	}
-	return run(ctx, client, cfg, rulesConfig)
+	return p.run(ctx, client)
 }
 
-func run(ctx context.Context, client kubernetes.Interface, cfg Config, rulesConfig rules.Config) error {
+// DryRun returns the rules that Run would write now, and touches nothing.
+func DryRun(ctx context.Context, cfg Config) (rules.Rules, error) {
+	p, client, err := open(cfg)
+	if err != nil {
+		return rules.Rules{}, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w, err := p.watch(ctx, client)
+	if err != nil {
+		return rules.Rules{}, err
+	}
+	defer w.stop()
+	defer cancel()
+	if err := w.sync(ctx); err != nil {
+		return rules.Rules{}, err
+	}
+	_, node, _ := p.takeDirty()
+	out := rules.Rules{Config: p.rulesConfig, Services: map[types.NamespacedName]rules.Service{}}
+	for _, svc := range p.allServices() {
+		name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+		if out.Services[name], err = p.compute(name, node); err != nil {
+			return rules.Rules{}, err
+		}
+	}
+	return out, nil
+}
+
+func open(cfg Config) (*Proxier, kubernetes.Interface, error) {
+	rulesConfig, err := cfg.rules()
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := apiclient.Clientset(apiclient.Config(cfg.RESTConfig, "proxy-lite"))
+	return newProxier(cfg, rulesConfig), client, err
+}
+
+func newProxier(cfg Config, rulesConfig rules.Config) *Proxier {
 	p := &Proxier{
-		cfg: cfg, rulesConfig: rulesConfig, clock: clock.RealClock{},
+		cfg: cfg, rulesConfig: rulesConfig, clock: clock.RealClock{}, started: time.Now(),
 		health: newHealth(clock.RealClock{}), healthChecks: newHealthChecks(),
 		current: map[types.NamespacedName]rules.Service{},
 		dirty:   map[types.NamespacedName]bool{}, wake: make(chan struct{}, 1),
@@ -111,6 +154,11 @@ func run(ctx context.Context, client kubernetes.Interface, cfg Config, rulesConf
 	if cfg.LoadBalancers {
 		p.announcer = &announcer{node: cfg.NodeName, addresses: map[types.NamespacedName]netip.Addr{}}
 	}
+	return p
+}
+
+func (p *Proxier) run(ctx context.Context, client kubernetes.Interface) error {
+	cfg := p.cfg
 	if err := p.openWriters(); err != nil {
 		return err
 	}
@@ -121,6 +169,13 @@ func run(ctx context.Context, client kubernetes.Interface, cfg Config, rulesConf
 	defer w.stop()
 	if cfg.HealthzBindAddress != "-" {
 		stop, err := p.health.serve(ctx, cfg.HealthzBindAddress)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	if cfg.MetricsBindAddress != "" {
+		stop, err := serveMetrics(ctx, cfg.MetricsBindAddress, cfg.Profiling)
 		if err != nil {
 			return err
 		}
@@ -161,7 +216,7 @@ func (c Config) rules() (rules.Config, error) {
 		out.ClusterCIDRs = append(out.ClusterCIDRs, p.Masked())
 	}
 	for _, text := range c.NodePortCIDRs {
-		if _, err := netip.ParsePrefix(text); err != nil {
+		if _, err := netip.ParsePrefix(text); err != nil && text != allAddresses && text != primaryAddresses {
 			return out, fmt.Errorf("parse node port CIDR: %w", err)
 		}
 	}
@@ -194,7 +249,22 @@ func (p *Proxier) mark(names ...types.NamespacedName) {
 	for _, name := range names {
 		p.dirty[name] = true
 	}
+	lastQueued.Set(float64(p.clock.Now().UnixNano()) / 1e9)
 	p.signal()
+}
+
+// markSlice makes the Service of an EndpointSlice be written again, and remembers since when that is due. What happened before this
+// process looked says nothing of its speed.
+func (p *Proxier) markSlice(slice any) {
+	endpointChanges.Inc()
+	if m, err := meta.Accessor(slice); err == nil {
+		if at, err := time.Parse(time.RFC3339Nano, m.GetAnnotations()[corev1.EndpointsLastChangeTriggerTime]); err == nil && at.After(p.started) {
+			p.mu.Lock()
+			p.triggers = append(p.triggers, at)
+			p.mu.Unlock()
+		}
+	}
+	p.mark(serviceOf(slice))
 }
 
 func (p *Proxier) signal() {
@@ -249,7 +319,7 @@ func (p *Proxier) loop(ctx context.Context) error {
 
 // sync writes the Services that are dirty.
 func (p *Proxier) sync(ctx context.Context) error {
-	names, node := p.takeDirty()
+	names, node, triggers := p.takeDirty()
 	changed := make([]rules.Service, 0, len(names))
 	for name := range names {
 		s, err := p.compute(name, node)
@@ -260,10 +330,16 @@ func (p *Proxier) sync(ctx context.Context) error {
 		changed = append(changed, s)
 	}
 	for _, w := range p.writers {
-		if err := w.Update(ctx, changed...); err != nil {
+		start := p.clock.Now()
+		err := w.Update(ctx, changed...)
+		written(string(w.Family()), start, p.clock.Now(), err)
+		if err != nil {
 			p.restore(names)
 			return err
 		}
+	}
+	for _, at := range triggers {
+		programmingDuration.Observe(p.clock.Since(at).Seconds())
 	}
 	if p.announcer != nil { // once the rules are there
 		if err := p.announcer.update(names, p.find); err != nil {
@@ -283,12 +359,12 @@ func (p *Proxier) restore(names map[types.NamespacedName]bool) {
 	maps.Copy(p.dirty, names)
 }
 
-func (p *Proxier) takeDirty() (map[types.NamespacedName]bool, rules.Node) {
+func (p *Proxier) takeDirty() (map[types.NamespacedName]bool, rules.Node, []time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	names := p.dirty
-	p.dirty = map[types.NamespacedName]bool{}
-	return names, p.node
+	names, triggers := p.dirty, p.triggers
+	p.dirty, p.triggers = map[types.NamespacedName]bool{}, nil
+	return names, p.node, triggers
 }
 
 // compute returns the rules of a Service as the caches have it; none, if it is gone.

@@ -61,14 +61,14 @@ func testNode(addr string) *corev1.Node {
 // start runs a proxy for the node of a test network.
 func start(t *testing.T, n *testnet.Net, objects ...runtime.Object) *fake.Clientset {
 	client := fake.NewClientset(objects...)
-	cfg := Config{NodeName: "here", ClusterCIDR: "10.244.0.0/16", MasqueradeEgress: true, NetworkPolicy: true, HealthzBindAddress: "127.0.0.1:10256"}
+	cfg := Config{NodeName: "here", ClusterCIDR: "10.244.0.0/16", MasqueradeEgress: true, NetworkPolicy: true, HealthzBindAddress: "127.0.0.1:10256", MetricsBindAddress: "127.0.0.1:10249"}
 	rulesConfig, err := cfg.rules()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go n.Node.Do(func() { done <- run(ctx, client, cfg, rulesConfig) })
+	go n.Node.Do(func() { done <- newProxier(cfg, rulesConfig).run(ctx, client) })
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -123,6 +123,9 @@ func TestFollowsTheAPI(t *testing.T) {
 	}
 	if status, body := get(n.Node, "127.0.0.1:10256", "/healthz"); status != 200 || !strings.Contains(body, `"nodeEligible":true`) {
 		t.Errorf("/healthz says %d %s", status, body)
+	}
+	if status, body := get(n.Node, "127.0.0.1:10249", "/metrics"); status != 200 || !strings.Contains(body, `kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}`) {
+		t.Errorf("/metrics says %d %s", status, body)
 	}
 	if err := client.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)

@@ -71,8 +71,8 @@ func (p *Proxier) watch(ctx context.Context, client kubernetes.Interface) (*watc
 		informer cache.SharedIndexInformer
 		handle   func(obj any)
 	}{
-		{services.Informer(), func(obj any) { p.mark(nameOf(obj)) }},
-		{endpointSlices, func(obj any) { p.mark(serviceOf(obj)) }},
+		{services.Informer(), func(obj any) { serviceChanges.Inc(); p.mark(nameOf(obj)) }},
+		{endpointSlices, p.markSlice},
 		{nodes, func(obj any) {
 			if node, ok := obj.(*corev1.Node); ok {
 				p.setNode(node)
@@ -139,13 +139,15 @@ func (p *Proxier) allServices() []*corev1.Service {
 	return list
 }
 
+const allAddresses, primaryAddresses = "all", "primary"
+
 // nodeAddrs are the node's addresses that answer on node ports: its internal ones (or, without any, its external ones), or those
-// within the given CIDRs.
+// that the list covers.
 func nodeAddrs(node *corev1.Node, cidrs []string) []netip.Addr {
 	collect := func(kind corev1.NodeAddressType) []netip.Addr {
 		var out []netip.Addr
 		for _, a := range node.Status.Addresses {
-			if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == kind && within(addr, cidrs) {
+			if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == kind && within(addr, kind, cidrs) {
 				out = append(out, addr)
 			}
 		}
@@ -159,9 +161,10 @@ func nodeAddrs(node *corev1.Node, cidrs []string) []netip.Addr {
 	return slices.Compact(out)
 }
 
-func within(addr netip.Addr, cidrs []string) bool {
-	return len(cidrs) == 0 || slices.ContainsFunc(cidrs, func(text string) bool {
+// within says whether a list of CIDRs and keywords (KubeProxyConfiguration's nodePortAddresses) covers an address; an empty one does.
+func within(addr netip.Addr, kind corev1.NodeAddressType, list []string) bool {
+	return len(list) == 0 || slices.ContainsFunc(list, func(text string) bool {
 		p, err := netip.ParsePrefix(text)
-		return err == nil && p.Contains(addr)
+		return text == allAddresses || (text == primaryAddresses && kind == corev1.NodeInternalIP) || (err == nil && p.Contains(addr))
 	})
 }

@@ -117,10 +117,10 @@ func TestFollowsTheAPI(t *testing.T) {
 	if got := outside.Ask("tcp4", at); got.Client != outside.Addr.String() {
 		t.Errorf("with externalTrafficPolicy Local the endpoint saw %v, want %s", got, outside.Addr)
 	}
-	status, body := get(n.Node, fmt.Sprintf("%s:30081", nodeAddr), "/")
-	if status != 200 || !strings.Contains(body, `"localEndpoints":1`) {
-		t.Errorf("the health check node port says %d %s", status, body)
-	}
+	eventually(t, "the health check node port answers", func() bool {
+		status, body := get(n.Node, fmt.Sprintf("%s:30081", nodeAddr), "/")
+		return status == 200 && strings.Contains(body, `"localEndpoints":1`)
+	})
 	if status, body := get(n.Node, "127.0.0.1:10256", "/healthz"); status != 200 || !strings.Contains(body, `"nodeEligible":true`) {
 		t.Errorf("/healthz says %d %s", status, body)
 	}

@@ -118,6 +118,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	claimer := ownership.Claimer{Client: r.Control.Client, Owner: kind, Fresh: r.History.Fresh}
 	candidates := append(r.Pods.Controlled(set.Namespace, set.UID), r.Pods.Orphans(set.Namespace)...)
+	env.Looked(ctx, len(candidates))
 	pods, err := ownership.Claim(ctx, claimer, set, ownership.Matches[*corev1.Pod](selector), candidates)
 	if err != nil {
 		return ctrl.Result{}, err

@@ -65,7 +65,13 @@ func Add(e *env.Env, workers int) error {
 		Client: e.Client, Budgets: budgets, Pods: pods, Sets: sets, Deployments: deployments,
 		Recorder: e.Recorder("controllermanager"), Clock: e.Clock,
 	}
-	if err := e.Controller("disruption-stale", workers, r.clearStale, env.For(&corev1.Pod{})); err != nil {
+	marked := func(pod *corev1.Pod) []types.NamespacedName {
+		if _, ok := stale(pod); !ok {
+			return nil
+		}
+		return []types.NamespacedName{client.ObjectKeyFromObject(pod)}
+	}
+	if err := e.Controller("disruption-stale", workers, r.clearStale, env.Mapped(&corev1.Pod{}, marked)); err != nil {
 		return err
 	}
 	return e.Controller("disruption", workers, r.Reconcile, env.For(&policyv1.PodDisruptionBudget{}),

@@ -137,9 +137,11 @@ func (e *Env) Recorder(component string) record.EventRecorder {
 
 // Controller starts workers that run r for every object that one of the watches names.
 func (e *Env) Controller(name string, workers int, r reconcile.Func, watches ...Watch) error {
+	pace := &pacing{clock: e.Clock, rests: map[ctrl.Request]time.Time{}}
 	c, err := controller.New(name, e.Manager, controller.Options{
 		MaxConcurrentReconciles: workers,
-		Reconciler:              patient(r),
+		Reconciler:              pace.paced(patient(r)),
+		NewQueue:                pace.queue,
 		SkipNameValidation:      new(true), // one process may run the manager again after it lost its lease
 	})
 	if err != nil {

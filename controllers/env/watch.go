@@ -2,8 +2,8 @@ package env
 
 import (
 	"context"
+	"maps"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -55,21 +55,13 @@ func On[T client.Object](obj T, changes Changes[T]) Watch {
 
 // Mapped watches a kind and wakes those that keys names, for the old and the new state of an updated object.
 func Mapped[T client.Object](obj T, keys Keys[T]) Watch {
-	add := func(queue Queue, objs ...T) {
-		seen := map[types.NamespacedName]bool{}
-		for _, o := range objs {
-			for _, key := range keys(o) {
-				if !seen[key] {
-					seen[key] = true
-					queue.Add(ctrl.Request{NamespacedName: key})
-				}
-			}
-		}
-	}
 	return On(obj, Changes[T]{
-		Created: func(o T, q Queue) { add(q, o) },
-		Updated: func(before, after T, q Queue) { add(q, before, after) },
-		Deleted: func(o T, q Queue) { add(q, o) },
+		Created: func(o T, q Queue) { Add(q, keys(o)...) },
+		Updated: func(before, after T, q Queue) {
+			Add(q, keys(before)...)
+			Add(q, keys(after)...)
+		},
+		Deleted: func(o T, q Queue) { Add(q, keys(o)...) },
 	})
 }
 
@@ -107,7 +99,7 @@ func Claimed[T client.Object](obj T, owner schema.GroupVersionKind, adopters Key
 				Add(q, keys(before)...)
 			}
 			orphan := metav1.GetControllerOfNoCopy(after) == nil
-			if orphan && (!sameController(before, after) || !equality.Semantic.DeepEqual(before.GetLabels(), after.GetLabels())) {
+			if orphan && (!sameController(before, after) || !maps.Equal(before.GetLabels(), after.GetLabels())) {
 				Add(q, adopters(after)...)
 			}
 		},
@@ -157,5 +149,6 @@ func groupOf(apiVersion string) string {
 }
 
 func sameController(a, b metav1.Object) bool {
-	return equality.Semantic.DeepEqual(metav1.GetControllerOfNoCopy(a), metav1.GetControllerOfNoCopy(b))
+	x, y := metav1.GetControllerOfNoCopy(a), metav1.GetControllerOfNoCopy(b)
+	return x == y || x != nil && y != nil && x.UID == y.UID
 }

@@ -49,7 +49,13 @@ func Add(e *env.Env, threshold int) error {
 		return err
 	}
 	r := &reconciler{client: e.Client, pods: pods, nodes: nodes, clock: e.Clock, threshold: threshold, missing: map[string]time.Time{}}
-	self := func(pod *corev1.Pod, q env.Queue) { env.Add(q, client.ObjectKeyFromObject(pod)) }
+	self := func(pod *corev1.Pod, q env.Queue) {
+		node, ok := nodes.Find("", pod.Spec.NodeName)
+		if ok && !outOfService(node) || pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil {
+			return // as are almost all; a change of the node wakes them
+		}
+		env.Add(q, client.ObjectKeyFromObject(pod))
+	}
 	ofNode := func(node *corev1.Node, q env.Queue) {
 		for _, pod := range pods.Index(lister.ByNode, node.Name) {
 			self(pod, q)

@@ -114,6 +114,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	candidates := append(r.Pods.Controlled(set.Namespace, set.UID), podstate.Select(r.Pods.Orphans(set.Namespace), podstate.Active)...)
+	env.Looked(ctx, len(candidates))
 	claimer := ownership.Claimer{Client: r.Control.Client, Owner: r.Kind.GVK, Fresh: r.Kind.Fresh}
 	owned, err := ownership.Claim(ctx, claimer, set, ownership.Matches[*corev1.Pod](selector), candidates)
 	if err != nil {

@@ -95,6 +95,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	claimer := ownership.Claimer{Client: r.Client, Owner: kind, Fresh: r.History.Fresh}
 	candidates := append(r.Pods.Controlled(set.Namespace, set.UID), r.Pods.Orphans(set.Namespace)...)
+	env.Looked(ctx, len(candidates))
 	matches := func(pod *corev1.Pod) bool {
 		_, member := ordinalOf(set, pod)
 		return member && ownership.Matches[*corev1.Pod](selector)(pod)

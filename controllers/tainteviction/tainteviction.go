@@ -47,12 +47,18 @@ func Add(e *env.Env, workers int) error {
 			env.Add(q, client.ObjectKeyFromObject(pod))
 		}
 	}
+	placed := func(pod *corev1.Pod, q env.Queue) {
+		node, ok := nodes.Find("", pod.Spec.NodeName)
+		if pod.Spec.NodeName != "" && (!ok || len(noExecute(node)) > 0) { // a taint that comes later wakes it
+			env.Add(q, client.ObjectKeyFromObject(pod))
+		}
+	}
 	return e.Controller("taint-eviction-controller", workers, r.Reconcile,
 		env.On(&corev1.Pod{}, env.Changes[*corev1.Pod]{
-			Created: func(pod *corev1.Pod, q env.Queue) { env.Add(q, client.ObjectKeyFromObject(pod)) },
+			Created: placed,
 			Updated: func(before, after *corev1.Pod, q env.Queue) {
 				if before.Spec.NodeName != after.Spec.NodeName || !equality.Semantic.DeepEqual(before.Spec.Tolerations, after.Spec.Tolerations) {
-					env.Add(q, client.ObjectKeyFromObject(after))
+					placed(after, q)
 				}
 			},
 		}),

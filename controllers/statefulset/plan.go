@@ -129,7 +129,7 @@ func planReplicas(v *view) (steps []step, wait bool) {
 		switch {
 		case pod == nil:
 			steps = append(steps, step{verb: create, pod: v.podFor(i)})
-			wait = true
+			wait = v.ordered()
 		case podstate.Terminal(pod):
 			if pod.DeletionTimestamp == nil {
 				note := "RecreatingFailedPod"
@@ -138,20 +138,20 @@ func planReplicas(v *view) (steps []step, wait bool) {
 				}
 				steps = append(steps, step{verb: remove, pod: pod, note: note})
 			}
-			wait = true
+			wait = v.ordered()
 		case pod.DeletionTimestamp != nil || !v.available(pod):
 			if pod.DeletionTimestamp == nil && (pod.Status.Phase == corev1.PodPending || pod.Status.Phase == "") {
 				steps = append(steps, step{verb: claims, pod: pod})
 			}
-			wait = wait || v.ordered()
+			wait = v.ordered()
 		case !identified(v.set, pod, start(v.set)+i):
 			steps = append(steps, step{verb: repair, pod: pod})
 		}
-		if wait && v.ordered() {
+		if wait {
 			return steps, true
 		}
 	}
-	return steps, wait
+	return steps, false
 }
 
 // planCondemned removes the pods beyond the size of the set, highest ordinal first.
@@ -205,7 +205,7 @@ func planUpdate(v *view) []step {
 		if i < v.partition() {
 			break
 		}
-		if pod == nil || pod.DeletionTimestamp != nil || pod.Labels[revision.HashLabel] == v.update.Name {
+		if pod == nil || pod.DeletionTimestamp != nil || podstate.Terminal(pod) || pod.Labels[revision.HashLabel] == v.update.Name {
 			continue
 		}
 		if v.healthy(pod) {

@@ -95,6 +95,11 @@ func TestPlanSteps(t *testing.T) {
 		"two at a time":                                 {newSet(3, maxUnavailable), []string{"R@old", "R@old", "R@old"}, []string{"remove db-2", "remove db-1"}},
 		"two at a time counts the broken":               {newSet(4, maxUnavailable), []string{"R@old", "R@old", "R@old", "U@new"}, []string{"remove db-2"}},
 		"a broken old one is replaced at once":          {newSet(2, parallel), []string{"U@old", "R@old"}, []string{"remove db-0"}},
+		"a missing one holds up nobody who need not wait": {
+			newSet(4, maxUnavailable), []string{"R@old", "R@old", "-", "F@old"}, []string{"create db-2", "remove db-3"},
+		},
+		"a missing one counts as broken":    {newSet(3, maxUnavailable), []string{"R@old", "R@old", "-"}, []string{"create db-2", "remove db-1"}},
+		"surplus ones go while others come": {newSet(2, parallel), []string{"-", "R@new", "R@new"}, []string{"create db-0", "remove db-2"}},
 		"on delete": {newSet(1, func(s *appsv1.StatefulSet) {
 			s.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
 		}), []string{"R@old"}, nil},

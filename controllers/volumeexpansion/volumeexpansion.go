@@ -4,6 +4,7 @@ package volumeexpansion
 
 import (
 	"context"
+	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,7 +35,7 @@ func Add(e *env.Env, workers int) error {
 		}
 		volume, ok := volumes.Find("", claim.Spec.VolumeName)
 		if !ok || volume.Spec.ClaimRef == nil || volume.Spec.ClaimRef.UID != claim.UID {
-			return ctrl.Result{}, nil
+			return ctrl.Result{}, fmt.Errorf("volume %q is not bound to the claim", claim.Spec.VolumeName) // or not in the cache yet
 		}
 		if volume.Spec.CSI == nil {
 			recorder.Event(claim, corev1.EventTypeWarning, "ExternalExpanding", "waiting for an external controller to expand this PVC")

@@ -114,7 +114,7 @@ func (v *view) succeed() (batchv1.JobConditionType, string, string) {
 		// Without a number one success is enough, but the pods that still run may end their work.
 		reached = v.successes() > 0 && len(v.active) == 0
 	}
-	if !reached || want < 0 && suspended(v.job) {
+	if !reached {
 		return "", "", ""
 	}
 	return batchv1.JobSuccessCriteriaMet, batchv1.JobReasonCompletionsReached, "Reached expected number of succeeded pods"
@@ -123,9 +123,9 @@ func (v *view) succeed() (batchv1.JobConditionType, string, string) {
 func (v *view) satisfies(rule *batchv1.SuccessPolicyRule) bool {
 	of := v.complete
 	if rule.SucceededIndexes != nil {
-		of = v.complete.intersect(parseIndexes(*rule.SucceededIndexes, completions(v.job)))
-		if rule.SucceededCount == nil {
-			return len(of) == len(parseIndexes(*rule.SucceededIndexes, completions(v.job)))
+		required := parseIndexes(*rule.SucceededIndexes, completions(v.job))
+		if of = v.complete.intersect(required); len(required) > 0 && len(of) == len(required) {
+			return true
 		}
 	}
 	return rule.SucceededCount != nil && len(of) >= int(*rule.SucceededCount)

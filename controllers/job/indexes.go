@@ -13,7 +13,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-const indexEnv = "JOB_COMPLETION_INDEX"
+const (
+	indexEnv = "JOB_COMPLETION_INDEX"
+	// longestPrefix is what the API server keeps of generateName: the index must not be cut off.
+	longestPrefix = 58
+)
 
 // indexes is a set of completion indexes. Its text form is that of the status: "1,3-5,7".
 type indexes map[int]bool
@@ -141,7 +145,7 @@ func (v *view) latestFailed() map[int]*corev1.Pod {
 // uniqueIndexes separates the active pods that work on an open index, one each, from the others.
 func (v *view) uniqueIndexes() (keep, surplus []*corev1.Pod) {
 	taken := indexes{}
-	for _, pod := range v.active { // oldest first
+	for _, pod := range slices.Backward(leastUseful(v.active)) {
 		index, ok := indexOf(pod)
 		if !ok || index >= completions(v.job) || v.complete[index] || v.lost[index] || taken[index] {
 			surplus = append(surplus, pod)
@@ -218,7 +222,8 @@ func indexPod(job *batchv1.Job, pod *corev1.Pod, s slot) {
 		}
 	}
 	pod.Spec.Hostname = job.Name + "-" + index
-	pod.GenerateName = job.Name + "-" + index + "-"
+	suffix := "-" + index + "-"
+	pod.GenerateName = job.Name[:min(len(job.Name), longestPrefix-len(suffix))] + suffix
 	env := corev1.EnvVar{Name: indexEnv, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{
 		FieldPath: "metadata.labels['" + batchv1.JobCompletionIndexAnnotation + "']",
 	}}}

@@ -27,6 +27,7 @@ import (
 	"keelson.dev/controllers/podcontrol"
 	"keelson.dev/internal/expectation"
 	"keelson.dev/internal/lister"
+	"keelson.dev/internal/podstate"
 )
 
 const staleRetry = time.Second // as in package replicaset
@@ -101,6 +102,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	v := newView(job, pods, r.Clock.Now())
 	v.start()
 	v.decide()
+	v.suspend()
 	result, err := r.act(ctx, v, settled)
 	if err == nil && !settled {
 		result.RequeueAfter = staleRetry
@@ -116,6 +118,7 @@ func (r *Reconciler) claim(ctx context.Context, job *batchv1.Job, selector label
 		Client: r.Client, Owner: kind, Fresh: func() client.Object { return &batchv1.Job{} }, Finalizers: []string{batchv1.JobTrackingFinalizer},
 	}
 	candidates := append(r.Pods.Controlled(job.Namespace, job.UID), r.Pods.Orphans(job.Namespace)...)
+	env.Looked(ctx, len(candidates))
 	return ownership.Claim(ctx, claimer, job, ownership.Matches[*corev1.Pod](selector), candidates)
 }
 
@@ -149,7 +152,13 @@ func (r *Reconciler) act(ctx context.Context, v *view, settled bool) (ctrl.Resul
 	return ctrl.Result{RequeueAfter: wait}, nil
 }
 
+// removePods deletes pods. Only those of a Job that fails count as failed: of the others the finalizer goes first.
 func (r *Reconciler) removePods(ctx context.Context, v *view, pods []*corev1.Pod) error {
+	if v.target == nil || v.target.Type != batchv1.JobFailureTarget {
+		if err := r.free(ctx, pods); err != nil {
+			return err
+		}
+	}
 	err := podcontrol.Parallel(len(pods), func(i int) error { return r.Control.Delete(ctx, v.job, pods[i]) })
 	if err != nil {
 		return fmt.Errorf("delete pods: %w", err)
@@ -203,6 +212,9 @@ func (r *Reconciler) announceEnd(v *view) {
 		switch {
 		case c.Status != corev1.ConditionTrue:
 		case c.Type == batchv1.JobComplete:
+			if n := completions(v.job); n >= 0 && int(v.job.Status.Succeeded) > n {
+				r.Recorder.Event(v.job, corev1.EventTypeWarning, "TooManySucceededPods", "Too many succeeded pods running after completion count reached")
+			}
 			r.Recorder.Event(v.job, corev1.EventTypeNormal, "Completed", "Job completed")
 		case c.Type == batchv1.JobFailed:
 			r.Recorder.Event(v.job, corev1.EventTypeWarning, c.Reason, c.Message)
@@ -210,22 +222,17 @@ func (r *Reconciler) announceEnd(v *view) {
 	}
 }
 
+// freeing is the patch that removes our finalizer.
+var freeing = client.RawPatch(types.StrategicMergePatchType, []byte(`{"metadata":{"$deleteFromPrimitiveList/finalizers":["`+batchv1.JobTrackingFinalizer+`"]}}`))
+
 // free removes our finalizer from those of the pods that have stopped or are to be let go.
 func (r *Reconciler) free(ctx context.Context, pods []*corev1.Pod) error {
-	var held []*corev1.Pod
-	for _, pod := range pods {
-		if hasFinalizer(pod) {
-			held = append(held, pod)
-		}
-	}
+	held := podstate.Select(pods, hasFinalizer)
 	if len(held) > podcontrol.Burst {
 		held = held[:podcontrol.Burst]
 	}
 	err := podcontrol.Parallel(len(held), func(i int) error {
-		freed := held[i].DeepCopy()
-		dropFinalizer(freed)
-		err := r.Client.Patch(ctx, freed, client.StrategicMergeFrom(held[i]))
-		return client.IgnoreNotFound(err)
+		return client.IgnoreNotFound(r.Client.Patch(ctx, held[i].DeepCopy(), freeing))
 	})
 	if err != nil {
 		return fmt.Errorf("remove finalizers: %w", err)
@@ -249,16 +256,6 @@ func podFor(v *view, slot slot) *corev1.Pod {
 
 func hasFinalizer(pod *corev1.Pod) bool {
 	return slices.Contains(pod.Finalizers, batchv1.JobTrackingFinalizer)
-}
-
-func dropFinalizer(pod *corev1.Pod) {
-	var left []string
-	for _, f := range pod.Finalizers {
-		if f != batchv1.JobTrackingFinalizer {
-			left = append(left, f)
-		}
-	}
-	pod.Finalizers = left
 }
 
 func finished(job *batchv1.Job) bool {

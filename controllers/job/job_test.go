@@ -2,6 +2,7 @@ package job
 
 import (
 	"math/rand/v2"
+	"strconv"
 	"testing"
 	"time"
 
@@ -182,6 +183,87 @@ func TestCountsOnce(t *testing.T) {
 		if job.Status.Succeeded != wantSucceeded || job.Status.Failed != wantFailed {
 			t.Fatalf("round %d: counted %d and %d, want %d and %d", round, job.Status.Succeeded, job.Status.Failed, wantSucceeded, wantFailed)
 		}
+	}
+}
+
+func dropFinalizer(pod *corev1.Pod) { pod.Finalizers = nil }
+
+// TestUnawaited holds which pods may go before they have stopped, and which of them count as failed.
+func TestUnawaited(t *testing.T) {
+	going := func(name string) *corev1.Pod {
+		return pod(name, corev1.PodRunning, func(p *corev1.Pod) { p.DeletionTimestamp = new(metav1.NewTime(now)) })
+	}
+	afterStop := func(j *batchv1.Job) { j.Spec.PodReplacementPolicy = new(batchv1.Failed) }
+	cases := map[string]struct {
+		job          *batchv1.Job
+		pods         []*corev1.Pod
+		free, failed int
+	}{
+		"one that is deleted has failed":           {newJob(nil), []*corev1.Pod{going("a"), pod("b", corev1.PodRunning, nil)}, 1, 1},
+		"or is waited for":                         {newJob(afterStop), []*corev1.Pod{going("a")}, 0, 0},
+		"of a job that fails it has failed":        {newJob(func(j *batchv1.Job) { afterStop(j); j.Status.Failed = 2 }), []*corev1.Pod{going("a")}, 1, 1},
+		"of a job that succeeds it does not count": {newJob(func(j *batchv1.Job) { afterStop(j); j.Status.Succeeded = 3 }), []*corev1.Pod{going("a")}, 1, 0},
+		"of a job that goes nobody waits": {
+			newJob(func(j *batchv1.Job) { j.DeletionTimestamp = new(metav1.NewTime(now)) }), []*corev1.Pod{pod("a", corev1.PodRunning, nil)}, 1, 0,
+		},
+		"an index that is none does not count": {newJob(func(j *batchv1.Job) { j.Spec.CompletionMode = new(batchv1.IndexedCompletion) }), []*corev1.Pod{
+			pod("a", corev1.PodFailed, func(p *corev1.Pod) { p.Annotations = map[string]string{batchv1.JobCompletionIndexAnnotation: "3"} }),
+		}, 1, 0},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			v := newView(tc.job, tc.pods, now)
+			v.decide()
+			free := v.collectUncounted()
+			if len(free) != tc.free || v.uncounted.failed.Len() != tc.failed {
+				t.Errorf("%d may go and %d failed; want %d, %d", len(free), v.uncounted.failed.Len(), tc.free, tc.failed)
+			}
+		})
+	}
+}
+
+// TestCountsInPortions keeps the status small: of many pods that stop at once only some are in it at a time.
+func TestCountsInPortions(t *testing.T) {
+	job := newJob(func(j *batchv1.Job) { j.Spec.Completions = ptr.To[int32](2000) })
+	var pods []*corev1.Pod
+	for i := range 1200 {
+		pods = append(pods, pod(strconv.Itoa(i), corev1.PodSucceeded, nil))
+	}
+	for range 4 {
+		v := newView(job, pods, now)
+		v.settleCounted()
+		free := v.collectUncounted()
+		if n := len(v.job.Status.UncountedTerminatedPods.Succeeded); n > mostUncounted {
+			t.Fatalf("%d pods in the status", n)
+		}
+		for _, p := range free {
+			dropFinalizer(p)
+		}
+	}
+	if job.Status.Succeeded != 1200 {
+		t.Errorf("counted %d", job.Status.Succeeded)
+	}
+}
+
+func TestSuspend(t *testing.T) {
+	job := newJob(func(j *batchv1.Job) {
+		j.Spec.Suspend = new(true)
+		j.Status.StartTime = new(metav1.NewTime(now.Add(-time.Hour)))
+	})
+	look := func() {
+		v := newView(job, nil, now)
+		v.start()
+		v.decide()
+		v.suspend()
+	}
+	look()
+	if job.Status.StartTime != nil || len(job.Status.Conditions) != 1 || job.Status.Conditions[0].Status != corev1.ConditionTrue {
+		t.Errorf("suspended: %+v", job.Status)
+	}
+	job.Spec.Suspend = new(false)
+	look()
+	if !job.Status.StartTime.Time.Equal(now) || job.Status.Conditions[0].Status != corev1.ConditionFalse {
+		t.Errorf("resumed: %+v", job.Status)
 	}
 }
 

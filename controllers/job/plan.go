@@ -129,7 +129,8 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// stopped returns when the last container of a finished pod ended; failing that, when the pod was deleted or created.
+// stopped returns when the last container of a finished pod ended; failing that, when the pod stopped being ready, or was deleted or
+// created.
 func stopped(pod *corev1.Pod) time.Time {
 	var at time.Time
 	for i := range pod.Status.ContainerStatuses {
@@ -140,11 +141,11 @@ func stopped(pod *corev1.Pod) time.Time {
 	if !at.IsZero() {
 		return at
 	}
-	if c := podstate.Condition(pod, corev1.PodReady); c != nil && !c.LastTransitionTime.IsZero() {
+	if c := podstate.Condition(pod, corev1.PodReady); c != nil && c.Status == corev1.ConditionFalse && !c.LastTransitionTime.IsZero() {
 		return c.LastTransitionTime.Time
 	}
 	if pod.DeletionTimestamp != nil {
-		return pod.DeletionTimestamp.Time
+		return pod.DeletionTimestamp.Add(-time.Duration(ptr.Deref(pod.DeletionGracePeriodSeconds, 0)) * time.Second)
 	}
 	return pod.CreationTimestamp.Time
 }

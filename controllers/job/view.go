@@ -26,6 +26,7 @@ type view struct {
 	terminating []*corev1.Pod // being deleted and not stopped yet
 	succeeded   []*corev1.Pod // stopped, with our finalizer, and not in the status yet
 	failed      []*corev1.Pod // likewise
+	void        []*corev1.Pod // stopped, with our finalizer, and nothing to count
 	uncounted   uncounted     // in the status, finalizer perhaps still there
 	complete    indexes       // done, of an indexed Job
 	lost        indexes       // failed for good, of an indexed Job with a limit per index
@@ -65,14 +66,17 @@ func newView(job *batchv1.Job, pods []*corev1.Pod, now time.Time) *view {
 }
 
 func (v *view) sort(pod *corev1.Pod) {
-	known := v.uncounted.succeeded.Has(pod.UID) || v.uncounted.failed.Has(pod.UID)
+	fresh := hasFinalizer(pod) && !v.recorded(pod)
 	switch {
 	case pod.Status.Phase == corev1.PodSucceeded:
-		if hasFinalizer(pod) && !known {
+		if fresh {
 			v.succeeded = append(v.succeeded, pod)
 		}
 	case pod.Status.Phase == corev1.PodFailed, pod.DeletionTimestamp != nil && !v.replacesOnlyFailed():
-		if hasFinalizer(pod) && !known {
+		switch {
+		case fresh && v.misplaced(pod):
+			v.void = append(v.void, pod)
+		case fresh:
 			v.failed = append(v.failed, pod)
 		}
 		if pod.Status.Phase != corev1.PodFailed {
@@ -83,6 +87,17 @@ func (v *view) sort(pod *corev1.Pod) {
 	default:
 		v.active = append(v.active, pod)
 	}
+}
+
+// recorded reports whether a pod stands in the status.
+func (v *view) recorded(pod *corev1.Pod) bool {
+	return v.uncounted.succeeded.Has(pod.UID) || v.uncounted.failed.Has(pod.UID)
+}
+
+// misplaced reports whether an indexed Job has no such index, or not any more: its failures are none of the Job's.
+func (v *view) misplaced(pod *corev1.Pod) bool {
+	index, ok := indexOf(pod)
+	return indexed(v.job) && (!ok || index >= completions(v.job))
 }
 
 // replacesOnlyFailed reports whether a pod that is being deleted counts, and is replaced, only when it has stopped.
@@ -156,28 +171,48 @@ func (v *view) settleCounted() bool {
 	return moved
 }
 
+// mostUncounted bounds the uids in the status, which are 40 bytes each, and how long one Job keeps a worker.
+const mostUncounted = 500
+
 // collectUncounted records newly stopped pods in the status and returns all pods whose finalizer may go once that is written.
 func (v *view) collectUncounted() []*corev1.Pod {
-	var free []*corev1.Pod
+	free := slices.Clone(v.void)
+	for _, pod := range v.pods {
+		if hasFinalizer(pod) && v.recorded(pod) {
+			free = append(free, pod) // recorded earlier, but the finalizer could not be removed then
+		}
+	}
+	fail := func(pod *corev1.Pod) {
+		if action, _ := v.judge(pod); action != batchv1.PodFailurePolicyActionIgnore {
+			v.uncounted.failed.Insert(pod.UID)
+		}
+	}
 	for _, pod := range v.succeeded {
+		if len(free) >= mostUncounted {
+			break
+		}
 		if !indexed(v.job) {
 			v.uncounted.succeeded.Insert(pod.UID)
 		}
 		free = append(free, pod) // of an indexed Job the list of indexes is the record
 	}
 	for _, pod := range v.failed {
-		if v.holdsFailureCount(pod) {
-			continue
+		if len(free) >= mostUncounted {
+			break
 		}
-		if action, _ := v.judge(pod); action != batchv1.PodFailurePolicyActionIgnore {
-			v.uncounted.failed.Insert(pod.UID)
+		if !v.holdsFailureCount(pod) {
+			fail(pod)
+			free = append(free, pod)
+		}
+	}
+	for _, pod := range v.unawaited() {
+		if len(free) >= mostUncounted {
+			break
+		}
+		if v.target != nil && v.target.Type == batchv1.JobFailureTarget {
+			fail(pod)
 		}
 		free = append(free, pod)
-	}
-	for _, pod := range v.pods {
-		if hasFinalizer(pod) && (v.uncounted.succeeded.Has(pod.UID) || v.uncounted.failed.Has(pod.UID)) && !slices.Contains(free, pod) {
-			free = append(free, pod) // recorded earlier, but the finalizer could not be removed then
-		}
 	}
 	v.job.Status.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{
 		Succeeded: sorted(v.uncounted.succeeded), Failed: sorted(v.uncounted.failed),
@@ -192,6 +227,21 @@ func (v *view) collectUncounted() []*corev1.Pod {
 	return free
 }
 
+// unawaited returns the pods that have not stopped and whose result matters no more: those that are being deleted of a Job that is
+// heading for its end, and all of a Job that is being deleted itself. They count as failed if the Job fails.
+func (v *view) unawaited() []*corev1.Pod {
+	var pods []*corev1.Pod
+	switch {
+	case v.job.DeletionTimestamp != nil:
+		pods = append(slices.Clone(v.active), v.terminating...)
+	case v.target != nil:
+		pods = v.terminating
+	}
+	return podstate.Select(pods, func(pod *corev1.Pod) bool {
+		return hasFinalizer(pod) && !v.recorded(pod) && !slices.Contains(v.failed, pod)
+	})
+}
+
 func sorted(uids sets.Set[types.UID]) []types.UID {
 	if uids.Len() == 0 {
 		return nil
@@ -199,13 +249,10 @@ func sorted(uids sets.Set[types.UID]) []types.UID {
 	return sets.List(uids)
 }
 
-// start notes when the Job began, and its suspension.
+// start notes when the Job began, or went on.
 func (v *view) start() {
 	status := &v.job.Status
 	if suspended(v.job) {
-		if v.setCondition(batchv1.JobSuspended, corev1.ConditionTrue, "JobSuspended", "Job suspended") {
-			v.events = append(v.events, event{corev1.EventTypeNormal, "Suspended", "Job suspended"})
-		}
 		return
 	}
 	resumed := false
@@ -218,6 +265,17 @@ func (v *view) start() {
 	}
 	if status.StartTime == nil || resumed {
 		status.StartTime = new(metav1.NewTime(v.now))
+	}
+}
+
+// suspend notes that the Job stands still. It has no time of start then, and its template may be changed.
+func (v *view) suspend() {
+	if v.target != nil || !suspended(v.job) || v.job.DeletionTimestamp != nil {
+		return
+	}
+	if v.setCondition(batchv1.JobSuspended, corev1.ConditionTrue, "JobSuspended", "Job suspended") {
+		v.job.Status.StartTime = nil
+		v.events = append(v.events, event{corev1.EventTypeNormal, "Suspended", "Job suspended"})
 	}
 }
 

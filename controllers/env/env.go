@@ -51,11 +51,12 @@ type shared struct {
 
 	mu      sync.Mutex
 	indexed map[reflect.Type]toolscache.SharedIndexInformer
+	hubs    map[reflect.Type]*hub
 }
 
 // New wraps a manager. partial are the kinds of which its cache holds only some objects.
 func New(mgr ctrl.Manager, partial []client.Object) (*Env, error) {
-	e := &Env{Manager: mgr, Clock: clock.RealClock{}, shared: &shared{partial: partial, indexed: map[reflect.Type]toolscache.SharedIndexInformer{}}}
+	e := &Env{Manager: mgr, Clock: clock.RealClock{}, shared: &shared{partial: partial, indexed: map[reflect.Type]toolscache.SharedIndexInformer{}, hubs: map[reflect.Type]*hub{}}}
 	return e.As(mgr.GetConfig())
 }
 
@@ -100,6 +101,23 @@ func (e *Env) Informer(obj client.Object) (toolscache.SharedIndexInformer, error
 	}
 	e.indexed[kind] = informer
 	return informer, nil
+}
+
+// hub returns the hub of the shared informer of obj's type.
+func (e *Env) hub(obj client.Object) (*hub, error) {
+	informer, err := e.Informer(obj)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	kind := reflect.TypeOf(obj)
+	if e.hubs[kind] == nil {
+		if e.hubs[kind], err = newHub(informer); err != nil {
+			return nil, err
+		}
+	}
+	return e.hubs[kind], nil
 }
 
 // Whole returns the informers that controllers have asked for so far and that hold every object of their kind, by Go type.
@@ -148,12 +166,17 @@ func (e *Env) Controller(name string, workers int, r reconcile.Func, watches ...
 		return fmt.Errorf("controller %s: %w", name, err)
 	}
 	for _, watch := range watches {
-		if watch.object != nil {
-			if _, err := e.Informer(watch.object); err != nil {
-				return err
+		src := watch.source
+		if src == nil {
+			h := watch.hub
+			if h == nil {
+				if h, err = e.hub(watch.object); err != nil {
+					return err
+				}
 			}
+			src = feed{h, watch.heard}
 		}
-		if err := c.Watch(watch.source(e.Manager.GetCache())); err != nil {
+		if err := c.Watch(src); err != nil {
 			return fmt.Errorf("controller %s: %w", name, err)
 		}
 	}

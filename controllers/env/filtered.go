@@ -7,7 +7,6 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"keelson.dev/internal/lister"
 )
@@ -15,7 +14,7 @@ import (
 // Filtered is a cache of a few objects of a kind, beside the shared one: for kinds that are too many, or too secret, to keep whole.
 type Filtered[T client.Object] struct {
 	lister.Of[T]
-	cache cache.Cache
+	hub *hub
 }
 
 // Filter starts a cache of those objects of obj's type that by's selectors name. A namespace is selected by the field
@@ -38,13 +37,18 @@ func Filter[T client.Object](e *Env, obj T, by cache.ByObject) (Filtered[T], err
 	if !ok {
 		return none, fmt.Errorf("filtered informer of %T is a %T without a store", obj, found)
 	}
+	h, err := newHub(informer)
+	if err != nil {
+		return none, err
+	}
 	if err := e.Manager.Add(c); err != nil {
 		return none, fmt.Errorf("run filtered cache of %T: %w", obj, err)
 	}
-	return Filtered[T]{Of: lister.Of[T]{Indexer: informer.GetIndexer()}, cache: c}, nil
+	return Filtered[T]{Of: lister.Of[T]{Indexer: informer.GetIndexer()}, hub: h}, nil
 }
 
 // Watch has a watch of the kind look at the filtered objects only.
 func (f Filtered[T]) Watch(w Watch) Watch {
-	return Watch{source: func(cache.Cache) source.Source { return w.source(f.cache) }}
+	w.hub = f.hub
+	return w
 }

@@ -14,8 +14,8 @@ import (
 
 const (
 	// restPerObject is how long an object that was looked at lets its owner rest. A look costs less than a microsecond of CPU time, so
-	// an owner takes at most a tenth of a processor, and one write of its status in that time, however often its objects change.
-	restPerObject = 10 * time.Microsecond
+	// an owner takes at most a fiftieth of a processor, and one write of its status in that time, however often its objects change.
+	restPerObject = 50 * time.Microsecond
 	// shortestRest is below what any client notices, and not worth a timer.
 	shortestRest = time.Millisecond
 )

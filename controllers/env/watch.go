@@ -1,7 +1,6 @@
 package env
 
 import (
-	"context"
 	"maps"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -10,17 +9,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 )
 
 // Watch says which objects wake a controller, and for whom.
 type Watch struct {
 	object client.Object
-	source func(cache.Cache) source.Source
+	hub    *hub // none: that of the shared cache
+	heard  func(Queue) watcher
+	source source.Source // instead of all that
 }
 
 // Queue is where a handler puts the names of the objects to reconcile.
@@ -38,19 +36,25 @@ type Changes[T client.Object] struct {
 
 // On watches a kind with callbacks.
 func On[T client.Object](obj T, changes Changes[T]) Watch {
-	funcs := handler.TypedFuncs[T, ctrl.Request]{}
-	if changes.Created != nil {
-		funcs.CreateFunc = func(_ context.Context, e event.TypedCreateEvent[T], q Queue) { changes.Created(e.Object, q) }
-	}
-	if changes.Updated != nil {
-		funcs.UpdateFunc = func(_ context.Context, e event.TypedUpdateEvent[T], q Queue) {
-			changes.Updated(e.ObjectOld, e.ObjectNew, q)
+	return Watch{object: obj, heard: func(q Queue) watcher {
+		return watcher{
+			created: func(o any) {
+				if changes.Created != nil {
+					changes.Created(o.(T), q)
+				}
+			},
+			updated: func(before, after any) {
+				if changes.Updated != nil {
+					changes.Updated(before.(T), after.(T), q)
+				}
+			},
+			deleted: func(o any) {
+				if changes.Deleted != nil {
+					changes.Deleted(o.(T), q)
+				}
+			},
 		}
-	}
-	if changes.Deleted != nil {
-		funcs.DeleteFunc = func(_ context.Context, e event.TypedDeleteEvent[T], q Queue) { changes.Deleted(e.Object, q) }
-	}
-	return Watch{object: obj, source: func(c cache.Cache) source.Source { return source.Kind(c, obj, funcs) }}
+	}}
 }
 
 // Mapped watches a kind and wakes those that keys names, for the old and the new state of an updated object.
@@ -109,7 +113,7 @@ func Claimed[T client.Object](obj T, owner schema.GroupVersionKind, adopters Key
 
 // Raw watches a source that is no kind of the shared cache, such as a channel.
 func Raw(src source.Source) Watch {
-	return Watch{source: func(cache.Cache) source.Source { return src }}
+	return Watch{source: src}
 }
 
 // Add puts keys on a queue.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -116,23 +117,29 @@ func SlowStart(n int, fn func(i int) error) (int, error) {
 	return done, nil
 }
 
-// Parallel calls fn for 0…n-1 at once and returns all errors in an Errors, or nil. The bound of n is the caller's: Burst.
+// together is how many calls of Parallel are under way at once: a few owners that create or delete many pods must not need more streams
+// than the API server allows on one connection (250), and more would only wait there.
+const together = 50
+
+// Parallel calls fn for 0…n-1, many at once, and returns all errors in an Errors, or nil. The bound of n is the caller's: Burst.
 func Parallel(n int, fn func(i int) error) error {
 	var (
-		group sync.WaitGroup
+		group errgroup.Group
 		mu    sync.Mutex
 		errs  Errors
 	)
+	group.SetLimit(together)
 	for i := range n {
-		group.Go(func() {
+		group.Go(func() error {
 			if err := fn(i); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, err)
 			}
+			return nil
 		})
 	}
-	group.Wait()
+	_ = group.Wait() // errs has them all
 	if len(errs) == 0 {
 		return nil
 	}

@@ -110,26 +110,26 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil //nolint:nilerr // validation lets neither through
 	}
 	settled, err := r.Control.Settled(ctx, set, selector)
-	if err != nil {
-		return ctrl.Result{}, err
+	if err != nil || !settled {
+		return ctrl.Result{RequeueAfter: staleRetry}, err
 	}
 	candidates := append(r.Pods.Controlled(set.Namespace, set.UID), podstate.Select(r.Pods.Orphans(set.Namespace), podstate.Active)...)
-	env.Looked(ctx, len(candidates))
 	claimer := ownership.Claimer{Client: r.Control.Client, Owner: r.Kind.GVK, Fresh: r.Kind.Fresh}
 	owned, err := ownership.Claim(ctx, claimer, set, ownership.Matches[*corev1.Pod](selector), candidates)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
 	active := podstate.Select(owned, podstate.Active)
-	var manageErr error
-	if settled && set.DeletionTimestamp == nil {
-		manageErr = r.apply(ctx, set, planReplicas(set, active, func() []*corev1.Pod { return r.related(set) }, r.Clock.Now()))
+	var p plan
+	if set.DeletionTimestamp == nil {
+		p = planReplicas(set, active, func() []*corev1.Pod { return r.related(set) }, r.Clock.Now())
+	}
+	manageErr := r.apply(ctx, set, p)
+	if p.create == 0 && len(p.remove) == 0 { // otherwise there may be more to do as soon as the cache shows this
+		env.Looked(ctx, len(candidates))
 	}
 	now := r.Clock.Now()
 	status := statusOf(set, active, podstate.Select(owned, podstate.Terminating), manageErr, now)
-	if !settled { // there may be more pods than are counted: this size has not been seen to yet, and nothing was tried
-		status.ObservedGeneration, status.Conditions = set.Status.ObservedGeneration, set.Status.Conditions
-	}
 	if r.Kind.NoTerminating {
 		status.TerminatingReplicas = nil
 	}
@@ -139,11 +139,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if manageErr != nil {
 		return ctrl.Result{}, manageErr
 	}
-	result := ctrl.Result{RequeueAfter: podstate.AvailableIn(active, set.Spec.MinReadySeconds, now)}
-	if !settled && result.RequeueAfter == 0 {
-		result.RequeueAfter = staleRetry
-	}
-	return result, nil
+	return ctrl.Result{RequeueAfter: podstate.AvailableIn(active, set.Spec.MinReadySeconds, now)}, nil
 }
 
 // related returns the active pods of all owners that share this one's controller.

@@ -23,6 +23,7 @@ func Config(base *rest.Config, component string) *rest.Config {
 	cfg.UserAgent = userAgent(component) + "/" + version.Get().GitVersion
 	cfg.ContentType = runtime.ContentTypeProtobuf
 	cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	cfg.DisableCompression = true // a watch would be compressed event by event, for each client
 	cfg.QPS = -1
 	cfg.RateLimiter = flowcontrol.NewFakeAlwaysRateLimiter()
 	return cfg

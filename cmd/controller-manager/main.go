@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -23,6 +24,10 @@ import (
 	"keelson.dev/internal/features"
 	"keelson.dev/internal/leadership"
 )
+
+// gcPercent is how much the heap grows between two collections. Go's own 100 takes a seventh more anonymous memory, and saves a
+// twentieth of the CPU time.
+const gcPercent = 60
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -54,6 +59,9 @@ func run(ctx context.Context, args []string) error {
 	verflag.PrintAndExitIfRequested()
 	if err := features.Apply(); err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	logs.InitLogs()
 	defer logs.FlushLogs()

@@ -145,9 +145,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // slicesOf returns copies of our slices, since the library changes those that it is given.
 func (r *Reconciler) slicesOf(svc *corev1.Service) []*discoveryv1.EndpointSlice {
 	var out []*discoveryv1.EndpointSlice
-	for _, slice := range r.Slices.In(svc.Namespace) {
-		ours := slice.Labels[discoveryv1.LabelManagedBy] == controllerName && slice.Labels[discoveryv1.LabelServiceName] == svc.Name
-		if ours && slice.DeletionTimestamp == nil {
+	for _, slice := range r.Slices.Index(lister.ByService, svc.Namespace+"/"+svc.Name) {
+		if slice.Labels[discoveryv1.LabelManagedBy] == controllerName && slice.DeletionTimestamp == nil {
 			out = append(out, slice.DeepCopy())
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -133,8 +134,14 @@ func (e *Env) Whole() map[reflect.Type]toolscache.SharedIndexInformer {
 
 func indexersOf(obj client.Object) toolscache.Indexers {
 	indexers := toolscache.Indexers{lister.ByController: lister.IndexController}
-	if _, isPod := obj.(*corev1.Pod); isPod {
+	switch obj.(type) {
+	case *corev1.Pod:
 		indexers[lister.ByNode] = func(obj any) ([]string, error) { return []string{obj.(*corev1.Pod).Spec.NodeName}, nil }
+	case *discoveryv1.EndpointSlice:
+		indexers[lister.ByService] = func(obj any) ([]string, error) {
+			slice := obj.(*discoveryv1.EndpointSlice)
+			return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}, nil
+		}
 	}
 	return indexers
 }

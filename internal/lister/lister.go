@@ -14,6 +14,8 @@ const (
 	ByController = "controller"
 	// ByNode finds pods by spec.nodeName; pods without a node stand under "".
 	ByNode = "node"
+	// ByService finds EndpointSlices by namespace/name of the Service that their label names.
+	ByService = "service"
 )
 
 // Of reads objects of one type, for example Of[*corev1.Pod].

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	quotav1 "k8s.io/apiserver/pkg/quota/v1"
 	"k8s.io/apiserver/pkg/quota/v1/generic"
 	"k8s.io/client-go/metadata"
@@ -26,8 +28,12 @@ import (
 	"keelson.dev/internal/quota"
 )
 
-// recount is how often everything is counted again even if nothing seems to have changed.
-const recount = 5 * time.Minute
+const (
+	// recount is how often everything is counted again even if nothing seems to have changed.
+	recount = 5 * time.Minute
+	// underWay is how long the creation of an object can take after admission has added it to the sum: a request's time limit.
+	underWay = time.Minute
+)
 
 // countPrefix begins the names that count objects of any kind: count/<resource>.<group>.
 const countPrefix = "count/"
@@ -40,6 +46,10 @@ type reconciler struct {
 	claims   lister.Of[*corev1.PersistentVolumeClaim]
 	classes  lister.Of[*resourcev1.DeviceClass]
 	metadata metadata.Interface
+
+	mu sync.Mutex
+	// written is when a quota's sum was set last. What admission had added by then may not have been there to be counted.
+	written map[types.NamespacedName]time.Time
 }
 
 // Add wires the controller.
@@ -64,7 +74,10 @@ func Add(e *env.Env, workers int) error {
 	if err != nil {
 		return err
 	}
-	r := &reconciler{env: e, quotas: quotas, pods: pods, services: services, claims: claims, classes: classes, metadata: e.Metadata}
+	r := &reconciler{
+		env: e, quotas: quotas, pods: pods, services: services, claims: claims, classes: classes, metadata: e.Metadata,
+		written: map[types.NamespacedName]time.Time{},
+	}
 	return e.Controller("resourcequota", workers, r.reconcile,
 		env.On(&corev1.ResourceQuota{}, env.Changes[*corev1.ResourceQuota]{
 			Created: func(q *corev1.ResourceQuota, queue env.Queue) { env.Add(queue, client.ObjectKeyFromObject(q)) },
@@ -74,17 +87,17 @@ func Add(e *env.Env, workers int) error {
 				}
 			},
 		}),
-		env.On(&corev1.Pod{}, env.Changes[*corev1.Pod]{Updated: func(before, after *corev1.Pod, queue env.Queue) {
+		env.On(&corev1.Pod{}, env.Changes[*corev1.Pod]{Created: func(made *corev1.Pod, queue env.Queue) { r.appeared(made, queue) }, Updated: func(before, after *corev1.Pod, queue env.Queue) {
 			if podstate.Terminal(before) != podstate.Terminal(after) || !equality.Semantic.DeepEqual(before.Status.Resources, after.Status.Resources) || before.Generation != after.Generation {
 				r.wake(after.Namespace, queue)
 			}
 		}}),
-		env.On(&corev1.Service{}, env.Changes[*corev1.Service]{Updated: func(before, after *corev1.Service, queue env.Queue) {
+		env.On(&corev1.Service{}, env.Changes[*corev1.Service]{Created: func(made *corev1.Service, queue env.Queue) { r.appeared(made, queue) }, Updated: func(before, after *corev1.Service, queue env.Queue) {
 			if !equality.Semantic.DeepEqual(before.Spec, after.Spec) {
 				r.wake(after.Namespace, queue)
 			}
 		}}),
-		env.On(&corev1.PersistentVolumeClaim{}, env.Changes[*corev1.PersistentVolumeClaim]{Updated: func(before, after *corev1.PersistentVolumeClaim, queue env.Queue) {
+		env.On(&corev1.PersistentVolumeClaim{}, env.Changes[*corev1.PersistentVolumeClaim]{Created: func(made *corev1.PersistentVolumeClaim, queue env.Queue) { r.appeared(made, queue) }, Updated: func(before, after *corev1.PersistentVolumeClaim, queue env.Queue) {
 			if !equality.Semantic.DeepEqual(before.Spec, after.Spec) || !equality.Semantic.DeepEqual(before.Status, after.Status) {
 				r.wake(after.Namespace, queue)
 			}
@@ -98,9 +111,31 @@ func (r *reconciler) wake(namespace string, queue env.Queue) {
 	}
 }
 
+// appeared counts again if the sum was set while the object may have been on its way: admission had added it, and the count, which did
+// not see it, took it off.
+func (r *reconciler) appeared(made client.Object, queue env.Queue) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, q := range r.quotas.In(made.GetNamespace()) {
+		key := client.ObjectKeyFromObject(q)
+		if at, ok := r.written[key]; ok && r.env.Clock.Since(at) < underWay {
+			env.Add(queue, key)
+		}
+	}
+}
+
+func (r *reconciler) wrote(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.written[key] = r.env.Clock.Now()
+}
+
 func (r *reconciler) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	q, ok := r.quotas.Find(req.Namespace, req.Name)
 	if !ok {
+		r.mu.Lock()
+		delete(r.written, req.NamespacedName)
+		r.mu.Unlock()
 		return ctrl.Result{}, nil
 	}
 	used, err := quotav1.CalculateUsage(q.Namespace, q.Spec.Scopes, q.Spec.Hard, r.registry(ctx, q.Spec.Hard), q.Spec.ScopeSelector)
@@ -116,6 +151,7 @@ func (r *reconciler) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if !equality.Semantic.DeepEqual(status, q.Status) {
 		changed := q.DeepCopy()
 		changed.Status = *status.DeepCopy()
+		r.wrote(req.NamespacedName) // before the write: what appears meanwhile wakes as well
 		if updateErr := r.env.Client.Status().Update(ctx, changed); updateErr != nil {
 			return ctrl.Result{}, client.IgnoreNotFound(updateErr)
 		}

@@ -2,13 +2,18 @@ package resourcequota
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	testingclock "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -63,7 +68,7 @@ func TestReconcile(t *testing.T) {
 			if err := c.Get(t.Context(), client.ObjectKeyFromObject(quota), quota); err != nil {
 				t.Fatal(err)
 			}
-			r := &reconciler{env: &env.Env{Client: c}, quotas: listerOf(t, quota), pods: pods, services: services, claims: listerOf[*corev1.PersistentVolumeClaim](t)}
+			r := &reconciler{written: map[types.NamespacedName]time.Time{}, env: &env.Env{Client: c, Clock: clock.RealClock{}}, quotas: listerOf(t, quota), pods: pods, services: services, claims: listerOf[*corev1.PersistentVolumeClaim](t)}
 			if _, err := r.reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(quota)}); err != nil {
 				t.Fatal(err)
 			}
@@ -77,5 +82,40 @@ func TestReconcile(t *testing.T) {
 				t.Error("hard:", diff)
 			}
 		})
+	}
+}
+
+// TestCountsWhatWasUnderWay: an object that appears soon after the sum was set may be one that admission had added and the count took off.
+func TestCountsWhatWasUnderWay(t *testing.T) {
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "q"}}
+	now := testingclock.NewFakeClock(time.Now())
+	r := &reconciler{env: &env.Env{Clock: now}, quotas: listerOf(t, quota), written: map[types.NamespacedName]time.Time{}}
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
+	defer queue.ShutDown()
+	service := func(namespace string) client.Object {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "s"}}
+	}
+	woken := func(namespace string) bool {
+		r.appeared(service(namespace), queue)
+		if queue.Len() == 0 {
+			return false
+		}
+		key, _ := queue.Get()
+		queue.Done(key)
+		return true
+	}
+	if woken("ns") {
+		t.Error("woken before any count")
+	}
+	r.wrote(client.ObjectKeyFromObject(quota))
+	if woken("other") {
+		t.Error("woken by an object of another namespace")
+	}
+	if !woken("ns") {
+		t.Error("not woken by an object that may have been under way")
+	}
+	now.Step(underWay)
+	if woken("ns") {
+		t.Error("woken by an object that was admitted after the count")
 	}
 }

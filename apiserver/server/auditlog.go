@@ -125,8 +125,14 @@ func appendEvent(b []byte, e *auditapi.Event) []byte {
 	if r := e.ObjectRef; r != nil {
 		b = append(b, `,"objectRef":{`...)
 		for _, field := range [][2]string{
-			{"resource", r.Resource}, {"namespace", r.Namespace}, {"name", r.Name}, {"uid", string(r.UID)}, {"apiGroup", r.APIGroup},
-			{"apiVersion", r.APIVersion}, {"resourceVersion", r.ResourceVersion}, {"subresource", r.Subresource},
+			{"resource", r.Resource},
+			{"namespace", r.Namespace},
+			{"name", r.Name},
+			{"uid", string(r.UID)},
+			{"apiGroup", r.APIGroup},
+			{"apiVersion", r.APIVersion},
+			{"resourceVersion", r.ResourceVersion},
+			{"subresource", r.Subresource},
 		} {
 			b = appendField(b, field[0], field[1])
 		}

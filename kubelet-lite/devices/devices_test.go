@@ -215,7 +215,7 @@ func TestHealth(t *testing.T) {
 	b.plugin.lists <- []*pluginapi.Device{{ID: "g0", Health: pluginapi.Healthy}, {ID: "g1", Health: pluginapi.Unhealthy, Topology: near}}
 	<-b.changed
 	shows(corev1.ResourceHealthStatusHealthy, corev1.ResourceHealthStatusUnhealthy)
-	resources, allocatable := b.Manager.grouped(gpus, []string{"g0", "g1"}), b.Allocatable()
+	resources, allocatable := b.grouped(gpus, []string{"g0", "g1"}), b.Allocatable()
 	if len(resources) != 2 || resources[1].Topology.Nodes[0].ID != 1 || len(allocatable) != 1 || cmp.Diff([]string{"g0"}, allocatable[0].DeviceIds) != "" {
 		t.Errorf("resources %v, allocatable %v", resources, allocatable)
 	}

@@ -36,7 +36,6 @@ const (
 
 // followHealth keeps what an instance of a driver tells of its devices until ctx ends.
 func (m *Manager) followHealth(ctx context.Context, driver string, client drahealth.DRAResourceHealthClient) {
-
 	for ctx.Err() == nil {
 		stream, err := client.NodeWatchResources(ctx, &drahealth.NodeWatchResourcesRequest{})
 		for err == nil {

@@ -207,7 +207,7 @@ func (p *Provider) ask(ctx context.Context, request *credentialproviderv1.Creden
 	}
 	p.mu.Unlock()
 	same := fmt.Sprintf("%s %s %x", request.Image, account, sha256.Sum256([]byte(request.ServiceAccountToken)))
-	result, err, _ := p.runs.Do(same, func() (any, error) { return p.run(context.WithoutCancel(ctx), request) }) //nolint:contextcheck // others wait for it too
+	result, err, _ := p.runs.Do(same, func() (any, error) { return p.run(context.WithoutCancel(ctx), request) }) // others wait for it too
 	if err != nil {
 		return nil, err
 	}

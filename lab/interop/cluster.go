@@ -284,11 +284,6 @@ func (c *Cluster) PID(part string) (int, error) {
 	return 0, fmt.Errorf("%s does not run", part)
 }
 
-// inside is the beginning of a command that runs in the node.
-func (c *Cluster) inside() []string {
-	return []string{filepath.Join(c.node.Bundle, "runc"), "--root", filepath.Join(home, "runc"), "exec", "interop-" + NodeName}
-}
-
 func (c *Cluster) kubectlCommand(args ...string) *exec.Cmd {
 	return exec.Command(filepath.Join(c.node.Bundle, "keelson"), append([]string{"kubectl", "--kubeconfig", c.Kubeconfig()}, args...)...) //nolint:noctx // it has time limits of its own
 }

@@ -134,3 +134,8 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// inside is the beginning of a command that runs in the node.
+func (c *Cluster) inside() []string {
+	return []string{filepath.Join(c.node.Bundle, "runc"), "--root", filepath.Join(home, "runc"), "exec", "interop-" + NodeName}
+}

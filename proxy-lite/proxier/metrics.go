@@ -1,6 +1,7 @@
 package proxier
 
 import (
+	"sync"
 	"time"
 
 	"k8s.io/component-base/metrics"
@@ -49,9 +50,10 @@ var (
 	}, []string{"code"})
 )
 
-func init() {
+// registerMetrics adds them to the metrics of the process.
+var registerMetrics = sync.OnceFunc(func() {
 	legacyregistry.MustRegister(syncDuration, syncFailures, lastSync, lastQueued, programmingDuration, serviceChanges, endpointChanges, healthAnswers, liveAnswers)
-}
+})
 
 // written counts a transaction that began at start.
 func written(family string, start, end time.Time, err error) {

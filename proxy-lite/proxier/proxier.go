@@ -158,6 +158,7 @@ func newProxier(cfg Config, rulesConfig rules.Config) *Proxier {
 }
 
 func (p *Proxier) run(ctx context.Context, client kubernetes.Interface) error {
+	registerMetrics()
 	cfg := p.cfg
 	if err := p.openWriters(); err != nil {
 		return err

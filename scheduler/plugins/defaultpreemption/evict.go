@@ -68,7 +68,7 @@ func (p *Plugin) current(victim *corev1.Pod) *corev1.Pod {
 // bound yet, and has no end that a watch would tell of.
 func (p *Plugin) evictAll(ctx context.Context, pod *corev1.Pod, cleared, victims []*corev1.Pod, node string) (inMemory bool, err error) {
 	for _, other := range cleared {
-		if _, err := p.patchStatus(ctx, other, map[string]any{"nominatedNodeName": nil}); err != nil && !gone(err) {
+		if err := p.patchStatus(ctx, other, map[string]any{"nominatedNodeName": nil}); err != nil && !gone(err) {
 			klog.FromContext(ctx).Error(err, "Clear nomination", "pod", klog.KObj(other))
 		}
 	}
@@ -85,12 +85,13 @@ func (p *Plugin) evictAll(ctx context.Context, pod *corev1.Pod, cleared, victims
 	return p.evict(ctx, pod, victims[final], node)
 }
 
-func (p *Plugin) patchStatus(ctx context.Context, pod *corev1.Pod, status map[string]any) (*corev1.Pod, error) {
+func (p *Plugin) patchStatus(ctx context.Context, pod *corev1.Pod, status map[string]any) error {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
 	if err != nil {
-		return nil, fmt.Errorf("encode status: %w", err)
+		return fmt.Errorf("encode status: %w", err)
 	}
-	return p.handle.ClientSet().CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	_, err = p.handle.ClientSet().CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
 }
 
 // once is a recorder that writes an event of which there is only one, without remembering it.
@@ -122,7 +123,7 @@ func (p *Plugin) evict(ctx context.Context, preemptor, victim *corev1.Pod, node 
 
 // delete marks a victim and deletes it; deleted is false if it has gone already.
 func (p *Plugin) delete(ctx context.Context, preemptor, victim *corev1.Pod) (deleted bool, err error) {
-	_, err = p.patchStatus(ctx, victim, map[string]any{"conditions": []corev1.PodCondition{{
+	err = p.patchStatus(ctx, victim, map[string]any{"conditions": []corev1.PodCondition{{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
 		Message:            fmt.Sprintf("%s: preempting to accommodate a higher priority pod", preemptor.Spec.SchedulerName),
 		LastTransitionTime: metav1.Now(), ObservedGeneration: victim.Generation,

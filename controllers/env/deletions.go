@@ -4,31 +4,44 @@ import (
 	"context"
 	"sync"
 
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 )
 
-// deletions passes on that objects of any kind are gone. The garbage collector, which follows all kinds anyway, tells of them.
-type deletions struct {
+// number passes on that objects of any kind have come or gone. The garbage collector, which follows all kinds anyway, tells of them.
+type number struct {
 	mu    sync.RWMutex
-	hears []func(schema.GroupVersionResource, string)
+	hears []func(namespace string)
 }
 
-// Deletions watches the deletion of objects of all kinds: hear gets the kind and the namespace.
-func (e *Env) Deletions(hear func(resource schema.GroupVersionResource, namespace string, queue Queue)) Watch {
+func (n *number) watch(hear func(namespace string, queue Queue)) Watch {
 	return Raw(source.Func(func(_ context.Context, queue Queue) error {
-		e.deletions.mu.Lock()
-		defer e.deletions.mu.Unlock()
-		e.deletions.hears = append(e.deletions.hears, func(resource schema.GroupVersionResource, namespace string) { hear(resource, namespace, queue) })
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.hears = append(n.hears, func(namespace string) { hear(namespace, queue) })
 		return nil
 	}))
 }
 
-// Deleted tells those who watch Deletions.
-func (e *Env) Deleted(resource schema.GroupVersionResource, namespace string) {
-	e.deletions.mu.RLock()
-	defer e.deletions.mu.RUnlock()
-	for _, hear := range e.deletions.hears {
-		hear(resource, namespace)
+func (n *number) tell(namespace string) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	for _, hear := range n.hears {
+		hear(namespace)
 	}
 }
+
+// Creations watches for new objects of all kinds: hear gets the namespace.
+func (e *Env) Creations(hear func(namespace string, queue Queue)) Watch {
+	return e.creations.watch(hear)
+}
+
+// Deletions watches the deletion of objects of all kinds: hear gets the namespace.
+func (e *Env) Deletions(hear func(namespace string, queue Queue)) Watch {
+	return e.deletions.watch(hear)
+}
+
+// Created tells those who watch Creations.
+func (e *Env) Created(namespace string) { e.creations.tell(namespace) }
+
+// Deleted tells those who watch Deletions.
+func (e *Env) Deleted(namespace string) { e.deletions.tell(namespace) }

@@ -48,7 +48,8 @@ type Env struct {
 
 type shared struct {
 	partial   []client.Object // kinds of which the cache holds only some objects
-	deletions deletions
+	creations number
+	deletions number
 
 	mu      sync.Mutex
 	indexed map[reflect.Type]toolscache.SharedIndexInformer

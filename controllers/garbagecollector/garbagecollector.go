@@ -72,7 +72,7 @@ func Add(e *env.Env, workers int) error {
 	}
 	c.monitors = &monitors{
 		discovery: e.Clientset.Discovery(), metadata: e.Metadata, shared: shared, graph: c.graph, attend: c.attend,
-		deleted: e.Deleted,
+		created: e.Created, deleted: e.Deleted,
 		running: map[schema.GroupResource]*monitor{}, rescan: make(chan struct{}, 1),
 	}
 	if err := e.Manager.Add(manager.RunnableFunc(func(ctx context.Context) error {

@@ -43,7 +43,8 @@ type monitors struct {
 	shared    map[schema.GroupVersionKind]toolscache.SharedIndexInformer
 	graph     *graph
 	attend    func([]types.UID)
-	deleted   func(schema.GroupVersionResource, string) // told of every object that goes
+	created   func(namespace string) // told of every object that comes
+	deleted   func(namespace string) // told of every object that goes
 
 	mu      sync.Mutex
 	running map[schema.GroupResource]*monitor
@@ -241,7 +242,13 @@ func (f *feed) seen(obj any) error {
 	return nil
 }
 
-func (f *feed) Add(obj any) error    { return f.seen(obj) }
+func (f *feed) Add(obj any) error {
+	if meta, ok := obj.(metav1.Object); ok {
+		f.monitors.created(meta.GetNamespace())
+	}
+	return f.seen(obj)
+}
+
 func (f *feed) Update(obj any) error { return f.seen(obj) }
 func (f *feed) Resync() error        { return nil }
 
@@ -251,7 +258,7 @@ func (f *feed) Delete(obj any) error {
 	}
 	if meta, ok := obj.(metav1.Object); ok {
 		f.monitors.attend(f.monitors.graph.remove(meta.GetUID()))
-		f.monitors.deleted(f.kind.resource, meta.GetNamespace())
+		f.monitors.deleted(meta.GetNamespace())
 	}
 	if f.announces {
 		f.monitors.askRescan()
@@ -285,7 +292,7 @@ func (f *feed) hasSynced() bool {
 
 func (f *feed) handler() toolscache.ResourceEventHandler {
 	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { _ = f.seen(obj) },    // never fails
+		AddFunc:    func(obj any) { _ = f.Add(obj) },     // never fails
 		UpdateFunc: func(_, obj any) { _ = f.seen(obj) }, // never fails
 		DeleteFunc: func(obj any) { _ = f.Delete(obj) },  // never fails
 	}

@@ -87,22 +87,23 @@ func Add(e *env.Env, workers int) error {
 				}
 			},
 		}),
-		env.On(&corev1.Pod{}, env.Changes[*corev1.Pod]{Created: func(made *corev1.Pod, queue env.Queue) { r.appeared(made, queue) }, Updated: func(before, after *corev1.Pod, queue env.Queue) {
+		env.On(&corev1.Pod{}, env.Changes[*corev1.Pod]{Updated: func(before, after *corev1.Pod, queue env.Queue) {
 			if podstate.Terminal(before) != podstate.Terminal(after) || !equality.Semantic.DeepEqual(before.Status.Resources, after.Status.Resources) || before.Generation != after.Generation {
 				r.wake(after.Namespace, queue)
 			}
 		}}),
-		env.On(&corev1.Service{}, env.Changes[*corev1.Service]{Created: func(made *corev1.Service, queue env.Queue) { r.appeared(made, queue) }, Updated: func(before, after *corev1.Service, queue env.Queue) {
+		env.On(&corev1.Service{}, env.Changes[*corev1.Service]{Updated: func(before, after *corev1.Service, queue env.Queue) {
 			if !equality.Semantic.DeepEqual(before.Spec, after.Spec) {
 				r.wake(after.Namespace, queue)
 			}
 		}}),
-		env.On(&corev1.PersistentVolumeClaim{}, env.Changes[*corev1.PersistentVolumeClaim]{Created: func(made *corev1.PersistentVolumeClaim, queue env.Queue) { r.appeared(made, queue) }, Updated: func(before, after *corev1.PersistentVolumeClaim, queue env.Queue) {
+		env.On(&corev1.PersistentVolumeClaim{}, env.Changes[*corev1.PersistentVolumeClaim]{Updated: func(before, after *corev1.PersistentVolumeClaim, queue env.Queue) {
 			if !equality.Semantic.DeepEqual(before.Spec, after.Spec) || !equality.Semantic.DeepEqual(before.Status, after.Status) {
 				r.wake(after.Namespace, queue)
 			}
 		}}),
-		e.Deletions(func(_ schema.GroupVersionResource, namespace string, queue env.Queue) { r.wake(namespace, queue) }))
+		e.Creations(r.appeared),
+		e.Deletions(r.wake))
 }
 
 func (r *reconciler) wake(namespace string, queue env.Queue) {
@@ -111,12 +112,12 @@ func (r *reconciler) wake(namespace string, queue env.Queue) {
 	}
 }
 
-// appeared counts again if the sum was set while the object may have been on its way: admission had added it, and the count, which did
-// not see it, took it off.
-func (r *reconciler) appeared(made client.Object, queue env.Queue) {
+// appeared counts again if the sum was set while a new object of the namespace may have been on its way: admission had added it, and the
+// count, which did not see it, took it off; or admission, which reads quotas from a cache, did not know the sum yet and added nothing.
+func (r *reconciler) appeared(namespace string, queue env.Queue) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, q := range r.quotas.In(made.GetNamespace()) {
+	for _, q := range r.quotas.In(namespace) {
 		key := client.ObjectKeyFromObject(q)
 		if at, ok := r.written[key]; ok && r.env.Clock.Since(at) < underWay {
 			env.Add(queue, key)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -22,6 +21,7 @@ import (
 	"keelson.dev/controllers"
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/internal/features"
+	"keelson.dev/internal/heap"
 	"keelson.dev/internal/leadership"
 )
 
@@ -60,9 +60,7 @@ func run(ctx context.Context, args []string) error {
 	if err := features.Apply(); err != nil {
 		return err
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	heap.Percent(gcPercent)
 	logs.InitLogs()
 	defer logs.FlushLogs()
 	if err := logsapi.ValidateAndApply(logging, utilfeature.DefaultFeatureGate); err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -16,6 +15,7 @@ import (
 
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/internal/features"
+	"keelson.dev/internal/heap"
 	"keelson.dev/internal/leadership"
 	"keelson.dev/scheduler"
 )
@@ -55,9 +55,7 @@ func command() *cobra.Command {
 				return err
 			}
 			cfg.RESTConfig = restConfig
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(gcPercent)
-			}
+			heap.Percent(gcPercent)
 			return scheduler.Run(cmd.Context(), cfg)
 		},
 	}

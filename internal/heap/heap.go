@@ -50,6 +50,14 @@ func Keep(ctx context.Context, headroom uint64) {
 	}()
 }
 
+// Percent sets how much the heap grows between two collections, in percent, unless a GOGC in the environment says so. It suits a
+// process that needs memory less than Keep would give it.
+func Percent(percent int) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
+	}
+}
+
 // reading is the heap at one time, in bytes.
 type reading struct {
 	live      uint64 // what the last collection left

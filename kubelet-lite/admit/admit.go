@@ -51,12 +51,10 @@ func first(in Input, checks []func(Input) *Rejection) *Rejection {
 	return nil
 }
 
-// CriticalPriority and above is what a cluster cannot do without: such pods run under any pressure.
-const CriticalPriority = 2_000_000_000
-
-// Critical reports whether the node takes a pod at others' cost.
+// Critical reports whether a pod is one of the node's own or one that the cluster cannot do without: the node takes it at others' cost,
+// and under any pressure.
 func Critical(pod *corev1.Pod, static bool) bool {
-	return static || pod.Spec.Priority != nil && *pod.Spec.Priority >= CriticalPriority
+	return static || cgroups.HasPriority(pod, cgroups.CriticalPriority)
 }
 
 // pressure keeps new pods away from a node that is short of something: only those that cannot make memory scarcer, because they

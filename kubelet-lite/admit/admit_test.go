@@ -7,6 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"keelson.dev/kubelet-lite/cgroups"
 )
 
 func pod(cpu string, edits ...func(*corev1.Pod)) *corev1.Pod {
@@ -77,7 +79,7 @@ func TestCheck(t *testing.T) {
 		})}, &Rejection{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}},
 		"best effort under memory pressure": {Input{Pod: pod("", tolerant), Pressure: memoryShort}, &Rejection{"Evicted", "The node had condition: [MemoryPressure]. "}},
 		"burstable under memory pressure":   {Input{Pod: pod("1", tolerant), Pressure: memoryShort}, nil},
-		"critical under memory pressure":    {Input{Pod: pod("", tolerant, func(p *corev1.Pod) { p.Spec.Priority = new(int32(CriticalPriority)) }), Pressure: memoryShort}, nil},
+		"critical under memory pressure":    {Input{Pod: pod("", tolerant, func(p *corev1.Pod) { p.Spec.Priority = new(int32(cgroups.CriticalPriority)) }), Pressure: memoryShort}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.in.Node = node

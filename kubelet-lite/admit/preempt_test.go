@@ -6,6 +6,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"keelson.dev/kubelet-lite/cgroups"
 )
 
 func TestVictims(t *testing.T) {
@@ -19,7 +21,7 @@ func TestVictims(t *testing.T) {
 			p.Spec.Containers[0].Resources.Requests[corev1.ResourceMemory] = resource.MustParse(text)
 		}
 	}
-	critical := priority(CriticalPriority)
+	critical := priority(cgroups.CriticalPriority)
 	g, b, e := corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort
 	for name, c := range map[string]struct {
 		pod    *corev1.Pod
@@ -30,7 +32,7 @@ func TestVictims(t *testing.T) {
 		short  corev1.ResourceName
 	}{
 		"fits":                        {pod: pod("2", critical)},
-		"not critical":                {pod: pod("2", priority(CriticalPriority-1)), active: []*corev1.Pod{named("a", "1", b)}},
+		"not critical":                {pod: pod("2", priority(cgroups.CriticalPriority-1)), active: []*corev1.Pod{named("a", "1", b)}},
 		"critical":                    {pod: pod("2", critical), active: []*corev1.Pod{named("a", "1", b)}, want: []string{"a"}, short: "cpu"},
 		"static":                      {pod: pod("2"), static: true, active: []*corev1.Pod{named("a", "1", b)}, want: []string{"a"}, short: "cpu"},
 		"nearest":                     {pod: pod("1", critical), active: []*corev1.Pod{named("a", "100m", b), named("b", "700m", b), named("c", "500m", b), named("d", "700m", b, memory("1"))}, want: []string{"b", "c"}, short: "cpu"},
@@ -38,7 +40,7 @@ func TestVictims(t *testing.T) {
 		"lower class first":           {pod: pod("1", critical), active: []*corev1.Pod{named("a", "1", g), named("b", "1", b)}, want: []string{"b"}, short: "cpu"},
 		"higher class if it must":     {pod: pod("2", critical), active: []*corev1.Pod{named("a", "1", g), named("b", "1", b)}, want: []string{"a", "b"}, short: "cpu"},
 		"not others that count":       {pod: pod("1", critical), active: []*corev1.Pod{named("a", "1500m", b, critical), named("b", "500m", b)}},
-		"those that count less":       {pod: pod("1", priority(CriticalPriority+1)), active: []*corev1.Pod{named("a", "1500m", b, critical)}, want: []string{"a"}, short: "cpu"},
+		"those that count less":       {pod: pod("1", priority(cgroups.CriticalPriority+1)), active: []*corev1.Pod{named("a", "1500m", b, critical)}, want: []string{"a"}, short: "cpu"},
 		"more than the node has":      {pod: pod("3", critical), active: []*corev1.Pod{named("a", "1", b)}},
 		"number of pods":              {pod: pod("", critical), pods: "2", active: []*corev1.Pod{named("a", "1", b), named("b", "", e)}, want: []string{"b"}, short: "pods"},
 		"kept away by something else": {pod: pod("2", critical, sysctl("kernel.bad")), active: []*corev1.Pod{named("a", "1", b)}},

@@ -151,10 +151,7 @@ func (a *agent) preempt(ctx context.Context, pod *corev1.Pod, static bool) bool 
 	a.awaiting[pod.UID] = func() { a.accept(ctx, pod, true, static) }
 	a.mu.Unlock()
 	for _, victim := range victims {
-		a.workers.Stop(victim.UID, podplan.Stop{Reason: reasonPreempting, Message: messagePreempted, Condition: &corev1.PodCondition{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet,
-			Message: "Pod was preempted by Kubelet to accommodate a critical pod.",
-		}})
+		a.workers.Stop(victim.UID, podplan.Stop{Reason: reasonPreempting, Message: messagePreempted, Condition: podplan.Disrupted("Pod was preempted by Kubelet to accommodate a critical pod.")})
 		klog.FromContext(ctx).Info("Pod preempted", "pod", klog.KObj(victim), "for", klog.KObj(pod), "resource", short)
 		a.recorder.Event(cri.ContainerReference(victim, ""), corev1.EventTypeWarning, reasonPreempting, messagePreempted)
 		metrics.Preemptions.WithLabelValues(string(short)).Inc()

@@ -75,8 +75,6 @@ func (a *agent) evict(_ context.Context, pod *corev1.Pod, message string, grace 
 		grace = new(int64)
 	}
 	a.recorder.Event(cri.ContainerReference(pod, ""), corev1.EventTypeWarning, "Evicted", message)
-	a.workers.Stop(pod.UID, podplan.Stop{Reason: "Evicted", Message: message, Grace: grace, Condition: &corev1.PodCondition{
-		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: message,
-	}})
+	a.workers.Stop(pod.UID, podplan.Stop{Reason: "Evicted", Message: message, Grace: grace, Condition: podplan.Disrupted(message)})
 	return nil
 }

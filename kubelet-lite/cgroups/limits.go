@@ -189,3 +189,14 @@ func set(out map[string]string, file string, value int64, lifted string) {
 
 // sortedFiles puts the quota's period before the quota, as the kernel checks one against the other.
 func sortedFiles(values map[string]string) []string { return slices.Sorted(maps.Keys(values)) }
+
+// The priorities of the classes system-cluster-critical and system-node-critical.
+const (
+	CriticalPriority     = 2_000_000_000
+	NodeCriticalPriority = CriticalPriority + 1000
+)
+
+// HasPriority reports whether a pod has at least a priority.
+func HasPriority(pod *corev1.Pod, least int32) bool {
+	return pod.Spec.Priority != nil && *pod.Spec.Priority >= least
+}

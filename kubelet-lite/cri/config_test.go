@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"keelson.dev/kubelet-lite/cgroups"
 )
 
 func testNode(t *testing.T) *Node {
@@ -159,7 +161,7 @@ func TestOOMScoreAdj(t *testing.T) {
 		"an eighth of memory": {memory("1Gi", ""), 875},
 		"almost nothing":      {memory("1", ""), 999},
 		"all of it":           {memory("8Gi", ""), 3},
-		"critical":            {func(p *corev1.Pod) { p.Spec.Priority = new(int32(nodeCriticalPriority)) }, -997},
+		"critical":            {func(p *corev1.Pod) { p.Spec.Priority = new(int32(cgroups.NodeCriticalPriority)) }, -997},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := testPod(c.edit)

@@ -67,7 +67,7 @@ func (n *Node) Resources(pod *corev1.Pod, c *corev1.Container) *runtimeapi.Linux
 // it asks for memory. A container that asked for all that it may have gets none, nor does one that asked for nothing.
 func (n *Node) swap(pod *corev1.Pod, c *corev1.Container) int64 {
 	request, limit := c.Resources.Requests.Memory(), c.Resources.Limits.Memory()
-	critical := pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPriority
+	critical := cgroups.HasPriority(pod, cgroups.CriticalPriority)
 	if n.Swap == 0 || n.MemoryCapacity == 0 || critical || QOSClass(pod) != corev1.PodQOSBurstable || request.IsZero() || request.Cmp(*limit) == 0 {
 		return 0
 	}
@@ -81,7 +81,7 @@ func hugepageSize(size string) string {
 
 // OOMScoreAdj says who the kernel kills first: the less of its request a burstable container could exceed, the later.
 func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, memoryCapacity int64) int64 {
-	if pod.Spec.Priority != nil && *pod.Spec.Priority >= nodeCriticalPriority {
+	if cgroups.HasPriority(pod, cgroups.NodeCriticalPriority) {
 		return guaranteedOOMScore
 	}
 	switch QOSClass(pod) {
@@ -100,11 +100,6 @@ func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, memoryCapacity int64) int
 	}
 	return score
 }
-
-const (
-	criticalPriority     = 2000000000 // system-cluster-critical
-	nodeCriticalPriority = 2000001000 // system-node-critical
-)
 
 func burstableOOMScore(c *corev1.Container, capacity int64) int64 {
 	if capacity <= 0 {

@@ -5,6 +5,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"keelson.dev/kubelet-lite/cgroups"
 )
 
 func TestSwap(t *testing.T) {
@@ -24,7 +26,7 @@ func TestSwap(t *testing.T) {
 		"limited memory":   {node: Node{Swap: 400, MemoryCapacity: 1000}, request: "250", limit: "500", want: "100"},
 		"all that it may":  {node: Node{Swap: 400, MemoryCapacity: 1000}, request: "250", limit: "250", want: "0"},
 		"best effort":      {node: Node{Swap: 400, MemoryCapacity: 1000}, want: "0"},
-		"critical":         {node: Node{Swap: 400, MemoryCapacity: 1000}, request: "250", priority: criticalPriority, want: "0"},
+		"critical":         {node: Node{Swap: 400, MemoryCapacity: 1000}, request: "250", priority: cgroups.CriticalPriority, want: "0"},
 		"none on the node": {node: Node{MemoryCapacity: 1000}, request: "250", want: "0"},
 	} {
 		t.Run(name, func(t *testing.T) {

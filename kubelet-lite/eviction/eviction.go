@@ -17,7 +17,9 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/utils/clock"
 
+	"keelson.dev/kubelet-lite/admit"
 	"keelson.dev/kubelet-lite/metrics"
+	"keelson.dev/kubelet-lite/staticpods"
 )
 
 // Config is what a Manager works with. All functions are required but Reclaim.
@@ -211,13 +213,5 @@ func usageByUID(summary *statsapi.Summary) map[string]*statsapi.PodStats {
 
 // critical pods are never ended: the node's own static pods, and those that the cluster cannot do without.
 func critical(pod *corev1.Pod) bool {
-	const systemCritical = 2_000_000_000
-	source := pod.Annotations["kubernetes.io/config.source"]
-	if source != "" && source != "api" {
-		return true
-	}
-	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
-		return true
-	}
-	return pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical
+	return admit.Critical(pod, staticpods.IsStatic(pod) || staticpods.IsMirror(pod))
 }

@@ -98,6 +98,11 @@ type Stop struct {
 	Condition       *corev1.PodCondition // DisruptionTarget, where it applies
 }
 
+// Disrupted is the condition of a pod that the node ends for others' sake.
+func Disrupted(message string) *corev1.PodCondition {
+	return &corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: message}
+}
+
 // Observed is all that a plan and a status rest on besides the spec.
 type Observed struct {
 	Pod      *cri.Pod

@@ -23,6 +23,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"keelson.dev/kubelet-lite/admit"
+	"keelson.dev/kubelet-lite/cgroups"
 	"keelson.dev/kubelet-lite/metrics"
 	"keelson.dev/kubelet-lite/podplan"
 )
@@ -46,7 +47,7 @@ func Periods(k *kubeletconfig.KubeletConfiguration) []Period {
 	if len(periods) == 0 && all > 0 && all >= critical {
 		periods = []Period{
 			{Priority: 0, ShutdownGracePeriodSeconds: int64((all - critical).Seconds())},
-			{Priority: admit.CriticalPriority, ShutdownGracePeriodSeconds: int64(critical.Seconds())},
+			{Priority: cgroups.CriticalPriority, ShutdownGracePeriodSeconds: int64(critical.Seconds())},
 		}
 	}
 	slices.SortFunc(periods, func(a, b Period) int { return cmp.Compare(a.Priority, b.Priority) })
@@ -200,7 +201,7 @@ func (m *Manager) End(ctx context.Context) {
 func stop(pod *corev1.Pod, grace int64) podplan.Stop {
 	return podplan.Stop{
 		Reason: reasonEnded, Message: messageEnded, Grace: new(min(podplan.GracePeriod(pod, nil), grace)),
-		Condition: &corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: messageEnded},
+		Condition: podplan.Disrupted(messageEnded),
 	}
 }
 

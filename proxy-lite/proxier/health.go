@@ -83,12 +83,9 @@ func (h *health) answer(w http.ResponseWriter, withNode bool) {
 		status = http.StatusServiceUnavailable
 	}
 	body := map[string]any{"lastUpdated": last.String(), "currentTime": h.clock.Now().String()}
-	if withNode {
-		body["nodeEligible"] = eligible
-	}
 	answers := liveAnswers
 	if withNode {
-		answers = healthAnswers
+		answers, body["nodeEligible"] = healthAnswers, eligible
 	}
 	answers.WithLabelValues(strconv.Itoa(status)).Inc()
 	writeJSON(w, status, body)

@@ -10,14 +10,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"keelson.dev/internal/bench"
 	"keelson.dev/lab/interop"
@@ -32,15 +28,7 @@ type settings struct {
 	timeout   time.Duration
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		stop()
-		os.Exit(1) //nolint:gocritic // stop has been called
-	}
-}
+func main() { bench.Main(run) }
 
 func run(ctx context.Context, args []string) error {
 	s := &settings{sizes: []int{20, 100}}

@@ -18,7 +18,7 @@ import (
 )
 
 // patience is how long a script waits for what the cluster does by itself.
-const patience = 90 * time.Second
+const patience = 180 * time.Second
 
 // Cluster is what scripts run against.
 type Cluster struct {

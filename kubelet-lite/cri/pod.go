@@ -90,17 +90,17 @@ func (p *Pod) Container(name string) *Container {
 	return nil
 }
 
-// Previous returns the instance before the newest one or nil.
-func (p *Pod) Previous(name string) *Container {
-	newest := true
-	for _, c := range p.Containers {
-		if c.Name != name {
-			continue
+// Before returns the instance of the same container that c followed, or nil.
+func (p *Pod) Before(c *Container) *Container {
+	if p == nil || c == nil {
+		return nil
+	}
+	found := false
+	for _, older := range p.Containers {
+		if found && older.Name == c.Name {
+			return older
 		}
-		if !newest {
-			return c
-		}
-		newest = false
+		found = found || older == c
 	}
 	return nil
 }

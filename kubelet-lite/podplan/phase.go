@@ -31,7 +31,7 @@ func Phase(pod *corev1.Pod, o Observed) corev1.PodPhase {
 			waiting++
 		case inst == nil:
 			alive++ // the runtime forgot it; it is about to be started again
-		case inst.State == cri.Created && o.Pod.Previous(c.Name) == nil:
+		case inst.State == cri.Created && o.Pod.Before(inst) == nil:
 			waiting++
 		case inst.State != cri.Exited || ShouldRestart(pod, c, inst):
 			alive++

@@ -61,7 +61,7 @@ func (in Input) container(c *corev1.Container, old *corev1.ContainerStatus, r ro
 	if u := inst.User; u != nil {
 		status.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
 	}
-	if prev := in.Observed.Pod.Previous(c.Name); prev != nil && prev != inst && prev.State == cri.Exited {
+	if prev := in.Observed.Pod.Before(inst); prev != nil && prev.State == cri.Exited {
 		status.LastTerminationState.Terminated = in.terminated(prev)
 	}
 	in.setState(&status, c, inst, r, initialized)
@@ -83,7 +83,8 @@ func (in Input) container(c *corev1.Container, old *corev1.ContainerStatus, r ro
 
 // shown is the instance that the status is about: the newest, but the one before it while its successor is only being made.
 func (in Input) shown(name string) *cri.Container {
-	inst, prev := in.Observed.Pod.Container(name), in.Observed.Pod.Previous(name)
+	inst := in.Observed.Pod.Container(name)
+	prev := in.Observed.Pod.Before(inst)
 	if _, starting := in.Observed.InFlight[podplan.Key{Kind: podplan.Start, Target: name}]; starting && inst != nil && inst.State == cri.Created && prev != nil {
 		return prev
 	}

@@ -142,6 +142,7 @@ func TestContainers(t *testing.T) {
 		"crash loop":                  {input(instance("c", cri.Exited, 2, backOff)), "c CrashLoopBackOff(back-off 40s restarting failed container=c pod=p_ns(u)) last=Error:2 #3"},
 		"being restarted":             {input(instance("c", cri.Exited, 2, backOff), starting), "c Error:2 last=- #3"},
 		"its successor is being made": {input(instance("c", cri.Created, 0), instance("c", cri.Exited, 2, backOff), starting), "c Error:2 last=- #3"},
+		"and it had one before":       {input(instance("c", cri.Created, 0), instance("c", cri.Exited, 2, backOff), instance("c", cri.Exited, 3), starting), "c Error:2 last=Error:3 #3"},
 		"runs again":                  {input(instance("c", cri.Running, 0, func(c *cri.Container) { c.RestartCount = 4 }), instance("c", cri.Exited, 2, backOff)), "c Running last=Error:2 #4 started ready"},
 		"restart waits for the image": {input(instance("c", cri.Exited, 2), image("ErrImagePull", "gone")), "c ErrImagePull(gone) last=Error:2 #0"},
 		"restart fails":               {input(instance("c", cri.Exited, 128, func(c *cri.Container) { c.Reason, c.Message = "StartError", "no such file" }), setback("RunContainerError", "no such file")), "c RunContainerError(no such file) last=StartError:128(no such file) #0"},

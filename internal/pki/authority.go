@@ -1,5 +1,6 @@
 // Package pki makes the certificates of a cluster: its authorities, the certificates they sign, and the key pair that signs
-// service account tokens. Keys are ECDSA P-256, written with mode 0600; nothing that exists is ever overwritten.
+// service account tokens. Keys are ECDSA P-256, written with mode 0600; nothing that exists is overwritten but certificates of our own
+// that are about to expire or lack a name.
 package pki
 
 import (
@@ -7,12 +8,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
 	"math/big"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -20,6 +23,8 @@ const (
 	// authorityLife and certificateLife are kubeadm's: ten years and one.
 	authorityLife   = 10 * 365 * 24 * time.Hour
 	certificateLife = 365 * 24 * time.Hour
+	// renewBefore is how long before its end a certificate is replaced when its owner starts.
+	renewBefore = certificateLife / 4
 	// backdate tolerates clocks that are a little behind ours.
 	backdate = 5 * time.Minute
 )
@@ -92,6 +97,29 @@ func (a *Authority) Issue(request Request, now time.Time) (KeyPair, error) {
 		return KeyPair{}, err
 	}
 	return KeyPair{CertPEM: certPEM, KeyPEM: keyPEM}, nil
+}
+
+// serves tells whether a pair is still good for a request. One that another authority signed is its owner's business.
+func (a *Authority) serves(pair KeyPair, request Request, now time.Time) bool {
+	parsed, err := tls.X509KeyPair(pair.CertPEM, pair.KeyPEM)
+	if err != nil { // halves of two pairs: a renewal was cut short
+		return false
+	}
+	certificate := parsed.Leaf
+	if certificate.CheckSignatureFrom(a.Certificate) != nil {
+		return true
+	}
+	for _, name := range request.DNSNames {
+		if !slices.Contains(certificate.DNSNames, name) {
+			return false
+		}
+	}
+	for _, ip := range request.IPs {
+		if !slices.ContainsFunc(certificate.IPAddresses, ip.Equal) {
+			return false
+		}
+	}
+	return certificate.NotAfter.Sub(now) > renewBefore
 }
 
 func (a *Authority) sign(template *x509.Certificate, public crypto.PublicKey) (*x509.Certificate, []byte, error) {

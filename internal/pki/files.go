@@ -2,7 +2,9 @@ package pki
 
 import (
 	"crypto"
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -23,8 +25,17 @@ type Server struct {
 	DNSDomain string   // the cluster's domain, for example cluster.local
 }
 
+// EncryptionConfig is the file below a PKI folder by which API servers encrypt secrets at rest; it holds the key.
+const EncryptionConfig = "encryption.yaml"
+
+// Shared are the files below a PKI folder that all servers of a cluster have in common; everything else can be made from them.
+var Shared = []string{
+	"ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "etcd/ca.crt", "etcd/ca.key", "sa.key", "sa.pub", EncryptionConfig,
+}
+
 // EnsureServer writes, where absent, the files that a control plane node needs below dir, under kubeadm's names. Authorities
-// that are there are used, so several servers share them.
+// that are there are used, so several servers share them. Certificates that they signed are made anew when a quarter of their life is
+// left, or when they lack a name of the server.
 func EnsureServer(dir string, server Server, now time.Time) error {
 	store := &store{dir: dir, now: now}
 	root := store.authority("ca", "kubernetes")
@@ -47,10 +58,11 @@ func EnsureServer(dir string, server Server, now time.Time) error {
 	store.issue(etcd, "etcd/peer", Request{CommonName: server.Name, DNSNames: names[:2], IPs: local, Usages: both})
 	store.issue(etcd, "apiserver-etcd-client", Request{CommonName: "kube-apiserver-etcd-client"})
 	store.signingKey("sa")
+	store.encryption()
 	return store.err
 }
 
-// EnsureClient returns the named client key pair below dir, issued by the cluster's authority where it is absent.
+// EnsureClient returns the named client key pair below dir, issued by the cluster's authority where it is absent or about to expire.
 func EnsureClient(dir, name string, request Request, now time.Time) (KeyPair, error) {
 	store := &store{dir: dir, now: now}
 	root := store.authority("ca", "kubernetes")
@@ -67,7 +79,7 @@ type store struct {
 
 func (s *store) authority(name, commonName string) *Authority {
 	var made *Authority
-	pair := s.ensure(name, func() (KeyPair, error) {
+	pair := s.ensure(name, func(KeyPair) bool { return true }, func() (KeyPair, error) {
 		authority, pair, err := NewAuthority(commonName, s.now)
 		made = authority
 		return pair, err
@@ -80,8 +92,31 @@ func (s *store) authority(name, commonName string) *Authority {
 }
 
 func (s *store) issue(by *Authority, name string, request Request) KeyPair {
-	return s.ensure(name, func() (KeyPair, error) { return by.Issue(request, s.now) })
+	return s.ensure(name, func(pair KeyPair) bool { return by.serves(pair, request, s.now) }, func() (KeyPair, error) { return by.Issue(request, s.now) })
 }
+
+// encryption makes the configuration of secrets at rest. What was stored before it was there is still read, and encrypted when it is
+// written again.
+func (s *store) encryption() {
+	path := filepath.Join(s.dir, EncryptionConfig)
+	if _, err := os.Stat(path); s.err != nil || err == nil {
+		return
+	}
+	key := make([]byte, 32) // of XSalsa20 and Poly1305
+	if _, s.err = rand.Read(key); s.err != nil {
+		return
+	}
+	s.err = writeFile(path, fmt.Appendf(nil, encryptionConfig, base64.StdEncoding.EncodeToString(key)), 0o600)
+}
+
+const encryptionConfig = `apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: [secrets]
+  providers:
+  - secretbox: {keys: [{name: key1, secret: %s}]}
+  - identity: {}
+`
 
 func (s *store) signingKey(name string) {
 	if s.err != nil {
@@ -113,17 +148,17 @@ func publicPEM(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
 }
 
-// ensure returns the pair in files name.crt and name.key; where there is none it makes one and writes the certificate last.
-func (s *store) ensure(name string, generate func() (KeyPair, error)) KeyPair {
+// ensure returns the pair in files name.crt and name.key; where there is none that serves it makes one and writes the certificate last.
+func (s *store) ensure(name string, serves func(KeyPair) bool, generate func() (KeyPair, error)) KeyPair {
 	if s.err != nil {
 		return KeyPair{}
 	}
 	path := filepath.Join(s.dir, name)
 	pair, err := readPair(path)
-	if err == nil {
+	if err == nil && serves(pair) {
 		return pair
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.err = err
 		return KeyPair{}
 	}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 
 	"keelson.dev/apiserver/server"
 	"keelson.dev/controllers"
@@ -49,6 +50,7 @@ type serverOptions struct {
 	leaderElect        bool     // there are other servers
 	loadBalancerCIDR   string
 	extra              []string // further flags of the API server
+	snapshots          schedule
 }
 
 func serverCommand() *cobra.Command {
@@ -74,6 +76,7 @@ func serverCommand() *cobra.Command {
 	flags.StringSliceVar(&o.controllers, "controllers", []string{"*"}, "controllers to run: * for all, -name for all but that one")
 	flags.BoolVar(&o.leaderElect, "leader-elect", false, "let the controllers of one server work at a time: for several servers")
 	flags.StringArrayVar(&o.extra, "apiserver-arg", nil, "further flag of the API server, as --flag=value; may be repeated")
+	o.snapshots.addFlags(flags)
 	if err := command.MarkFlagRequired("advertise-address"); err != nil {
 		panic(err) // the flag stands above
 	}
@@ -96,6 +99,7 @@ func (o *serverOptions) run(ctx context.Context) error {
 		group.Go(func() error { return o.admitNodes(ctx, loopback) })
 		group.Go(func() error { return o.runControllers(ctx) })
 		group.Go(func() error { return o.runScheduler(ctx) })
+		group.Go(func() error { return o.saveSnapshots(ctx) })
 	}
 	group.Go(func() error {
 		if err := server.Run(ctx, options); err != nil {
@@ -110,6 +114,8 @@ func (o *serverOptions) run(ctx context.Context) error {
 }
 
 func (o *serverOptions) pki(name string) string { return filepath.Join(o.configDir, "pki", name) }
+
+func (o *serverOptions) auditPolicy() string { return filepath.Join(o.configDir, "audit-policy.yaml") }
 
 // ensureFiles makes the certificates and the components' kubeconfigs that are absent.
 func (o *serverOptions) ensureFiles() error {
@@ -150,7 +156,7 @@ func (o *serverOptions) ensureFiles() error {
 			return err
 		}
 	}
-	return nil
+	return ensureAuditPolicy(o.auditPolicy())
 }
 
 func (o *serverOptions) kubeconfig(name string) string {
@@ -198,7 +204,8 @@ func (o *serverOptions) apiserver() (*server.Options, error) {
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--proxy-client-cert-file=" + o.pki("front-proxy-client.crt"),
 		"--proxy-client-key-file=" + o.pki("front-proxy-client.key"),
-	}, o.extra...))
+		"--encryption-provider-config=" + o.pki(pki.EncryptionConfig),
+	}, append(auditFlags(o.auditPolicy()), o.extra...)...))
 	if err != nil {
 		return nil, fmt.Errorf("API server flags: %w", err)
 	}
@@ -300,4 +307,11 @@ func (o *serverOptions) runScheduler(ctx context.Context) error {
 	return again(ctx, func() error {
 		return scheduler.Run(ctx, scheduler.Config{RESTConfig: config, Leader: leader, Serving: o.port(10259)})
 	})
+}
+
+func (o *serverOptions) saveSnapshots(ctx context.Context) error {
+	s := o.snapshots
+	s.dataDir, s.dir, s.pkiDir = o.dataDir, filepath.Join(o.dataDir, "snapshots"), filepath.Join(o.configDir, "pki")
+	s.clusterName, s.clock = o.nodeName, clock.RealClock{}
+	return s.run(ctx)
 }

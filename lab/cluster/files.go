@@ -56,14 +56,7 @@ func (c *Cluster) writeServerFiles(m Member) error {
 		return fmt.Errorf("service CIDR: %w", err)
 	}
 	target := c.Node(m).StatePath(pkiDir)
-	for _, name := range []string{"ca", "front-proxy-ca", "etcd/ca"} {
-		for _, half := range []string{".crt", ".key"} {
-			if err := copyFile(filepath.Join(c.pkiDir(), name+half), filepath.Join(target, name+half)); err != nil {
-				return err
-			}
-		}
-	}
-	for _, name := range []string{"sa.key", "sa.pub"} {
+	for _, name := range pki.Shared {
 		if err := copyFile(filepath.Join(c.pkiDir(), name), filepath.Join(target, name)); err != nil {
 			return err
 		}

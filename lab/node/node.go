@@ -97,12 +97,6 @@ func (n *Node) Kill(ctx context.Context) error {
 	return n.unmountRoot()
 }
 
-// Freeze stops every process of the node where it is; Thaw lets them go on.
-func (n *Node) Freeze(ctx context.Context) error { return n.runc(ctx, "pause", n.id()) }
-
-// Thaw is the opposite of Freeze.
-func (n *Node) Thaw(ctx context.Context) error { return n.runc(ctx, "resume", n.id()) }
-
 // Signal sends a signal to the node's first process; SIGTERM stops its services in order.
 func (n *Node) Signal(ctx context.Context, signal string) error {
 	return n.runc(ctx, "kill", n.id(), signal)

@@ -1,0 +1,65 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+// Freeze stops every process of the node where it is; Thaw lets them go on.
+func (n *Node) Freeze(ctx context.Context) error { return n.runc(ctx, "pause", n.id()) }
+
+// Thaw is the opposite of Freeze.
+func (n *Node) Thaw(ctx context.Context) error { return n.runc(ctx, "resume", n.id()) }
+
+// Wake lets a node go on that is frozen as a whole, or whose pods are.
+func (n *Node) Wake(ctx context.Context) error {
+	status, err := n.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if status == Frozen {
+		if err := n.Thaw(ctx); err != nil {
+			return err
+		}
+	}
+	return n.freezePods(ctx, false)
+}
+
+// FreezePods stops the pods of the node where they are, while its own services go on. A node without pods is left alone.
+func (n *Node) FreezePods(ctx context.Context) error { return n.freezePods(ctx, true) }
+
+func (n *Node) freezePods(ctx context.Context, frozen bool) error {
+	v1, v2 := "THAWED", "0"
+	if frozen {
+		v1, v2 = "FROZEN", "1"
+	}
+	for path, word := range map[string]string{
+		filepath.Join("/sys/fs/cgroup/freezer", n.cgroup(), "kubepods/freezer.state"): v1,
+		filepath.Join("/sys/fs/cgroup", n.cgroup(), "kubepods/cgroup.freeze"):         v2,
+	} {
+		err := os.WriteFile(path, []byte(word), 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("freeze or thaw pods of %s: %w", n.Name, err)
+		}
+		// The kernel tells by no event that can be waited for on both versions of cgroups.
+		err = wait.PollUntilContextCancel(ctx, time.Millisecond, true, func(context.Context) (bool, error) {
+			state, err := os.ReadFile(path)
+			return strings.TrimSpace(string(state)) == word, err
+		})
+		if err != nil {
+			return fmt.Errorf("freeze or thaw pods of %s: %w", n.Name, err)
+		}
+	}
+	return nil
+}

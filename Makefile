@@ -137,6 +137,11 @@ kill-leader: ## Kill the leading controller manager every 10 s for KILL_FOR unde
 	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/controller-manager
 	@go test -count=1 -v -timeout 0 ./controllers/faults -run TestKillLeader -args -stderrthreshold=FATAL -logtostderr=false -faults.kill=$(KILL_FOR) -faults.manager=$(CURDIR)/bin/controller-manager
 
+LIFE_KILLS ?= 50
+.PHONY: life
+life: images ## Kill every process of a cluster LIFE_KILLS times at random points (SEED), and reboot it: all acknowledged data is there each time
+	@go test -count=1 -v -timeout 0 -tags e2e ./lab/e2e -run 'TestKillEverything|TestReboot' -args -cluster life -life.kills=$(LIFE_KILLS) -life.seed=$(or $(SEED),1)
+
 .PHONY: fuzz
 fuzz: ## Fuzz decoders, defaults and validation of every kind, for a bounded time
 	@go test ./apis -run '^$$' -fuzz FuzzHooks -fuzztime 60s -fuzzminimizetime 2s

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -111,27 +109,13 @@ func nodeListCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "ls", Short: "List nodes", Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			return viewCluster(*name, func(c *cluster.Cluster) error { return printNodes(command.Context(), c) })
+			return viewCluster(*name, func(c *cluster.Cluster) error {
+				nodes, err := c.Nodes(command.Context())
+				if err != nil {
+					return err
+				}
+				return printNodes(nodes)
+			})
 		},
 	}
-}
-
-func printNodes(ctx context.Context, c *cluster.Cluster) error {
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "NODE\tROLE\tADDRESS\tPOWER")
-	for _, m := range c.Members {
-		status, err := c.Node(m).Status(ctx)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", m.Name, m.Role, m.Address, status)
-	}
-	for _, f := range c.Fleets {
-		status, err := c.FleetStatus(f)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(table, "%s\thollow\t%d nodes\t%s\n", f.Name, len(f.Nodes), status)
-	}
-	return table.Flush()
 }

@@ -23,11 +23,7 @@ func upCommand(name *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			started := time.Now()
-			options.Name, options.Bundle = *name, bundle
-			options.Step = func(format string, args ...any) {
-				fmt.Fprintf(os.Stderr, "%6.2fs  %s\n", time.Since(started).Seconds(), fmt.Sprintf(format, args...))
-			}
+			options.Name, options.Bundle, options.Step = *name, bundle, steps()
 			c, err := cluster.Up(command.Context(), options)
 			if err != nil {
 				return err

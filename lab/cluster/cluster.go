@@ -56,6 +56,9 @@ type State struct {
 	ServerArgs     []string     `json:"serverArgs,omitempty"` // further flags of keelson server
 	Members        []Member     `json:"members"`
 	Fleets         []Fleet      `json:"fleets,omitempty"`
+	Faults         []Fault      `json:"faults,omitempty"` // that are not undone
+	// Restoring is the snapshot that replaces the cluster while that is under way.
+	Restoring string `json:"restoring,omitempty"`
 }
 
 // Cluster is one cluster on this machine.

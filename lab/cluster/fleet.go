@@ -36,6 +36,9 @@ const (
 func (f Fleet) nodeCIDR() string { return fmt.Sprintf("198.18.%d.0/19", f.Index*32) }
 func (f Fleet) podCIDR() string  { return fmt.Sprintf("100.%d.0.0/12", 64+f.Index*16) }
 
+// fleetLabel names the fleet of a hollow node.
+const fleetLabel = "keelson.dev/hollow-fleet"
+
 // hollowLease is the seconds that a hollow node's heartbeat counts: a quarter of it goes twice into nodeMonitorGrace.
 const hollowLease = "28"
 
@@ -149,7 +152,7 @@ func (c *Cluster) removeFleet(ctx context.Context, f Fleet) error {
 	if err != nil {
 		return err
 	}
-	err = api.client.CoreV1().Nodes().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "keelson.dev/hollow-fleet=" + f.Name})
+	err = api.client.CoreV1().Nodes().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: fleetLabel + "=" + f.Name})
 	if err != nil {
 		return fmt.Errorf("delete hollow nodes: %w", err)
 	}

@@ -19,8 +19,25 @@ func Preflight(bundle string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("a cluster needs root: it makes namespaces, mounts and network interfaces (try again with sudo)")
 	}
-	return errors.Join(checkPrograms(bundle), checkTool("nft", "nftables"), checkFilesystem("overlay"), checkCgroups(),
-		checkNamespaces(), checkDisk(), checkRegistryPort())
+	var all error
+	for _, check := range preflight {
+		all = errors.Join(all, check.run(bundle))
+	}
+	return all
+}
+
+// preflight is what a cluster needs of the machine, in the order in which it is told.
+var preflight = []struct {
+	name string
+	run  func(bundle string) error
+}{
+	{"programs", checkPrograms},
+	{"nftables", func(string) error { return checkTool("nft", "nftables") }},
+	{"overlay file system", func(string) error { return checkFilesystem("overlay") }},
+	{"control groups", func(string) error { return checkCgroups() }},
+	{"namespaces", func(string) error { return checkNamespaces() }},
+	{"disk", func(string) error { return checkDisk() }},
+	{"registry port", func(string) error { return checkRegistryPort() }},
 }
 
 func checkPrograms(bundle string) error {

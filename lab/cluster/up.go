@@ -13,6 +13,7 @@ import (
 	"keelson.dev/internal/pki"
 	"keelson.dev/lab/addons"
 	"keelson.dev/lab/images"
+	"keelson.dev/lab/network"
 )
 
 // Options say what a new cluster looks like and what to wait for.
@@ -46,6 +47,9 @@ func Up(ctx context.Context, options Options) (*Cluster, error) {
 		return nil, err
 	}
 	defer c.Close()
+	if c.Restoring != "" {
+		return nil, fmt.Errorf("cluster %s is half restored: keelson --name %[1]s snapshot restore %s", c.Name, c.Restoring)
+	}
 	if err := c.populate(options); err != nil {
 		return nil, err
 	}
@@ -79,6 +83,11 @@ func (c *Cluster) start(ctx context.Context, options Options) error {
 	if err := c.network().Up(ctx); err != nil {
 		return err
 	}
+	if len(c.Faults) > 0 { // a reboot has mended the network
+		if err := c.disturb(ctx); err != nil {
+			return err
+		}
+	}
 	server := c.servers()[0]
 	if err := pki.EnsureServer(c.pkiDir(), pki.Server{Name: server.Name, DNSDomain: c.DNSDomain}, time.Now()); err != nil {
 		return err
@@ -92,7 +101,10 @@ func (c *Cluster) start(ctx context.Context, options Options) error {
 		if m.Off {
 			return nil
 		}
-		return c.startNode(ctx, m)
+		if err := c.startNode(ctx, m); err != nil {
+			return err
+		}
+		return c.Node(m).Wake(ctx) // of one that a save which was killed has left still
 	})
 }
 
@@ -147,6 +159,9 @@ func (c *Cluster) settle(ctx context.Context, options Options) error {
 	for _, f := range c.Fleets {
 		if !f.Off {
 			options.Step("hollow nodes %s", f.Name)
+			if err := c.admitFleet(ctx, f); err != nil {
+				return err
+			}
 			if err := c.fleetDaemon(f).start(ctx); err != nil {
 				return err
 			}
@@ -190,6 +205,11 @@ func (c *Cluster) Down(ctx context.Context, keep bool, kubeconfigPath string) er
 	}
 	for _, d := range append(c.fleetDaemons(), c.registryDaemon()) {
 		if err := d.stop(ctx); err != nil {
+			return err
+		}
+	}
+	if len(c.Faults) > 0 {
+		if err := c.network().Disturb(ctx, network.Disturbance{}); err != nil {
 			return err
 		}
 	}

@@ -103,11 +103,8 @@ func (c compiler) multicast() string {
 	return "224.0.0.0/4"
 }
 
-// base replaces the table by an empty one with the fixed chains.
+// base makes the fixed sets and chains.
 func (c compiler) base(tx *knftables.Transaction) {
-	tx.Add(&knftables.Table{})
-	tx.Delete(&knftables.Table{})
-	tx.Add(&knftables.Table{})
 	for _, s := range sets() {
 		key := fmt.Sprintf(s.key, c.ip())
 		var flags []knftables.SetFlag

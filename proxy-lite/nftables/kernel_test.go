@@ -21,7 +21,8 @@ import (
 	"keelson.dev/proxy-lite/rules"
 )
 
-// bench is a node with three local pods, a client outside, and a pod of another node, which is reached over the outside link.
+// bench is a node with three local pods, a client outside, and a pod of another node, which is reached over the outside link. Tests
+// name IPv4 addresses; on a network of IPv6 they stand for others (testnet.Net.IP).
 type bench struct {
 	t       *testing.T
 	net     *testnet.Net
@@ -34,8 +35,10 @@ type bench struct {
 
 var allPods = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
 
-func newBench(t *testing.T) *bench {
-	b := &bench{t: t, net: testnet.New(t)}
+func newBench(t *testing.T) *bench { return newBenchOn(testnet.New(t), t) }
+
+func newBenchOn(net *testnet.Net, t *testing.T) *bench {
+	b := &bench{t: t, net: net}
 	var nodeAddr netip.Addr
 	b.outside, nodeAddr = b.net.Outside("192.168.50.9")
 	for i := range 3 {
@@ -47,11 +50,11 @@ func newBench(t *testing.T) *bench {
 	}
 	b.node = rules.Node{Name: "here", Addrs: []netip.Addr{nodeAddr}}
 	b.rules = rules.Rules{
-		Config:   rules.Config{ClusterCIDRs: allPods, MasqueradeEgress: true},
+		Config:   rules.Config{ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(net.CIDR(allPods[0].String()))}, MasqueradeEgress: true},
 		Services: map[types.NamespacedName]rules.Service{},
 	}
 	var err error
-	if b.writer, err = New(false, b.rules.Config); err != nil {
+	if b.writer, err = New(net.V6, b.rules.Config); err != nil {
 		t.Fatal(err)
 	}
 	b.set()
@@ -83,13 +86,26 @@ func (b *bench) service(name string, endpoints []string, change func(*corev1.Ser
 	}
 	change(svc)
 	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
+	if b.net.V6 {
+		slice.AddressType = discoveryv1.AddressTypeIPv6
+	}
+	svc.Spec.ClusterIP = b.net.IP(svc.Spec.ClusterIP)
+	for i, text := range svc.Spec.ExternalIPs {
+		svc.Spec.ExternalIPs[i] = b.net.IP(text)
+	}
+	for i, text := range svc.Spec.LoadBalancerSourceRanges {
+		svc.Spec.LoadBalancerSourceRanges[i] = b.net.CIDR(text)
+	}
+	for i := range svc.Status.LoadBalancer.Ingress {
+		svc.Status.LoadBalancer.Ingress[i].IP = b.net.IP(svc.Status.LoadBalancer.Ingress[i].IP)
+	}
 	for _, p := range svc.Spec.Ports {
 		port := int32(8080)
 		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &p.Name, Protocol: &p.Protocol, Port: &port})
 	}
 	here, there := "here", "there"
 	for _, addr := range endpoints {
-		e := discoveryv1.Endpoint{Addresses: []string{addr}, NodeName: &there}
+		e := discoveryv1.Endpoint{Addresses: []string{b.net.IP(addr)}, NodeName: &there}
 		if ip := netip.MustParseAddr(addr); ip == b.node.Addrs[0] || netip.MustParsePrefix("10.244.7.0/24").Contains(ip) {
 			e.NodeName = &here
 		}
@@ -196,6 +212,48 @@ func TestAffinity(t *testing.T) {
 	t.Errorf("20 times after the timeout the client reached %v", seen)
 }
 
+// TestAffinityOutlivesTheProcess: a new writer, as after a restart, finds every client where the old one had it.
+func TestAffinityOutlivesTheProcess(t *testing.T) {
+	b := newBench(t)
+	sticky := func(s *corev1.Service) {
+		clusterIP("10.96.0.51")(s)
+		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	}
+	clients := append([]*testnet.Host{b.net.Node, b.outside}, b.pods...)
+	for i := range 6 { // one endpoint of three by chance again: less than one in 100,000
+		clients = append(clients, b.net.Pod(fmt.Sprintf("10.244.7.%d", 20+i)))
+	}
+	b.set(b.service("web", locals, sticky), b.service("other", locals, clusterIP("10.96.0.52")))
+	before := make([]string, len(clients))
+	for i, c := range clients {
+		before[i] = c.Ask("tcp4", at("10.96.0.51:80")).Server
+	}
+	restart := func(endpoints []string) {
+		t.Helper()
+		var err error
+		if b.writer, err = New(false, b.rules.Config); err != nil {
+			t.Fatal(err)
+		}
+		b.set(b.service("web", endpoints, sticky), b.service("new", locals, clusterIP("10.96.0.53")))
+	}
+	restart(locals)
+	for i, c := range clients {
+		if got := c.Ask("tcp4", at("10.96.0.51:80")); got.Server != before[i] || got.Err != nil {
+			t.Errorf("client %d reached %v after the restart, and %s before", i, got, before[i])
+		}
+	}
+	if a := b.pods[0].Ask("tcp4", at("10.96.0.52:80")); a.Err == nil {
+		t.Errorf("a service that is gone answers after the restart: %v", a)
+	}
+	b.servers(b.pods[0], "tcp4", "10.96.0.53:80", 5)
+	restart(locals[1:]) // one endpoint went meanwhile: its clients move, the others stay
+	for i, c := range clients {
+		if got := c.Ask("tcp4", at("10.96.0.51:80")); got.Err != nil || got.Server == "pod0" || (before[i] != "pod0" && got.Server != before[i]) {
+			t.Errorf("client %d reached %v without pod0, and %s before", i, got, before[i])
+		}
+	}
+}
+
 // TestConnectionsFromBefore: the kernel starts to follow connections when the first rules come. One that a node has with itself, such
 // as a component's with the API server beside it, must go on, though it looks new then and both its ends are an endpoint's.
 func TestConnectionsFromBefore(t *testing.T) {
@@ -253,8 +311,16 @@ func TestRestartReplacesTheTable(t *testing.T) {
 
 // TestKernelAgreesWithTrace sends packets of every kind and compares what happens with what the tracer says.
 func TestKernelAgreesWithTrace(t *testing.T) {
-	b := newBench(t)
+	t.Run("IPv4", func(t *testing.T) { agree(newBench(t), t) })
+	t.Run("IPv6", func(t *testing.T) { agree(newBenchOn(testnet.NewV6(t), t), t) })
+}
+
+func agree(b *bench, t *testing.T) {
 	node := b.node.Addrs[0]
+	at := func(text string) netip.AddrPort {
+		a := at(text)
+		return netip.AddrPortFrom(netip.MustParseAddr(b.net.IP(a.Addr().String())), a.Port())
+	}
 	nodePort := func(port int32, policy corev1.ServiceExternalTrafficPolicy, ip string) func(*corev1.Service) {
 		return func(s *corev1.Service) {
 			clusterIP(ip)(s)
@@ -307,7 +373,7 @@ func TestKernelAgreesWithTrace(t *testing.T) {
 	targets = append(targets, at("198.51.100.7:80"), at("198.51.100.8:80"), at("10.96.1.1:81"))
 	for name, from := range sources {
 		for _, to := range targets {
-			for network, protocol := range map[string]rules.Protocol{"tcp4": rules.TCP, "udp4": rules.UDP} {
+			for network, protocol := range map[string]rules.Protocol{"tcp": rules.TCP, "udp": rules.UDP} {
 				want := b.rules.Trace(rules.Packet{
 					Src: from.addr, FromNode: from.fromNode,
 					Dst: rules.Frontend{Addr: to.Addr(), Protocol: protocol, Port: to.Port()},
@@ -335,11 +401,11 @@ func (b *bench) compare(want rules.Outcome, src netip.Addr, got testnet.Answer) 
 		}
 	case rules.Forwarded:
 		i := slices.IndexFunc(want.To, func(ep netip.AddrPort) bool {
-			i := slices.Index(locals, ep.Addr().String())
+			i := slices.IndexFunc(locals, func(text string) bool { return b.net.IP(text) == ep.Addr().String() })
 			return i >= 0 && got.Server == fmt.Sprint("pod", i)
 		})
 		if i < 0 {
-			if got.Err != nil && !refused && want.To[0].Addr().String() == "10.244.9.9" {
+			if got.Err != nil && !refused && want.To[0].Addr().String() == b.net.IP("10.244.9.9") {
 				return ""
 			}
 			return fmt.Sprintf("got %v, want one of %v", got, want.To)

@@ -43,6 +43,7 @@ func NewPolicy(v6 bool, local []netip.Prefix) (*PolicyWriter, error) {
 		return nil, err
 	}
 	w := &PolicyWriter{store: newStore(nft), compiler: compiler{v6: v6}}
+	w.direct = newDirect(v6, PolicyTable)
 	for _, p := range local {
 		if p.Addr().Is6() == v6 {
 			w.local = append(w.local, p)
@@ -80,9 +81,6 @@ func (w *PolicyWriter) remove(ctx context.Context) error {
 }
 
 func (w *PolicyWriter) base(tx *knftables.Transaction) {
-	tx.Add(&knftables.Table{})
-	tx.Delete(&knftables.Table{})
-	tx.Add(&knftables.Table{})
 	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
 		tx.Add(&knftables.Map{Name: isolated + string(d), Type: w.addrType() + " : verdict"})
 	}
@@ -99,6 +97,10 @@ func (w *PolicyWriter) base(tx *knftables.Transaction) {
 		egress = slices.Insert(egress, 1, fmt.Sprintf("%[1]s saddr %[2]s %[1]s saddr != @%[3]s drop", w.ip(), pods, known))
 		ingress = slices.Insert(ingress, 1, fmt.Sprintf("%[1]s daddr %[2]s %[1]s daddr != @%[3]s drop", w.ip(), pods, known))
 	}
+	always := []string{`iifname "lo" accept`}
+	if w.v6 { // without its neighbours a pod reaches nobody
+		always = append(always, "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept")
+	}
 	filter := knftables.FilterType
 	for _, c := range []struct {
 		name     string
@@ -108,7 +110,7 @@ func (w *PolicyWriter) base(tx *knftables.Transaction) {
 	}{
 		{"forward-egress", knftables.ForwardHook, "-1", egress},
 		{"forward-ingress", knftables.ForwardHook, "1", ingress},
-		{"input-egress", knftables.InputHook, "-1", append([]string{`iifname "lo" accept`}, egress...)},
+		{"input-egress", knftables.InputHook, "-1", append(always, egress...)},
 	} {
 		tx.Add(&knftables.Chain{Name: c.name, Type: &filter, Hook: &c.hook, Priority: &c.priority})
 		addRules(tx, c.name, c.rules)

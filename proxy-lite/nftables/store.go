@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -14,7 +15,9 @@ import (
 // store keeps one table of the kernel equal to the objects that its owners need. It is not safe for concurrent use.
 type store struct {
 	nft knftables.Interface
-	// base replaces the table by an empty one with its fixed parts; makeShared adds the chains that owners have in common.
+	// direct writes elements without the nft program; nil: there is none.
+	direct *direct
+	// base fills an empty table with its fixed parts; makeShared adds the chains that owners have in common.
 	base       func(*knftables.Transaction)
 	makeShared func(*knftables.Transaction, sharedChain)
 
@@ -24,6 +27,8 @@ type store struct {
 	made    map[string]bool     // shared chains and slots
 	// stale is set while the kernel may differ from what the maps above say: before the first write and after a failed one.
 	stale bool
+	// inherited is set once the table that an earlier process has left was looked at.
+	inherited bool
 }
 
 type claim struct {
@@ -43,28 +48,75 @@ func (s *store) forget() {
 }
 
 // update writes the owners whose objects changed, in one transaction; one without elements is removed. The first call, and one
-// after an error, writes everything: it replaces the table, whatever was in it.
+// after an error, writes everything: it replaces the table, whatever was in it, but for what packets have put there.
 func (s *store) update(ctx context.Context, changed map[types.NamespacedName]objects) error {
 	tx := s.nft.NewTransaction()
-	if s.stale {
+	whole := s.stale
+	if whole {
 		for name, o := range changed {
 			s.keep(name, o)
 		}
 		changed = s.owners
 		s.owners = map[types.NamespacedName]objects{}
 		s.forget()
+		s.replace(ctx, tx, changed)
 		s.base(tx)
 	}
-	s.change(tx, changed)
-	if tx.NumOperations() == 0 {
-		return nil
+	d := s.change(changed)
+	s.stale = true // until the kernel has it
+	if quick, err := s.quickly(d, whole); quick || err != nil {
+		s.stale = err != nil
+		return err
 	}
-	if err := s.nft.Run(ctx, tx); err != nil {
-		s.stale = true
-		return fmt.Errorf("write nftables: %w", err)
+	d.write(tx)
+	if tx.NumOperations() > 0 {
+		if err := s.nft.Run(ctx, tx); err != nil {
+			return fmt.Errorf("write nftables: %w", err)
+		}
 	}
 	s.stale = false
 	return nil
+}
+
+// replace empties the table. Sets that packets fill, which are session affinities, stay the first time, if the owners want them still:
+// the process that made them was one like this. Should the kernel refuse that, the next transaction makes all anew.
+func (s *store) replace(ctx context.Context, tx *knftables.Transaction, wanted map[types.NamespacedName]objects) {
+	filled := map[string]bool{}
+	for _, o := range wanted {
+		for name, set := range o.sets {
+			if slices.Contains(set.Flags, knftables.DynamicFlag) {
+				filled[name] = true
+			}
+		}
+	}
+	var there map[string][]string
+	if len(filled) > 0 && !s.inherited {
+		there, _ = s.nft.ListAll(ctx) // without a table there is nothing to keep
+	}
+	s.inherited = true
+	if !slices.ContainsFunc(there["set"], func(name string) bool { return filled[name] }) {
+		tx.Add(&knftables.Table{})
+		tx.Delete(&knftables.Table{})
+		tx.Add(&knftables.Table{})
+		return
+	}
+	for _, name := range there["chain"] {
+		tx.Flush(&knftables.Chain{Name: name})
+	}
+	for _, name := range there["map"] {
+		tx.Flush(&knftables.Map{Name: name}) // its elements name chains
+	}
+	for _, name := range there["chain"] {
+		tx.Delete(&knftables.Chain{Name: name})
+	}
+	for _, name := range there["map"] {
+		tx.Delete(&knftables.Map{Name: name})
+	}
+	for _, name := range there["set"] {
+		if !filled[name] {
+			tx.Delete(&knftables.Set{Name: name})
+		}
+	}
 }
 
 func (s *store) keep(name types.NamespacedName, o objects) {
@@ -75,8 +127,8 @@ func (s *store) keep(name types.NamespacedName, o objects) {
 	s.owners[name] = o
 }
 
-// change appends the difference between the owners as they are and as they shall be.
-func (s *store) change(tx *knftables.Transaction, wanted map[types.NamespacedName]objects) {
+// change takes over what the owners shall be, and returns the difference to what they were.
+func (s *store) change(wanted map[types.NamespacedName]objects) diff {
 	d := diff{
 		s: s, before: map[element]*string{}, oldChains: map[string][]string{}, newChains: map[string][]string{},
 		oldSets: map[string]*knftables.Set{}, newSets: map[string]*knftables.Set{},
@@ -86,7 +138,7 @@ func (s *store) change(tx *knftables.Transaction, wanted map[types.NamespacedNam
 		d.owner(name, s.owners[name], wanted[name])
 		s.keep(name, wanted[name])
 	}
-	d.write(tx)
+	return d
 }
 
 // diff collects what one transaction must do.
@@ -200,13 +252,20 @@ func (d *diff) write(tx *knftables.Transaction) {
 }
 
 func (d *diff) writeElements(tx *knftables.Transaction) {
+	gone, added := d.elements()
+	for _, e := range gone {
+		tx.Delete(knftElement(e, *d.before[e]))
+	}
+	for _, e := range added {
+		tx.Add(knftElement(e, d.s.active[e].value))
+	}
+}
+
+// elements are those to remove, which come first, and those to add. One whose value changes is in both.
+func (d *diff) elements() (gone, added []element) {
 	touched := slices.SortedFunc(maps.Keys(d.before), func(a, b element) int {
-		if a.set != b.set {
-			return strings.Compare(a.set, b.set)
-		}
-		return strings.Compare(a.key, b.key)
+		return cmp.Or(strings.Compare(a.set, b.set), strings.Compare(a.key, b.key))
 	})
-	var add []element
 	for _, e := range touched {
 		was := d.before[e]
 		now, wanted := d.s.active[e]
@@ -214,15 +273,13 @@ func (d *diff) writeElements(tx *knftables.Transaction) {
 			continue
 		}
 		if was != nil {
-			tx.Delete(knftElement(e, *was))
+			gone = append(gone, e)
 		}
 		if wanted {
-			add = append(add, e)
+			added = append(added, e)
 		}
 	}
-	for _, e := range add {
-		tx.Add(knftElement(e, d.s.active[e].value))
-	}
+	return gone, added
 }
 
 func knftElement(e element, value string) *knftables.Element {

@@ -23,7 +23,9 @@ func New(v6 bool, cfg rules.Config) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewWith(nft, v6, cfg), nil
+	w := NewWith(nft, v6, cfg)
+	w.direct = newDirect(v6, Table)
+	return w, nil
 }
 
 func open(v6 bool, table string) (knftables.Interface, error) {

@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -61,7 +62,7 @@ func testNode(addr string) *corev1.Node {
 // start runs a proxy for the node of a test network.
 func start(t *testing.T, n *testnet.Net, objects ...runtime.Object) *fake.Clientset {
 	client := fake.NewClientset(objects...)
-	cfg := Config{NodeName: "here", ClusterCIDR: "10.244.0.0/16", MasqueradeEgress: true, NetworkPolicy: true, HealthzBindAddress: "127.0.0.1:10256", MetricsBindAddress: "127.0.0.1:10249"}
+	cfg := Config{NodeName: "here", ClusterCIDR: "10.244.0.0/16,fd00::af4:0/112", MasqueradeEgress: true, NetworkPolicy: true, HealthzBindAddress: "127.0.0.1:10256", MetricsBindAddress: "127.0.0.1:10249"}
 	rulesConfig, err := cfg.rules()
 	if err != nil {
 		t.Fatal(err)
@@ -153,6 +154,59 @@ func get(from *testnet.Host, addr, path string) (status int, body string) {
 		status, body = resp.StatusCode, string(data)
 	})
 	return status, body
+}
+
+// TestDualStack checks that a Service with an address of each family answers at both, and that policies hold in both.
+func TestDualStack(t *testing.T) {
+	n := testnet.NewV6(t)
+	_, nodeAddr := n.Outside("192.168.50.9")
+	a, b := n.Pod("10.244.7.2"), n.Pod("10.244.7.3")
+	for _, host := range []*testnet.Host{a, b} {
+		host.ServeTCP(8080, host.Addr.String())
+	}
+	vip4, vip6 := netip.MustParseAddrPort("10.96.0.50:80"), netip.AddrPortFrom(netip.MustParseAddr(n.IP("10.96.0.50")), 80)
+	dual := testService(func(s *corev1.Service) {
+		s.Spec.ClusterIPs = []string{vip4.Addr().String(), vip6.Addr().String()}
+	})
+	six := testSlice(n.IP("10.244.7.3"))
+	six.Name, six.AddressType = "web-6", discoveryv1.AddressTypeIPv6
+	node := testNode(nodeAddr.String())
+	node.Spec.PodCIDRs = []string{"10.244.7.0/24", n.CIDR("10.244.7.0/24")}
+	both := func(name, ip string) *corev1.Pod {
+		p := policyPod(name, ip)
+		p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: n.IP(ip)})
+		return p
+	}
+	client := start(t, n, node, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
+		both("a", "10.244.7.2"), both("b", "10.244.7.3"), dual, testSlice("10.244.7.3"), six)
+	answers := func(vip netip.AddrPort) func() bool {
+		return func() bool { return a.Ask("tcp", vip).Server == b.Addr.String() }
+	}
+	eventually(t, "IPv4 answers", answers(vip4))
+	eventually(t, "IPv6 answers", answers(vip6))
+	if got := b.Ask("tcp", vip6); got.Server != b.Addr.String() {
+		t.Errorf("a pod that asks itself got %v", got)
+	}
+	create := func(p *networkingv1.NetworkPolicy) {
+		t.Helper()
+		if _, err := client.NetworkingV1().NetworkPolicies("default").Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Node.ServeTCP(9001, "node")
+	create(networkPolicy("limited", "a", networkingv1.NetworkPolicySpec{
+		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
+		Egress:      []networkingv1.NetworkPolicyEgressRule{{To: fromApp("b")}},
+	}))
+	eventually(t, "egress is limited", func() bool { return a.Ask("tcp", netip.AddrPortFrom(nodeAddr, 9001)).Err != nil })
+	a.Run("ip", "-6", "neigh", "flush", "all")
+	n.Node.Run("ip", "-6", "neigh", "flush", "all")
+	if !answers(vip6)() || !answers(vip4)() {
+		t.Error("a pod whose egress is limited does not reach what it may")
+	}
+	create(networkPolicy("closed", "b", networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}}))
+	eventually(t, "IPv4 is closed", func() bool { return a.Ask("tcp", vip4).Err != nil })
+	eventually(t, "IPv6 is closed", func() bool { return a.Ask("tcp", vip6).Err != nil })
 }
 
 // TestUDPClientFollows checks that a client which keeps its socket is moved when its endpoint goes, and when a Service gets its

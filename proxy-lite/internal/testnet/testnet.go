@@ -1,5 +1,7 @@
 // Package testnet builds a small network of network namespaces for tests: a node, pods that hang on it by routed veth pairs, and
 // hosts outside. It needs root; tests that use it are skipped without.
+//
+// Hosts are named by IPv4 addresses. Where the machine has IPv6 each has a second one, below fd00::/96 with the same last four bytes.
 package testnet
 
 import (
@@ -22,8 +24,16 @@ type Net struct {
 	t      *testing.T
 	prefix string
 	Node   *Host
-	n      int
+	// V6 says that IP and the hosts' Addr are the addresses of IPv6.
+	V6       bool
+	families []family
+	n        int
 }
+
+// family is an IP family; its name is the flag of ip.
+type family string
+
+const v4, v6 family = "-4", "-6"
 
 // Host is one network namespace.
 type Host struct {
@@ -47,10 +57,80 @@ func New(t *testing.T) *Net {
 			t.Skipf("needs %s", tool)
 		}
 	}
-	n := &Net{t: t, prefix: fmt.Sprintf("klt%d", os.Getpid())}
+	n := &Net{t: t, prefix: fmt.Sprintf("klt%d", os.Getpid()), families: []family{v4}}
+	sysctls := []string{"net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0"}
+	if _, err := os.Stat("/proc/net/if_inet6"); err == nil {
+		n.families = append(n.families, v6)
+		sysctls = append(sysctls, "net.ipv6.conf.all.forwarding=1", "net.ipv6.icmp.ratelimit=0")
+	}
 	n.Node = n.host("node")
-	n.Node.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0")
+	n.Node.Run("sysctl", append([]string{"-qw"}, sysctls...)...)
 	return n
+}
+
+// NewV6 is New for a test of IPv6, which is skipped without.
+func NewV6(t *testing.T) *Net {
+	t.Helper()
+	n := New(t)
+	n.V6 = true
+	if len(n.families) == 1 {
+		t.Skip("needs IPv6")
+	}
+	return n
+}
+
+// IP is the host's address of this network's family; what is no address stays.
+func (n *Net) IP(text string) string {
+	if n.V6 {
+		return v6.ip(text)
+	}
+	return text
+}
+
+// CIDR is the same for a prefix.
+func (n *Net) CIDR(text string) string {
+	p := netip.MustParsePrefix(text)
+	if n.V6 {
+		return v6.prefix(p.Addr().String(), p.Bits())
+	}
+	return text
+}
+
+func (f family) ip(text string) string {
+	addr, err := netip.ParseAddr(text)
+	if err != nil || f == v4 {
+		return text
+	}
+	four := addr.As4()
+	return netip.AddrFrom16([16]byte{0: 0xfd, 12: four[0], 13: four[1], 14: four[2], 15: four[3]}).String()
+}
+
+// prefix is an address with a length, which is that of the IPv4 prefix.
+func (f family) prefix(text string, bits int) string {
+	if f == v6 {
+		bits += 96
+	}
+	return fmt.Sprintf("%s/%d", f.ip(text), bits)
+}
+
+// address gives a host its addresses.
+func (n *Net) address(h *Host, addr string, bits int, dev string) {
+	n.t.Helper()
+	for _, f := range n.families {
+		h.Run("ip", "addr", "add", f.prefix(addr, bits), "dev", dev)
+	}
+}
+
+// route adds a route in every family.
+func (n *Net) route(h *Host, args ...string) {
+	n.t.Helper()
+	for _, f := range n.families {
+		own := []string{string(f), "route", "add"}
+		for _, arg := range args {
+			own = append(own, f.ip(arg))
+		}
+		h.Run("ip", own...)
+	}
 }
 
 func (n *Net) host(name string) *Host {
@@ -66,6 +146,9 @@ func (n *Net) host(name string) *Host {
 		n.t.Fatal(err)
 	}
 	h.ns = ns
+	if len(n.families) > 1 { // addresses are good at once, without a look for duplicates
+		h.Run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.default.dad_transmits=0")
+	}
 	h.Run("ip", "link", "set", "lo", "up")
 	return h
 }
@@ -85,30 +168,30 @@ func (n *Net) Pod(addr string) *Host {
 	n.t.Helper()
 	h := n.host("pod" + strings.ReplaceAll(addr, ".", "-"))
 	dev := n.link(h)
-	h.Addr = netip.MustParseAddr(addr)
-	n.Node.Run("ip", "addr", "add", Gateway+"/32", "dev", dev)
-	n.Node.Run("ip", "route", "add", addr, "dev", dev)
-	h.Run("ip", "addr", "add", addr+"/32", "dev", "eth0")
-	h.Run("ip", "route", "add", Gateway, "dev", "eth0")
-	h.Run("ip", "route", "add", "default", "via", Gateway)
+	h.Addr = netip.MustParseAddr(n.IP(addr))
+	n.address(n.Node, Gateway, 32, dev)
+	n.route(n.Node, addr, "dev", dev)
+	n.address(h, addr, 32, "eth0")
+	n.route(h, Gateway, "dev", "eth0")
+	n.route(h, "default", "via", Gateway)
 	return h
 }
 
-// Outside adds a host on a /24 link of its own; the node's address there is .1, and the host routes everything over it.
+// Outside adds a host on a /24 link of its own; the node's address there ends in 1, and the host routes everything over it.
 func (n *Net) Outside(addr string) (host *Host, nodeAddr netip.Addr) {
 	n.t.Helper()
 	h := n.host("out" + strings.ReplaceAll(addr, ".", "-"))
 	dev := n.link(h)
-	h.Addr = netip.MustParseAddr(addr)
-	four := h.Addr.As4()
+	four := netip.MustParseAddr(addr).As4()
 	four[3] = 1
-	nodeAddr = netip.AddrFrom4(four)
-	n.Node.Run("ip", "addr", "add", nodeAddr.String()+"/24", "dev", dev)
-	h.Run("ip", "addr", "add", addr+"/24", "dev", "eth0")
-	h.Run("ip", "route", "add", "default", "via", nodeAddr.String())
+	gateway := netip.AddrFrom4(four).String()
+	h.Addr, nodeAddr = netip.MustParseAddr(n.IP(addr)), netip.MustParseAddr(n.IP(gateway))
+	n.address(n.Node, gateway, 24, dev)
+	n.address(h, addr, 24, "eth0")
+	n.route(h, "default", "via", gateway)
 	if !n.Node.Addr.IsValid() {
 		n.Node.Addr = nodeAddr
-		n.Node.Run("ip", "route", "add", "default", "via", addr)
+		n.route(n.Node, "default", "via", addr)
 	}
 	return h, nodeAddr
 }
@@ -146,7 +229,7 @@ func run(t *testing.T, name string, args ...string) {
 func (h *Host) ServeTCP(port int, name string) {
 	var l net.Listener
 	var err error
-	h.Do(func() { l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port)) })
+	h.Do(func() { l, err = net.Listen("tcp", fmt.Sprintf(":%d", port)) })
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -195,7 +278,7 @@ func (h *Host) Connect(addr string) (client, server net.Conn) {
 func (h *Host) ServeUDP(port int, name string) {
 	var l net.PacketConn
 	var err error
-	h.Do(func() { l, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", port)) })
+	h.Do(func() { l, err = net.ListenPacket("udp", fmt.Sprintf(":%d", port)) })
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -228,7 +311,7 @@ type Answer struct {
 // dialTimeout is long for a loopback network and short for a test that waits for a dropped packet.
 const dialTimeout = 400 * time.Millisecond
 
-// Ask connects once. network is tcp4 or udp4.
+// Ask connects once. network is tcp or udp, or tcp4 or udp4.
 func (h *Host) Ask(network string, to netip.AddrPort) Answer {
 	var a Answer
 	h.Do(func() {
@@ -245,7 +328,7 @@ func (h *Host) Ask(network string, to netip.AddrPort) Answer {
 
 func ask(c net.Conn, network string) Answer {
 	_ = c.SetDeadline(time.Now().Add(dialTimeout))
-	if network == "udp4" {
+	if strings.HasPrefix(network, "udp") {
 		if _, err := c.Write([]byte("?")); err != nil {
 			return Answer{Err: err}
 		}

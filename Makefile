@@ -127,6 +127,11 @@ bench-kubelet: images ## Our node agent beside upstream's, each on a cluster of 
 	@conformance/upstream.sh etcd kubelet
 	@go run ./lab/interop/bench $(BENCH_FLAGS)
 
+.PHONY: bench-proxy
+bench-proxy: build ## Our service proxy beside kube-proxy in nftables mode: BENCH_FLAGS are those of proxy-lite/bench
+	@conformance/upstream.sh kube-proxy
+	@go run ./proxy-lite/bench $(BENCH_FLAGS)
+
 KILL_FOR ?= 10m
 .PHONY: faults
 faults: ## Controllers under late watches, failed calls, lost answers and deaths: SEEDS plagues, every promise checked at every revision

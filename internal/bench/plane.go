@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -166,6 +167,19 @@ func (k *Plane) Stop(logs string) {
 		}
 	}
 	_ = os.RemoveAll(k.Dir)
+}
+
+// End ends the program that was run last, and returns the most memory, in bytes, that it or any of its children ever had.
+func (k *Plane) End() int64 {
+	last := k.processes[len(k.processes)-1]
+	k.processes = k.processes[:len(k.processes)-1]
+	_ = last.Process.Kill() // it fails only for a process that has ended
+	_ = last.Wait()         // it was killed
+	usage, ok := last.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return 0
+	}
+	return usage.Maxrss << 10
 }
 
 // Last is what the last n programs that were run have used together.

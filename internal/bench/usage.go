@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Usage is what processes have used: CPU time so far, and bytes of memory: now, all of it and what no file stands behind, and the most
+// Usage is what processes have used: CPU time so far, with that of their children that have ended, and bytes of memory: now, all of it and what no file stands behind, and the most
 // that they ever had.
 type Usage struct {
 	CPU                  time.Duration
@@ -49,7 +49,7 @@ func UsageOf(pids []int) (Usage, error) {
 	return sum, nil
 }
 
-// cpuTicks is the time that a process has run, in user mode and in the kernel.
+// cpuTicks is the time that a process and its children that have ended have run, in user mode and in the kernel.
 func cpuTicks(pid int) (int64, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -58,11 +58,11 @@ func cpuTicks(pid int) (int64, error) {
 	// The second field is the name in parentheses, which may hold anything.
 	_, rest, ok := strings.Cut(string(stat), ") ")
 	fields := strings.Fields(rest)
-	if !ok || len(fields) < 13 {
+	if !ok || len(fields) < 15 {
 		return 0, fmt.Errorf("/proc/%d/stat: unexpected form", pid)
 	}
 	var sum int64
-	for _, field := range fields[11:13] { // utime, stime
+	for _, field := range fields[11:15] { // utime, stime, cutime, cstime
 		ticks, err := strconv.ParseInt(field, 10, 64)
 		if err != nil {
 			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)

@@ -23,6 +23,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"keelson.dev/internal/apiclient"
+	"keelson.dev/kubelet-lite/metrics"
 )
 
 const component = "kubelet-lite"
@@ -59,7 +60,9 @@ func Client(ctx context.Context, cfg Config, base *rest.Config) (*rest.Config, e
 		GetUsages:        certificate.DefaultKubeletClientGetUsages,
 		CertificateStore: store,
 		Name:             "kubelet-client",
-		Ctx:              &ctx,
+
+		CertificateRenewFailure: metrics.ClientRenewErrs,
+		Ctx:                     &ctx,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("client certificate: %w", err)
@@ -73,6 +76,7 @@ func Client(ctx context.Context, cfg Config, base *rest.Config) (*rest.Config, e
 	if err := waitFor(ctx, cfg, manager); err != nil {
 		return nil, err
 	}
+	metrics.ClientCertificate.Watch(manager.Current)
 	return withCertificate(anonymous, manager.Current), nil
 }
 
@@ -147,12 +151,15 @@ func Serving(ctx context.Context, cfg Config, client kubernetes.Interface, names
 		GetUsages:        certificate.DefaultKubeletServingGetUsages,
 		CertificateStore: store,
 		Name:             "kubelet-serving",
-		Ctx:              &ctx,
+
+		CertificateRenewFailure: metrics.ServingRenewErrs, CertificateRotation: metrics.ServingAge,
+		Ctx: &ctx,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("serving certificate: %w", err)
 	}
 	manager.Start()
+	metrics.ServingCertificate.Watch(manager.Current)
 	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		if c := manager.Current(); c != nil {
 			return c, nil

@@ -5,9 +5,12 @@ package probes
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
@@ -57,7 +60,17 @@ type Manager struct {
 	mu      sync.Mutex
 	workers map[key]*worker
 	results map[key]podplan.Result
-	ips     map[types.UID]string
+	pods    map[types.UID]probed
+
+	total    *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+// probed is what probes need to know of a pod.
+type probed struct {
+	types.NamespacedName
+
+	ip string
 }
 
 // worker is one probe of one container instance.
@@ -74,7 +87,21 @@ type worker struct {
 
 // New returns a manager.
 func New(cfg Config) *Manager {
-	return &Manager{cfg: cfg, workers: map[key]*worker{}, results: map[key]podplan.Result{}, ips: map[types.UID]string{}}
+	pod := []string{"probe_type", "container", "pod", "namespace"}
+	return &Manager{
+		cfg: cfg, workers: map[key]*worker{}, results: map[key]podplan.Result{}, pods: map[types.UID]probed{},
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "prober_probe_total", Help: "Cumulative number of a liveness, readiness or startup probe for a container by result.",
+		}, append(pod, "pod_uid", "result")),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "prober_probe_duration_seconds", Help: "Duration in seconds for a probe response."}, pod),
+	}
+}
+
+// Metrics serves what is counted of the probes of pods that are there.
+func (m *Manager) Metrics() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(m.total, m.duration)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
 // Sync starts the probes of containers that run and stops those of instances that do not. A pod that is terminating keeps only its
@@ -82,7 +109,7 @@ func New(cfg Config) *Manager {
 func (m *Manager) Sync(ctx context.Context, pod *corev1.Pod, podIP string, running map[string]Target, terminating bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.ips[pod.UID] = podIP
+	m.pods[pod.UID] = probed{types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, podIP}
 	want := map[key]bool{}
 	each := func(c *corev1.Container) {
 		target, ok := running[c.Name]
@@ -128,7 +155,11 @@ func (m *Manager) Remove(pod types.UID) {
 			delete(m.results, k)
 		}
 	}
-	delete(m.ips, pod)
+	if p, ok := m.pods[pod]; ok {
+		m.total.DeletePartialMatch(prometheus.Labels{"pod_uid": string(pod)})
+		m.duration.DeletePartialMatch(prometheus.Labels{"pod": p.Name, "namespace": p.Namespace})
+		delete(m.pods, pod)
+	}
 }
 
 // Results are the latest ones of a container instance.
@@ -170,7 +201,7 @@ func (m *Manager) start(ctx context.Context, k key, pod *corev1.Pod, c *corev1.C
 func (w *worker) podIP() string {
 	w.m.mu.Lock()
 	defer w.m.mu.Unlock()
-	return w.m.ips[w.key.pod]
+	return w.m.pods[w.key.pod].ip
 }
 
 // run asks until the container is gone, the startup probe has succeeded, or a failure has sealed the container's fate.
@@ -186,10 +217,12 @@ func (w *worker) run(ctx context.Context) {
 	}
 	var last, streak int
 	for {
+		began := clk.Now()
 		v := w.m.attempt(ctx, w)
 		if ctx.Err() != nil {
 			return
 		}
+		w.count(v, clk.Since(began))
 		if v.broken == nil {
 			now := 1
 			if !v.ok {
@@ -209,6 +242,21 @@ func (w *worker) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// count notes an attempt; how long it took counts only if it was not a failure.
+func (w *worker) count(v verdict, took time.Duration) {
+	labels, result := []string{string(w.key.kind), w.container.Name, w.pod.Name, w.pod.Namespace}, "successful"
+	switch {
+	case v.broken != nil:
+		result = "unknown"
+	case !v.ok:
+		result = "failed"
+	}
+	if result != "failed" {
+		w.m.duration.WithLabelValues(labels...).Observe(took.Seconds())
+	}
+	w.m.total.WithLabelValues(append(labels, string(w.pod.UID), result)...).Inc()
 }
 
 // judge records a result that has been seen often enough, and reports whether the probe is over.

@@ -188,3 +188,31 @@ func TestHTTP(t *testing.T) {
 		t.Error("a port that nobody named answers")
 	}
 }
+
+// What is counted of a pod's probes is served until the pod is gone.
+func TestMetrics(t *testing.T) {
+	m := New(Config{})
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u", Namespace: "ns", Name: "p"}}
+	m.Sync(t.Context(), pod, "10.0.0.1", nil, false)
+	w := &worker{m: m, key: key{"u", "id", liveness}, pod: pod, container: &corev1.Container{Name: "c"}}
+	w.count(verdict{ok: true}, time.Second)
+	w.count(verdict{output: "no"}, time.Second)
+	w.count(verdict{broken: errors.New("no answer")}, time.Second)
+	served := func() string {
+		answer := httptest.NewRecorder()
+		m.Metrics().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics/probes", nil))
+		return answer.Body.String()
+	}
+	text := served()
+	for _, result := range []string{"successful", "failed", "unknown"} {
+		if want := fmt.Sprintf(`prober_probe_total{container="c",namespace="ns",pod="p",pod_uid="u",probe_type="Liveness",result="%s"} 1`, result); !strings.Contains(text, want) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	if !strings.Contains(text, `prober_probe_duration_seconds_count{container="c",namespace="ns",pod="p",probe_type="Liveness"} 2`) {
+		t.Errorf("durations:\n%s", text)
+	}
+	if m.Remove("u"); strings.Contains(served(), "prober") {
+		t.Errorf("of a pod that is gone:\n%s", served())
+	}
+}

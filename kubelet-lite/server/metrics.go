@@ -14,6 +14,8 @@ import (
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"keelson.dev/kubelet-lite/stats"
 )
 
 func (s *Server) metrics() http.Handler {
@@ -192,7 +194,7 @@ func (e emitter) maybe(f family, at time.Time, value *uint64, scale float64, lab
 	}
 }
 
-const nanos = 1e-9
+const nanos, micros = 1e-9, 1e-6
 
 // resourceMetrics is what metrics-server reads.
 func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
@@ -260,14 +262,24 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 		tx         = counter("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", append(labels, "interface")...)
 		rxErrors   = counter("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", append(labels, "interface")...)
 		txErrors   = counter("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", append(labels, "interface")...)
+		reads      = counter("container_fs_reads_total", "Cumulative count of reads completed", append(labels, "device")...)
+		writes     = counter("container_fs_writes_total", "Cumulative count of writes completed", append(labels, "device")...)
+		bytesRead  = counter("container_fs_reads_bytes_total", "Cumulative count of bytes read", append(labels, "device")...)
+		bytesWrote = counter("container_fs_writes_bytes_total", "Cumulative count of bytes written", append(labels, "device")...)
 		cores      = gauge("machine_cpu_cores", "Number of logical CPU cores.")
 		total      = gauge("machine_memory_bytes", "Amount of memory installed on the machine.")
 	)
-	use := func(add emitter, c *statsapi.CPUStats, m *statsapi.MemoryStats, values ...string) {
+	pressures := pressureFamilies(labels)
+	use := func(add emitter, c *statsapi.CPUStats, m *statsapi.MemoryStats, io *statsapi.IOStats, values ...string) {
+		if io != nil {
+			pressures["io"].emit(add, io.Time.Time, io.PSI, values)
+		}
 		if c != nil {
+			pressures["cpu"].emit(add, c.Time.Time, c.PSI, values)
 			add.maybe(cpu, c.Time.Time, c.UsageCoreNanoSeconds, nanos, append(values, "total")...)
 		}
 		if m != nil {
+			pressures["memory"].emit(add, m.Time.Time, m.PSI, values)
 			add.maybe(memory, m.Time.Time, m.UsageBytes, 1, values...)
 			add.maybe(workingSet, m.Time.Time, m.WorkingSetBytes, 1, values...)
 			add.maybe(rss, m.Time.Time, m.RSSBytes, 1, values...)
@@ -279,11 +291,11 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 		n, bytes := machine()
 		add(cores, time.Time{}, n)
 		add(total, time.Time{}, bytes)
-		use(add, stats.Node.CPU, stats.Node.Memory, "", "/", "", "", "", "")
+		use(add, stats.Node.CPU, stats.Node.Memory, stats.Node.IO, "", "/", "", "", "", "")
 		for _, p := range stats.Pods {
 			uid, name, namespace := p.PodRef.UID, p.PodRef.Name, p.PodRef.Namespace
 			podValues := []string{"", "pod" + uid, "", "", namespace, name}
-			use(add, p.CPU, p.Memory, podValues...)
+			use(add, p.CPU, p.Memory, p.IO, podValues...)
 			if p.Network != nil {
 				for _, i := range p.Network.Interfaces {
 					values, at := append(slices.Clip(podValues), i.Name), p.Network.Time.Time
@@ -296,7 +308,12 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 			for _, c := range p.Containers {
 				ref := images[uid+"/"+c.Name]
 				values := []string{c.Name, "pod" + uid + "/" + ref.id, ref.image, ref.id, namespace, name}
-				use(add, c.CPU, c.Memory, values...)
+				use(add, c.CPU, c.Memory, c.IO, values...)
+				for _, d := range ref.disks {
+					for f, n := range map[family]uint64{reads: d.Reads, writes: d.Writes, bytesRead: d.ReadBytes, bytesWrote: d.WriteBytes} {
+						add(f, time.Time{}, float64(n), append(slices.Clip(values), d.Name)...)
+					}
+				}
 				if c.Rootfs != nil {
 					add.maybe(fs, c.Rootfs.Time.Time, c.Rootfs.UsedBytes, 1, append(slices.Clip(values), "")...)
 				}
@@ -308,15 +325,43 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 	}})
 }
 
-type containerRef struct{ id, image string }
+// pressure is how long tasks have waited for a resource: some of them, or all.
+type pressure struct{ waiting, stalled family }
 
-// images finds what the API says of each container: pod UID/name → id and image.
+func pressureFamilies(labels []string) map[string]pressure {
+	out := map[string]pressure{}
+	for resource, name := range map[string]string{"cpu": "CPU", "memory": "memory", "io": "IO"} {
+		out[resource] = pressure{
+			waiting: counter("container_pressure_"+resource+"_waiting_seconds_total", "Total time duration tasks in the container have waited due to "+name+" congestion.", labels...),
+			stalled: counter("container_pressure_"+resource+"_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to "+name+" congestion.", labels...),
+		}
+	}
+	return out
+}
+
+func (p pressure) emit(add emitter, at time.Time, psi *statsapi.PSIStats, values []string) {
+	if psi != nil {
+		add(p.waiting, at, float64(psi.Some.Total)*micros, values...)
+		add(p.stalled, at, float64(psi.Full.Total)*micros, values...)
+	}
+}
+
+type containerRef struct {
+	id, image string
+	disks     []stats.Device
+}
+
+// images finds what the API says of each container, and its disks: pod UID/name → id and image.
 func (s *Server) images() map[string]containerRef {
 	out := map[string]containerRef{}
 	for _, pod := range s.cfg.Pods.Pods() {
 		for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses) {
 			_, id, _ := strings.Cut(c.ContainerID, "://")
-			out[string(pod.UID)+"/"+c.Name] = containerRef{id, c.Image}
+			ref := containerRef{id: id, image: c.Image}
+			if s.cfg.DiskIO != nil {
+				ref.disks = s.cfg.DiskIO(pod, id)
+			}
+			out[string(pod.UID)+"/"+c.Name] = ref
 		}
 	}
 	return out

@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"keelson.dev/internal/secureserving"
+	"keelson.dev/kubelet-lite/stats"
 )
 
 // Pods is what the server asks of the agent.
@@ -47,6 +48,8 @@ type Config struct {
 	Pods         Pods
 	Runtime      runtimeapi.RuntimeServiceClient
 	Summary      func(ctx context.Context) (*statsapi.Summary, error)
+	// DiskIO is what a container has done with block devices; nil: nothing is told of it.
+	DiskIO func(pod *corev1.Pod, containerID string) []stats.Device
 	// Healthy backs /healthz/syncloop; nil error is ok.
 	Healthy func() error
 	// Configz is the effective KubeletConfiguration.

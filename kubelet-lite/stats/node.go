@@ -29,6 +29,7 @@ func (p *Provider) node() (*statsapi.NodeStats, error) {
 	if stats.CPU, err = p.groupCPU("node", group("cpuacct"), now); err != nil {
 		return nil, fmt.Errorf("node CPU: %w", err)
 	}
+	addPressure(stats, metav1.NewTime(now))
 	if stats.Fs, err = fileSystem(p.cfg.RootDir, now); err != nil {
 		return nil, fmt.Errorf("node file system: %w", err)
 	}

@@ -39,6 +39,7 @@ func (p *Provider) pod(s *runtimeapi.PodSandboxStats, spec *corev1.Pod, runtimeF
 		PodRef:  statsapi.PodReference{Name: meta.Name, Namespace: meta.Namespace, UID: meta.Uid},
 		CPU:     p.cpu("pod/"+meta.Uid, linux.Cpu, now),
 		Memory:  memory(linux.Memory, now),
+		IO:      p.io(linux.Io),
 		Network: network(linux.Network, now),
 	}
 	if linux.Process != nil {
@@ -64,6 +65,7 @@ func (p *Provider) container(c *runtimeapi.ContainerStats, spec *corev1.Pod, log
 		Name:   name,
 		CPU:    p.cpu("container/"+c.GetAttributes().GetId(), c.Cpu, now),
 		Memory: memory(c.Memory, now),
+		IO:     p.io(c.Io),
 	}
 	if c.Swap != nil {
 		stats.Swap = &statsapi.SwapStats{Time: timeOf(c.Swap.Timestamp, now), SwapUsageBytes: value(c.Swap.SwapUsageBytes), SwapAvailableBytes: value(c.Swap.SwapAvailableBytes)}
@@ -99,7 +101,7 @@ func (p *Provider) cpu(key string, c *runtimeapi.CpuUsage, now time.Time) *stats
 		return nil
 	}
 	at := timeOf(c.Timestamp, now)
-	stats := &statsapi.CPUStats{Time: at, UsageCoreNanoSeconds: value(c.UsageCoreNanoSeconds), UsageNanoCores: value(c.UsageNanoCores)}
+	stats := &statsapi.CPUStats{Time: at, UsageCoreNanoSeconds: value(c.UsageCoreNanoSeconds), UsageNanoCores: value(c.UsageNanoCores), PSI: psi(c.Psi)}
 	if stats.UsageCoreNanoSeconds != nil {
 		if rate := p.rate(key, at.Time, *stats.UsageCoreNanoSeconds); stats.UsageNanoCores == nil || *stats.UsageNanoCores == 0 {
 			stats.UsageNanoCores = rate
@@ -114,7 +116,7 @@ func memory(m *runtimeapi.MemoryUsage, now time.Time) *statsapi.MemoryStats {
 	}
 	stats := &statsapi.MemoryStats{
 		Time: timeOf(m.Timestamp, now), WorkingSetBytes: value(m.WorkingSetBytes), AvailableBytes: value(m.AvailableBytes),
-		UsageBytes: value(m.UsageBytes), RSSBytes: value(m.RssBytes), PageFaults: value(m.PageFaults), MajorPageFaults: value(m.MajorPageFaults),
+		UsageBytes: value(m.UsageBytes), RSSBytes: value(m.RssBytes), PageFaults: value(m.PageFaults), MajorPageFaults: value(m.MajorPageFaults), PSI: psi(m.Psi),
 	}
 	if stats.AvailableBytes != nil && *stats.AvailableBytes == 0 {
 		stats.AvailableBytes = nil // without a limit there is no such number

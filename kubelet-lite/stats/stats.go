@@ -27,6 +27,8 @@ type Config struct {
 	Pods     func() []*corev1.Pod
 	// PodsCgroup finds the kubepods group of a controller (cgroups.Manager.RootDirectory); nil leaves that line out.
 	PodsCgroup func(controller string) (dir string, ok bool)
+	// PodCgroup finds that of a pod (cgroups.Manager.Directory); nil: nothing is told of disks.
+	PodCgroup  func(controller string, pod *corev1.Pod) (dir string, ok bool)
 	CgroupRoot string // default /sys/fs/cgroup
 	Clock      clock.PassiveClock
 }

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/mount-utils"
 	utilexec "k8s.io/utils/exec"
+
+	"keelson.dev/kubelet-lite/metrics"
 )
 
 // bound is a claim with the volume that it is bound to, as one pod uses it.
@@ -25,12 +27,20 @@ type bound struct {
 }
 
 // setUpClaim finds the volume behind a claim and hands over to what provides it.
-func (m *Manager) setUpClaim(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (*mounted, error) {
+func (m *Manager) setUpClaim(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (_ *mounted, err error) {
 	b, err := m.resolve(ctx, pod, v)
 	if err != nil {
 		return nil, err
 	}
-	switch source := b.volume.Spec.PersistentVolumeSource; {
+	source := b.volume.Spec.PersistentVolumeSource
+	plugin := "kubernetes.io/local-volume"
+	if source.CSI != nil {
+		plugin = "kubernetes.io/csi:" + source.CSI.Driver
+	} else if source.Local == nil {
+		plugin = pluginOf(&corev1.Volume{VolumeSource: corev1.VolumeSource{HostPath: source.HostPath, NFS: source.NFS}})
+	}
+	defer metrics.Storage(plugin, "volume_mount")(&err)
+	switch {
 	case source.HostPath != nil:
 		result, err := checkHostPath(source.HostPath)
 		if err != nil {

@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"keelson.dev/kubelet-lite/metrics"
 )
 
 // republish refreshes a running pod's CSI volume: its tokens and contents where the driver wants that, and its size.
@@ -84,7 +86,10 @@ func (m *Manager) unpublishAll(ctx context.Context, podDir string) error {
 	}
 	var errs []error
 	for path, record := range records {
-		if err := m.unpublish(ctx, path, record); err != nil {
+		unmounted := metrics.Storage("kubernetes.io/csi:"+record.Driver, "volume_unmount")
+		err := m.unpublish(ctx, path, record)
+		unmounted(&err)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("UnmountVolume.TearDown failed for volume %q : %w", record.SpecName, err))
 		}
 	}

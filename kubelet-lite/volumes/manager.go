@@ -21,6 +21,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
+	"keelson.dev/kubelet-lite/metrics"
 	"keelson.dev/kubelet-lite/objects"
 	"keelson.dev/kubelet-lite/plugins"
 )
@@ -206,13 +207,15 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	return errors.Join(errs...)
 }
 
-func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (*mounted, error) {
+func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (result *mounted, err error) {
 	for _, k := range kinds() {
 		if !k.match(v) {
 			continue
 		}
-		result, err := k.setUp(m, ctx, pod, v)
-		if err != nil {
+		if plugin := pluginOf(v); plugin != "" {
+			defer metrics.Storage(plugin, "volume_mount")(&err)
+		}
+		if result, err = k.setUp(m, ctx, pod, v); err != nil {
 			if _, ok := errors.AsType[mountError](err); ok {
 				return nil, err
 			}
@@ -221,6 +224,32 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, v *corev1.Vo
 		return result, nil
 	}
 	return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : no volume plugin matched", v.Name)
+}
+
+// pluginOf is what metrics call the plugin of a volume. That of a claim is known once it has been looked up.
+func pluginOf(v *corev1.Volume) string {
+	const prefix = "kubernetes.io/"
+	switch {
+	case v.EmptyDir != nil:
+		return prefix + "empty-dir"
+	case v.HostPath != nil:
+		return prefix + "host-path"
+	case v.ConfigMap != nil:
+		return prefix + "configmap"
+	case v.Secret != nil:
+		return prefix + "secret"
+	case v.DownwardAPI != nil:
+		return prefix + "downward-api"
+	case v.Projected != nil:
+		return prefix + "projected"
+	case v.Image != nil:
+		return prefix + "image"
+	case v.NFS != nil:
+		return prefix + "nfs"
+	case v.CSI != nil:
+		return prefix + "csi:" + v.CSI.Driver
+	}
+	return ""
 }
 
 // mountError carries its own complete event text, where it is not SetUp that failed.

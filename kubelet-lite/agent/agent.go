@@ -50,6 +50,7 @@ import (
 	"keelson.dev/kubelet-lite/shutdown"
 	"keelson.dev/kubelet-lite/stats"
 	"keelson.dev/kubelet-lite/statusmanager"
+	"keelson.dev/kubelet-lite/topology"
 	"keelson.dev/kubelet-lite/volumes"
 )
 
@@ -70,6 +71,7 @@ type agent struct {
 	volumes    *volumes.Manager
 	claims     *dra.Manager
 	devices    *devices.Manager
+	topology   *topology.Manager
 	images     *images.Manager
 	probes     *probes.Manager
 	status     *statusmanager.Manager
@@ -238,12 +240,16 @@ func (a *agent) measureNode(ctx context.Context) error {
 	if a.swap, err = swapFor(k); err != nil {
 		return err
 	}
+	if err := reserveCPUs(k); err != nil {
+		return err
+	}
 	if a.allocation, err = allocatable(capacity, k.KubeReserved, k.SystemReserved, k.EvictionHard); err != nil {
 		return err
 	}
 	a.cgroups, err = cgroups.New(cgroups.Config{
 		Root: k.CgroupRoot, Systemd: a.runtime.CgroupDriver(ctx) == runtimeapi.CgroupDriver_SYSTEMD, PodPidsLimit: *k.PodPidsLimit,
 		NoCPUQuota: !*k.CPUCFSQuota, EnforceAllocatable: slices.Contains(k.EnforceNodeAllocatable, "pods"),
+		Exclusive: func(pod types.UID) bool { return a.topology.Exclusive(pod) },
 	})
 	if err != nil {
 		return err
@@ -316,6 +322,9 @@ func (a *agent) makePods(ctx context.Context) (err error) {
 	if a.devices, err = devices.New(devices.Config{RootDir: a.cfg.RootDir, Changed: a.node.Nudge, Affected: a.poke}); err != nil {
 		return err
 	}
+	if err := a.makeTopology(); err != nil {
+		return err
+	}
 	a.volumes = volumes.New(volumes.Config{
 		Client: a.client, NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, Objects: a.objects, Node: a.node.Node, Clock: a.clock,
 		Wake: a.poke, RecursiveReadOnly: a.node.RecursiveReadOnly,
@@ -333,11 +342,11 @@ func (a *agent) makePods(ctx context.Context) (err error) {
 		Runtime: a.runtime, Node: a.criNode(), IDPrefix: a.prefix, Images: a.images, Volumes: a.volumes, Cgroups: a.cgroups, Devices: []podworker.Devices{a.devices, a.claims}, Probes: a.probes,
 		Hooks: &hooks.Runner{Exec: a.runtime.Runtime, Clock: a.clock}, Status: a.status, Recorder: a.recorder, Clock: a.clock,
 		HostIPs: func() []string { return a.nodeIPs }, Env: a.env, RuntimeHandler: a.runtimeHandler, RecursiveReadOnly: a.node.RecursiveReadOnly,
-		Grant: a.grant, Mirror: a.shownBy, Stopped: a.stopped, LegacyLogDir: legacyLogDir,
+		Grant: a.grant, Mirror: a.shownBy, Release: a.topology.Release, Stopped: a.stopped, LegacyLogDir: legacyLogDir,
 	})
 	a.stats = stats.New(stats.Config{
 		NodeName: a.cfg.NodeName, RootDir: a.cfg.RootDir, LogDir: k.PodLogsDir, Runtime: a.runtime.RuntimeClient,
-		Images: a.runtime.ImageClient, Pods: a.Pods, PodsCgroup: a.cgroups.RootDirectory, Clock: a.clock,
+		Images: a.runtime.ImageClient, Pods: a.Pods, PodsCgroup: a.cgroups.RootDirectory, PodCgroup: a.cgroups.Directory, Clock: a.clock,
 	})
 	return nil
 }
@@ -364,7 +373,7 @@ func (a *agent) criNode() *cri.Node {
 	return &cri.Node{
 		RootDir: a.cfg.RootDir, PodLogsRoot: k.PodLogsDir, ClusterDNS: k.ClusterDNS, ClusterDomain: k.ClusterDomain, ResolvConf: *k.ResolverConfig,
 		MemoryCapacity: memory, CgroupV2: a.cgroups.V2(), SwapAccounting: a.swapAccounting(), Swap: a.swap, NoCPUQuota: !*k.CPUCFSQuota, SeccompDefault: k.SeccompDefault != nil && *k.SeccompDefault,
-		AppArmor: cri.AppArmorEnabled(), CgroupParent: a.cgroups.PodParent, UserNamespaces: a.userns,
+		AppArmor: cri.AppArmorEnabled(), CgroupParent: a.cgroups.PodParent, UserNamespaces: a.userns, Place: a.topology.Place, Exclusive: a.topology.Exclusive,
 	}
 }
 
@@ -393,8 +402,9 @@ func (a *agent) run(ctx context.Context) error {
 	srv, err := server.New(server.Config{
 		Address: k.Address, Port: int(k.Port), Certificate: a.serving, ClientCAFile: k.Authentication.X509.ClientCAFile, Client: a.client,
 		NodeName: a.cfg.NodeName, Anonymous: *k.Authentication.Anonymous.Enabled,
-		AlwaysAllow: string(k.Authorization.Mode) == "AlwaysAllow", Pods: a, Runtime: a.runtime.RuntimeClient, Summary: a.stats.Summary,
+		AlwaysAllow: string(k.Authorization.Mode) == "AlwaysAllow", Pods: a, Runtime: a.runtime.RuntimeClient, Summary: a.stats.Summary, DiskIO: a.stats.DiskIO,
 		Healthy: func() error { return a.healthy(ctx) }, Configz: func() any { return k }, Clock: a.clock,
+		ProbeMetrics:  a.probes.Metrics(),
 		CheckpointDir: filepath.Join(a.cfg.RootDir, "checkpoints"),
 	})
 	if err != nil {
@@ -427,7 +437,7 @@ func (a *agent) run(ctx context.Context) error {
 		"eviction": a.eviction.Run,
 		"shutdown": a.shutdown.Run,
 		"pod resources": podresources.Config{
-			RootDir: a.cfg.RootDir, Pods: func() []*corev1.Pod { return a.active("") }, Devices: a.devices, Claims: a.claims,
+			RootDir: a.cfg.RootDir, Pods: func() []*corev1.Pod { return a.active("") }, Devices: a.devices, Claims: a.claims, Topology: a.topology,
 		}.Run,
 		"images": func(ctx context.Context) error { a.collector.Run(ctx); return nil },
 		"logs":   func(ctx context.Context) error { rotator.Run(ctx); return nil },

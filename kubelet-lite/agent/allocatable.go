@@ -3,14 +3,18 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+	"k8s.io/utils/cpuset"
 
 	"keelson.dev/kubelet-lite/nodestatus"
+	"keelson.dev/kubelet-lite/topology"
 )
 
 // allocatable is what is left for pods after what the node keeps for itself.
@@ -46,6 +50,39 @@ func allocatable(capacity corev1.ResourceList, kube, system, evictionHard map[st
 		}
 	}
 	return out, nil
+}
+
+// reserveCPUs puts the CPUs that are named to be the node's own in the place of how many it was to keep.
+func reserveCPUs(k *kubeletconfig.KubeletConfiguration) error {
+	set, err := cpuset.Parse(k.ReservedSystemCPUs)
+	if err != nil || set.IsEmpty() {
+		return err
+	}
+	k.KubeReserved, k.SystemReserved = maps.Clone(k.KubeReserved), maps.Clone(k.SystemReserved)
+	delete(k.KubeReserved, string(corev1.ResourceCPU))
+	if k.SystemReserved == nil {
+		k.SystemReserved = map[string]string{}
+	}
+	k.SystemReserved[string(corev1.ResourceCPU)] = strconv.Itoa(set.Size())
+	return nil
+}
+
+// makeTopology builds what gives containers CPUs and memory of their own.
+func (a *agent) makeTopology() error {
+	capacity, reservation := a.node.Node().Status.Capacity, corev1.ResourceList{}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		q := capacity[name].DeepCopy()
+		q.Sub(a.allocation[name])
+		reservation[name] = q
+	}
+	machine, err := topology.ReadMachine(capacity.Memory().Value())
+	if err != nil {
+		return err
+	}
+	a.topology, err = topology.New(topology.Config{
+		RootDir: a.cfg.RootDir, Machine: machine, Kubelet: &a.cfg.Kubelet, Reservation: reservation, Changed: func() { a.workers.PokeAll() },
+	})
+	return err
 }
 
 // quantityOrShare reads "100Mi" or "10%" of a capacity.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
@@ -15,7 +16,7 @@ import (
 	"keelson.dev/apis/core"
 	"keelson.dev/kubelet-lite/admit"
 	"keelson.dev/kubelet-lite/cri"
-	"keelson.dev/kubelet-lite/devices"
+	"keelson.dev/kubelet-lite/logs"
 	"keelson.dev/kubelet-lite/metrics"
 	"keelson.dev/kubelet-lite/podplan"
 	"keelson.dev/kubelet-lite/podstatus"
@@ -118,10 +119,7 @@ func (a *agent) admit(ctx context.Context, pod *corev1.Pod, static bool) *admit.
 	if rejection := admit.Check(a.admission(pod, static)); rejection != nil {
 		return rejection
 	}
-	if err := a.devices.Admit(ctx, pod); err != nil {
-		return &admit.Rejection{Reason: devices.ReasonRejected, Message: err.Error()}
-	}
-	return nil
+	return a.topology.Admit(ctx, pod, a.devices.Admit(pod))
 }
 
 func (a *agent) admission(pod *corev1.Pod, static bool) admit.Input {
@@ -209,6 +207,9 @@ func (a *agent) grant(pod *corev1.Pod) (reason, message string) {
 	if ok, message := admit.Feasible(pod, a.node.Node()); !ok {
 		return corev1.PodReasonInfeasible, message
 	}
+	if manager := a.topology.Fixes(a.granted(pod), pod); manager != "" {
+		return corev1.PodReasonInfeasible, "Resize is infeasible for Guaranteed Pods alongside " + manager
+	}
 	if r := admit.Fits(admit.Input{Pod: pod, Node: a.node.Node(), Active: a.active(pod.UID)}); r != nil {
 		return corev1.PodReasonDeferred, r.Message
 	}
@@ -247,34 +248,37 @@ func (a *agent) stopped(pod *corev1.Pod) {
 // endOrphans ends pods that the runtime has and no source wants, and what crashed agents have left on disk.
 func (a *agent) endOrphans(ctx context.Context) {
 	logger := klog.FromContext(ctx)
-	known := a.workers.Known()
-	a.mu.Lock()
-	for uid := range a.api {
-		known[uid] = struct{}{}
+	known := func(uid types.UID) bool {
+		a.mu.Lock()
+		wanted := a.api[uid] != nil || a.static[uid] != nil
+		a.mu.Unlock()
+		_, ending := a.workers.Known()[uid]
+		return wanted || ending
 	}
-	a.mu.Unlock()
 	for uid, found := range a.preexisting {
-		if _, ok := known[uid]; ok {
+		if known(uid) {
 			continue
 		}
 		logger.Info("Ending a pod that is gone from the API", "pod", klog.KRef(found.Namespace, found.Name), "podUID", uid)
 		a.workers.Update(fromRuntime(found))
 		a.workers.Removed(uid)
-		known[uid] = struct{}{}
 	}
 	if err := a.volumes.Orphans(ctx, known); err != nil {
 		logger.Error(err, "Volumes of old pods not cleaned up")
 	}
 	a.claims.Orphans(ctx, known)
-	if err := a.devices.Orphans(known); err != nil {
-		logger.Error(err, "Devices of old pods not taken back")
+	if err := errors.Join(a.devices.Orphans(known), a.topology.Orphans(known)); err != nil {
+		logger.Error(err, "Devices, CPUs or memory of old pods not taken back")
+	}
+	if err := logs.Sweep(a.cfg.Kubelet.PodLogsDir, legacyLogDir, known); err != nil {
+		logger.Error(err, "Logs of old pods not removed")
 	}
 	groups, err := a.cgroups.Pods()
 	if err != nil {
 		logger.Error(err, "Control groups not listed")
 	}
 	for uid := range groups {
-		if _, ok := known[uid]; !ok {
+		if !known(uid) {
 			if err := a.cgroups.RemovePod(uid); err != nil { //nolint:contextcheck // it has a time limit of its own
 				logger.Error(err, "Control group of an old pod not removed", "podUID", uid)
 			}

@@ -61,7 +61,7 @@ func podLimits(pod *corev1.Pod, cfg Config) limits {
 		return !unlimited[name] && !q.IsZero()
 	}
 	l := limits{shares: sharesFor(requests.Cpu().MilliValue()), quotaUS: -1, memory: -1, pids: cfg.PodPidsLimit, huge: map[string]int64{}}
-	if limit(corev1.ResourceCPU) && !cfg.NoCPUQuota {
+	if limit(corev1.ResourceCPU) && !cfg.NoCPUQuota && (cfg.Exclusive == nil || !cfg.Exclusive(pod.UID)) {
 		l.quotaUS = quotaFor(most.Cpu().MilliValue())
 	}
 	if limit(corev1.ResourceMemory) {

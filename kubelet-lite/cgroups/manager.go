@@ -29,6 +29,8 @@ type Config struct {
 	// EnforceAllocatable limits the kubepods group to the node's allocatable memory and pids (--enforce-node-allocatable=pods).
 	EnforceAllocatable bool
 	Mountpoint         string // default /sys/fs/cgroup
+	// Exclusive reports whether a pod has CPUs of its own, which it may use as it likes; nil: none has.
+	Exclusive func(pod types.UID) bool
 }
 
 // Manager writes the tree. It is safe for concurrent use.

@@ -34,6 +34,10 @@ type Node struct {
 	AppArmor       bool
 	UserNamespaces UserNamespaces           // nil: pods that ask for one are refused
 	CgroupParent   func(*corev1.Pod) string // nil: the runtime's default
+	// Place is where a container runs, as the kernel writes lists of CPUs and memory nodes: empty is anywhere. It has exclusive CPUs if nobody
+	// else does. Exclusive reports whether some container of a pod has. Both may be nil.
+	Place     func(pod types.UID, container string) (cpus, nodes string, exclusive bool)
+	Exclusive func(pod types.UID) bool
 }
 
 // SandboxConfig describes the pod's environment.
@@ -144,7 +148,11 @@ func (n *Node) overhead(pod *corev1.Pod) *runtimeapi.LinuxContainerResources {
 // podResources are the sums that VM-based runtimes size their sandbox by.
 func (n *Node) podResources(pod *corev1.Pod) *runtimeapi.LinuxContainerResources {
 	o := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
-	return n.limits(resourcehelper.PodRequests(pod, o), resourcehelper.PodLimits(pod, o))
+	out := n.limits(resourcehelper.PodRequests(pod, o), resourcehelper.PodLimits(pod, o))
+	if n.Exclusive != nil && n.Exclusive(pod.UID) {
+		out.CpuQuota = -1
+	}
+	return out
 }
 
 func (n *Node) limits(requests, limits corev1.ResourceList) *runtimeapi.LinuxContainerResources {

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"keelson.dev/kubelet-lite/cgroups"
@@ -190,5 +191,31 @@ func TestUserNamespaces(t *testing.T) {
 	u.Release("a")
 	if c, err := u.Mapping("c"); err != nil || c.HostId != a.HostId {
 		t.Errorf("a released range is not used again: %v, %v", c, err)
+	}
+}
+
+// A container with CPUs of its own runs there, near its memory, and nothing limits its time; others share the rest.
+func TestPlace(t *testing.T) {
+	node := testNode(t)
+	node.Exclusive = func(types.UID) bool { return true }
+	node.Place = func(_ types.UID, container string) (string, string, bool) {
+		if container == "own" {
+			return "2-3", "1", true
+		}
+		return "0-1", "", false
+	}
+	pod := testPod(func(p *corev1.Pod) {
+		limits := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}
+		p.Spec.Containers = []corev1.Container{{Name: "own", Resources: corev1.ResourceRequirements{Limits: limits}}, {Name: "other", Resources: corev1.ResourceRequirements{Limits: limits}}}
+	})
+	own, other := node.Resources(pod, &pod.Spec.Containers[0]), node.Resources(pod, &pod.Spec.Containers[1])
+	if own.CpusetCpus != "2-3" || own.CpusetMems != "1" || own.CpuQuota != -1 || own.CpuShares != 2048 {
+		t.Errorf("with its own CPUs: %v", own)
+	}
+	if other.CpusetCpus != "0-1" || other.CpusetMems != "" || other.CpuQuota != 200000 {
+		t.Errorf("with others: %v", other)
+	}
+	if sandbox, err := node.SandboxConfig(pod, 0); err != nil || sandbox.Linux.Resources.CpuQuota != -1 {
+		t.Errorf("the pod: %v, %v", sandbox.GetLinux().GetResources(), err)
 	}
 }

@@ -48,6 +48,12 @@ func (n *Node) Resources(pod *corev1.Pod, c *corev1.Container) *runtimeapi.Linux
 	if !n.NoCPUQuota {
 		out.CpuPeriod, out.CpuQuota = cfsPeriod, Quota(limit.MilliValue())
 	}
+	if n.Place != nil {
+		var exclusive bool
+		if out.CpusetCpus, out.CpusetMems, exclusive = n.Place(pod.UID, c.Name); exclusive && !n.NoCPUQuota {
+			out.CpuQuota = -1
+		}
+	}
 	out.MemoryLimitInBytes = c.Resources.Limits.Memory().Value()
 	if n.CgroupV2 {
 		out.Unified = map[string]string{"memory.oom.group": "1"}

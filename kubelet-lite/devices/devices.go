@@ -6,6 +6,7 @@ package devices
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,16 +17,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"keelson.dev/internal/statefile"
 	"keelson.dev/kubelet-lite/cri"
+	"keelson.dev/kubelet-lite/topology"
 )
-
-// ReasonRejected is the reason of a pod that fails because its devices are not to be had.
-const ReasonRejected = "UnexpectedAdmissionError"
 
 // callTimeout bounds a call to a plugin, as PreStartContainer's documentation says.
 const callTimeout = pluginapi.KubeletPreStartContainerRPCTimeoutInSecs * time.Second
@@ -102,31 +102,107 @@ func (m *Manager) Resources() (capacity, allocatable corev1.ResourceList) {
 	return capacity, allocatable
 }
 
-// Admit gives a pod its devices. A pod that has them already keeps them. The error says which are not to be had.
-func (m *Manager) Admit(ctx context.Context, pod *corev1.Pod) error {
+// Admission chooses a pod's devices, one container after the other. It must not run beside another one.
+type Admission struct {
+	m      *Manager
+	pod    *corev1.Pod
+	known  bool // the pod has its devices
+	grants []*grant
+}
+
+// Admit begins an admission. A pod that has its devices already keeps them.
+func (m *Manager) Admit(pod *corev1.Pod) *Admission {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, known := m.state.Grants[pod.UID]; known {
+	_, known := m.state.Grants[pod.UID]
+	return &Admission{m: m, pod: pod, known: known}
+}
+
+// Hints has a list for each resource that a container asks for of which some device says where it is; nil stands for all containers.
+func (a *Admission) Hints(c *corev1.Container) (out [][]topology.Hint) {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	for _, want := range a.wants(c) {
+		p := a.m.plugins[want.resource]
+		if p == nil {
+			continue
+		}
+		near := map[string]topology.Nodes{}
+		var every topology.Nodes
+		for _, d := range p.devices {
+			for _, n := range d.Topology.GetNodes() {
+				near[d.ID] |= 1 << n.ID
+			}
+			every |= near[d.ID]
+		}
+		if every == 0 {
+			continue
+		}
+		left := inherited(want, a.grants)
+		free := slices.Concat(left, available(p.healthy(), want.resource, a.m.state.Grants, a.grants))
+		count := func(ids []string, on topology.Nodes) (n int) {
+			for _, id := range ids {
+				if near[id]&on != 0 {
+					n++
+				}
+			}
+			return n
+		}
+		out = append(out, topology.Hints(every.IDs(),
+			func(on topology.Nodes) bool { return count(slices.Collect(maps.Keys(near)), on) >= want.amount },
+			func(on topology.Nodes) bool {
+				return count(left, on) == count(left, every) && count(free, on) >= want.amount
+			}))
+	}
+	return out
+}
+
+// wants are what one container asks for, or all of them together.
+func (a *Admission) wants(c *corev1.Container) (out []request) {
+	if a.known {
 		return nil
 	}
-	var grants []*grant
-	for _, want := range wants(pod, m.state.Resources) {
-		g, err := m.choose(ctx, pod.UID, want, grants)
+	all := wants(a.pod, a.m.state.Resources)
+	if c != nil {
+		return slices.DeleteFunc(all, func(r request) bool { return r.container != c.Name })
+	}
+	limits := resourcehelper.PodLimits(a.pod, resourcehelper.PodResourcesOptions{ExcludeOverhead: true})
+	for _, name := range a.m.state.Resources {
+		if q, ok := limits[corev1.ResourceName(name)]; ok && slices.ContainsFunc(all, func(r request) bool { return r.resource == name }) {
+			out = append(out, request{resource: name, amount: int(q.Value())})
+		}
+	}
+	return out
+}
+
+// Take chooses devices for a container, near the nodes as far as there are some. The error says which are not to be had.
+func (a *Admission) Take(ctx context.Context, c *corev1.Container, near topology.Nodes) error {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	for _, want := range a.wants(c) {
+		g, err := a.m.choose(ctx, a.pod.UID, want, a.grants, near)
 		if err != nil {
 			return err
 		}
-		grants = append(grants, g)
+		a.grants = append(a.grants, g)
 	}
-	if len(grants) == 0 {
-		return nil
-	}
-	m.state.Grants[pod.UID] = grants
-	return m.save()
+	return nil
 }
 
-// choose picks devices for one container: first those that the pod's earlier init containers leave, then free ones that the plugin
-// prefers.
-func (m *Manager) choose(ctx context.Context, pod types.UID, want request, earlier []*grant) (*grant, error) {
+// Commit gives the pod what was taken.
+func (a *Admission) Commit() error {
+	if len(a.grants) == 0 {
+		return nil
+	}
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	a.m.state.Grants[a.pod.UID] = a.grants
+	return a.m.save()
+}
+
+// choose picks devices for one container: first those that the pod's earlier init containers leave, then free ones near the nodes, and of
+// these the ones that the plugin prefers.
+func (m *Manager) choose(ctx context.Context, pod types.UID, want request, earlier []*grant, near topology.Nodes) (*grant, error) {
 	var healthy []string
 	p := m.plugins[want.resource]
 	if p != nil {
@@ -137,11 +213,10 @@ func (m *Manager) choose(ctx context.Context, pod types.UID, want request, earli
 	ids := left[:min(len(left), want.amount)]
 	missing := want.amount - len(ids)
 	if missing > len(free) {
-		return nil, fmt.Errorf("Allocate failed due to requested number of devices unavailable for %s. Requested: %d, Available: %d, which is unexpected",
-			want.resource, want.amount, len(left)+len(free))
+		return nil, fmt.Errorf("requested number of devices unavailable for %s. Requested: %d, Available: %d", want.resource, want.amount, len(left)+len(free))
 	}
 	if missing > 0 {
-		ids = append(slices.Clone(ids), p.prefer(ctx, free, ids, missing)...)
+		ids = append(slices.Clone(ids), p.prefer(ctx, p.nearest(free, near, missing), ids, missing)...)
 	}
 	klog.FromContext(ctx).V(2).Info("Devices handed out", "podUID", pod, "container", want.container, "resource", want.resource, "devices", ids)
 	return &grant{Container: want.container, Init: want.init, Resource: want.resource, IDs: ids}, nil
@@ -242,12 +317,12 @@ func (m *Manager) Release(_ context.Context, pod types.UID) error {
 }
 
 // Orphans takes back what pods had that are not among the known ones.
-func (m *Manager) Orphans(known map[types.UID]struct{}) error {
+func (m *Manager) Orphans(known func(types.UID) bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := len(m.state.Grants)
 	for pod := range m.state.Grants {
-		if _, ok := known[pod]; !ok {
+		if !known(pod) {
 			delete(m.state.Grants, pod)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/plugins"
+	"keelson.dev/kubelet-lite/topology"
 )
 
 const gpus = "example.com/gpu"
@@ -70,6 +71,25 @@ func newBench(t *testing.T, root string) *bench {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// admit gives a pod its devices, wherever they are.
+func (b *bench) admit(t *testing.T, pod *corev1.Pod) error {
+	t.Helper()
+	return b.admitNear(t, pod, 0)
+}
+
+func (b *bench) admitNear(t *testing.T, pod *corev1.Pod, near topology.Nodes) error {
+	t.Helper()
+	a := b.Admit(pod)
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			if err := a.Take(t.Context(), &list[i], near); err != nil {
+				return err
+			}
+		}
+	}
+	return a.Commit()
 }
 
 // start lets the plugin register, with n healthy devices and a sick one.
@@ -135,22 +155,22 @@ func TestHandOut(t *testing.T) {
 		t.Errorf("capacity %v, allocatable %v", &all, &healthy)
 	}
 	first, second, third := pod("first", []int{2}, []int{1, 2}), pod("second", nil, []int{1}), pod("third", nil, []int{1})
-	must(t, b.Admit(t.Context(), first))
+	must(t, b.admit(t, first))
 	if diff := cmp.Diff(map[string]string{"i0": "g2,g3", "c0": "g2", "c1": "g3,g1"}, b.held(first)); diff != "" {
 		t.Errorf("init containers leave theirs, the rest is what the plugin prefers:\n%s", diff)
 	}
-	must(t, b.Admit(t.Context(), second))
-	want := "Allocate failed due to requested number of devices unavailable for example.com/gpu. Requested: 1, Available: 0, which is unexpected"
-	if err := b.Admit(t.Context(), third); err == nil || err.Error() != want {
+	must(t, b.admit(t, second))
+	want := "requested number of devices unavailable for example.com/gpu. Requested: 1, Available: 0"
+	if err := b.admit(t, third); err == nil || err.Error() != want {
 		t.Errorf("without free devices: %v", err)
 	}
 	third.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{RequestMappings: []corev1.ContainerExtendedResourceRequest{{ContainerName: "c0", ResourceName: gpus}}}
-	if err := b.Admit(t.Context(), third); err != nil || len(b.held(third)) > 0 {
+	if err := b.admit(t, third); err != nil || len(b.held(third)) > 0 {
 		t.Errorf("a pod whose device comes from a claim: %v, %v", b.held(third), err)
 	}
 	third.Status.ExtendedResourceClaimStatus = nil
 	must(t, b.Release(t.Context(), second.UID))
-	must(t, b.Admit(t.Context(), third))
+	must(t, b.admit(t, third))
 }
 
 func TestContainer(t *testing.T) {
@@ -158,7 +178,7 @@ func TestContainer(t *testing.T) {
 	b := newBench(t, root)
 	b.start(t, 2)
 	p := pod("p", nil, []int{2})
-	must(t, b.Admit(t.Context(), p))
+	must(t, b.admit(t, p))
 	must(t, b.Prepare(t.Context(), p))
 
 	// After a restart, the container gets the same even before the plugin is back; a new pod has to wait for that.
@@ -168,12 +188,12 @@ func TestContainer(t *testing.T) {
 	if len(in.Envs) != 1 || string(in.Envs[0].Value) != "g0,g1" || len(in.Devices) != 1 || len(in.CDIDevices) != 1 {
 		t.Errorf("after a restart: %+v", in)
 	}
-	if err := again.Admit(t.Context(), pod("q", nil, []int{1})); err == nil {
+	if err := again.admit(t, pod("q", nil, []int{1})); err == nil {
 		t.Error("a pod was admitted without its device")
 	}
-	must(t, again.Orphans(map[types.UID]struct{}{}))
+	must(t, again.Orphans(func(types.UID) bool { return false }))
 	again.start(t, 2)
-	must(t, again.Admit(t.Context(), pod("q", nil, []int{2})))
+	must(t, again.admit(t, pod("q", nil, []int{2})))
 }
 
 // The devices of a plugin that has gone are not handed out.
@@ -185,8 +205,40 @@ func TestPluginGone(t *testing.T) {
 	if _, allocatable := b.Resources(); !allocatable.Name(gpus, resource.DecimalSI).IsZero() {
 		t.Errorf("allocatable without the plugin: %v", allocatable)
 	}
-	if err := b.Admit(t.Context(), pod("p", nil, []int{1})); err == nil {
+	if err := b.admit(t, pod("p", nil, []int{1})); err == nil {
 		t.Error("a pod was admitted")
+	}
+}
+
+// Devices say where they are: a container gets those near the nodes that were chosen, and others only if they do not suffice.
+func TestNear(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	b.start(t, 0)
+	var list []*pluginapi.Device
+	for i := range 4 { // g0 and g1 on node 0, g2 and g3 on node 1
+		list = append(list, &pluginapi.Device{
+			ID: "g" + strconv.Itoa(i), Health: pluginapi.Healthy, Topology: &pluginapi.TopologyInfo{Nodes: []*pluginapi.NUMANode{{ID: int64(i / 2)}}},
+		})
+	}
+	b.plugin.lists <- list
+	<-b.changed
+	first, second := pod("first", nil, []int{1}), pod("second", nil, []int{2})
+	must(t, b.admitNear(t, first, 1<<0))
+	if got := b.held(first)["c0"]; got != "g1" { // which the plugin prefers to g0
+		t.Errorf("near node 0: %s", got)
+	}
+	want := [][]topology.Hint{{{Nodes: 1 << 1, Preferred: true}, {Nodes: 1<<0 | 1<<1}}}
+	for _, c := range []*corev1.Container{nil, &second.Spec.Containers[0]} {
+		if diff := cmp.Diff(want, b.Admit(second).Hints(c)); diff != "" {
+			t.Errorf("two devices are left on node 1 only:\n%s", diff)
+		}
+	}
+	must(t, b.admitNear(t, second, 1<<0))
+	if got := b.held(second)["c0"]; got != "g0,g2" {
+		t.Errorf("one near node 0, one from elsewhere: %s", got)
+	}
+	if got := b.Admit(second).Hints(nil); got != nil {
+		t.Errorf("a pod that has its devices: %v", got)
 	}
 }
 
@@ -197,7 +249,7 @@ func TestHealth(t *testing.T) {
 	b.cfg.Affected = func(uid types.UID) { affected = append(affected, uid) }
 	b.start(t, 2)
 	p := pod("p", nil, []int{2})
-	must(t, b.Admit(t.Context(), p))
+	must(t, b.admit(t, p))
 	shows := func(want ...corev1.ResourceHealthStatus) {
 		t.Helper()
 		var got []corev1.ResourceHealthStatus

@@ -17,6 +17,7 @@ import (
 
 	"keelson.dev/kubelet-lite/admit"
 	"keelson.dev/kubelet-lite/plugins"
+	"keelson.dev/kubelet-lite/topology"
 )
 
 // plugin is one resource and the plugin that has its devices.
@@ -39,6 +40,30 @@ func (p *plugin) healthy() []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// nearest are the free devices to choose n from: those near the nodes if they suffice, else these and as many of the others as are missing.
+func (p *plugin) nearest(free []string, near topology.Nodes, n int) []string {
+	isNear := func(id string) bool {
+		return slices.ContainsFunc(p.devices, func(d *pluginapi.Device) bool {
+			return d.ID == id && slices.ContainsFunc(d.Topology.GetNodes(), func(on *pluginapi.NUMANode) bool { return near&(1<<on.ID) != 0 })
+		})
+	}
+	local, far := []string{}, []string{}
+	for _, id := range free {
+		if isNear(id) {
+			local = append(local, id)
+			continue
+		}
+		far = append(far, id)
+	}
+	switch {
+	case len(local) == 0:
+		return far
+	case len(local) < n:
+		return append(local, far[:n-len(local)]...)
+	}
+	return local
 }
 
 // prefer chooses n of the free devices, as the plugin prefers if it says so.

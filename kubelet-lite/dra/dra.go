@@ -292,12 +292,12 @@ func (m *Manager) unprepareBy(ctx context.Context, name string, c *claim) error 
 const orphanRetry = 30 * time.Second
 
 // Orphans takes back what pods had that are not among the known ones, trying until it has succeeded or ctx ends.
-func (m *Manager) Orphans(ctx context.Context, known map[types.UID]struct{}) {
+func (m *Manager) Orphans(ctx context.Context, known func(types.UID) bool) {
 	m.mu.Lock()
 	gone := map[types.UID]bool{}
 	for _, c := range m.claims {
 		for _, pod := range c.Pods {
-			if _, ok := known[pod]; !ok {
+			if !known(pod) {
 				gone[pod] = true
 			}
 		}

@@ -215,7 +215,7 @@ func TestRestart(t *testing.T) {
 	if err := m.Prepare(ctx, young); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("want %q, got %v", want, err)
 	}
-	m.Orphans(ctx, map[types.UID]struct{}{"young": {}})
+	m.Orphans(ctx, func(uid types.UID) bool { return uid == "young" })
 	for len(driver.holds()) > 0 {
 		<-time.After(time.Millisecond)
 	}

@@ -35,6 +35,10 @@ type Config struct {
 	Claims interface {
 		Resources(pod *corev1.Pod, c *corev1.Container) []*podresourcesapi.DynamicResource
 	}
+	Topology interface {
+		Held(pod types.UID, container string) (cpus []int64, memory []*podresourcesapi.ContainerMemory)
+		Allocatable() (cpus []int64, memory []*podresourcesapi.ContainerMemory)
+	}
 }
 
 // What a client may ask for: monitors ask every few seconds, and each answer walks over all pods.
@@ -83,7 +87,8 @@ func (c Config) List(context.Context, *podresourcesapi.ListPodResourcesRequest) 
 
 // GetAllocatableResources tells what the node has to give.
 func (c Config) GetAllocatableResources(context.Context, *podresourcesapi.AllocatableResourcesRequest) (*podresourcesapi.AllocatableResourcesResponse, error) {
-	return &podresourcesapi.AllocatableResourcesResponse{Devices: c.Devices.Allocatable()}, nil
+	cpus, memory := c.Topology.Allocatable()
+	return &podresourcesapi.AllocatableResourcesResponse{Devices: c.Devices.Allocatable(), CpuIds: cpus, Memory: memory}, nil
 }
 
 // Get tells what one pod has. An unknown one is an error.
@@ -100,8 +105,9 @@ func (c Config) Get(_ context.Context, in *podresourcesapi.GetPodResourcesReques
 func (c Config) of(pod *corev1.Pod) *podresourcesapi.PodResources {
 	out := &podresourcesapi.PodResources{Name: pod.Name, Namespace: pod.Namespace}
 	add := func(in *corev1.Container) {
+		cpus, memory := c.Topology.Held(pod.UID, in.Name)
 		out.Containers = append(out.Containers, &podresourcesapi.ContainerResources{
-			Name: in.Name, Devices: c.Devices.Held(pod.UID, in.Name), DynamicResources: c.Claims.Resources(pod, in),
+			Name: in.Name, Devices: c.Devices.Held(pod.UID, in.Name), DynamicResources: c.Claims.Resources(pod, in), CpuIds: cpus, Memory: memory,
 		})
 	}
 	for i := range pod.Spec.InitContainers {

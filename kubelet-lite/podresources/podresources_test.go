@@ -33,13 +33,23 @@ func (fakeClaims) Resources(*corev1.Pod, *corev1.Container) []*podresourcesapi.D
 	return []*podresourcesapi.DynamicResource{{ClaimName: "claim"}}
 }
 
+type fakeTopology struct{}
+
+func (fakeTopology) Held(types.UID, string) ([]int64, []*podresourcesapi.ContainerMemory) {
+	return []int64{2, 3}, []*podresourcesapi.ContainerMemory{{MemoryType: "memory", Size: 4096}}
+}
+
+func (fakeTopology) Allocatable() ([]int64, []*podresourcesapi.ContainerMemory) {
+	return []int64{1, 2, 3}, []*podresourcesapi.ContainerMemory{{MemoryType: "memory", Size: 8192}}
+}
+
 func TestServer(t *testing.T) {
 	root := t.TempDir()
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}, Spec: corev1.PodSpec{
 		InitContainers: []corev1.Container{{Name: "once"}, {Name: "sidecar", RestartPolicy: new(corev1.ContainerRestartPolicyAlways)}},
 		Containers:     []corev1.Container{{Name: "main"}},
 	}}
-	config := Config{RootDir: root, Pods: func() []*corev1.Pod { return []*corev1.Pod{pod} }, Devices: fakeDevices{}, Claims: fakeClaims{}}
+	config := Config{RootDir: root, Pods: func() []*corev1.Pod { return []*corev1.Pod{pod} }, Devices: fakeDevices{}, Claims: fakeClaims{}, Topology: fakeTopology{}}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	done := make(chan error, 1)
 	go func() { done <- config.Run(ctx) }()
@@ -60,8 +70,9 @@ func TestServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	container := func(name string) *podresourcesapi.ContainerResources {
+		cpus, memory := fakeTopology{}.Held("", name)
 		return &podresourcesapi.ContainerResources{
-			Name: name, Devices: fakeDevices{}.Held("", name), DynamicResources: fakeClaims{}.Resources(nil, nil),
+			Name: name, Devices: fakeDevices{}.Held("", name), DynamicResources: fakeClaims{}.Resources(nil, nil), CpuIds: cpus, Memory: memory,
 		}
 	}
 	want := &podresourcesapi.PodResources{Namespace: "ns", Name: "p", Containers: []*podresourcesapi.ContainerResources{container("sidecar"), container("main")}}
@@ -76,7 +87,9 @@ func TestServer(t *testing.T) {
 		t.Error("a pod that is not there was found")
 	}
 	all, err := client.GetAllocatableResources(ctx, &podresourcesapi.AllocatableResourcesRequest{})
-	if err != nil || cmp.Diff(fakeDevices{}.Allocatable(), all.Devices, protocmp.Transform()) != "" {
+	cpus, memory := fakeTopology{}.Allocatable()
+	wantAll := &podresourcesapi.AllocatableResourcesResponse{Devices: fakeDevices{}.Allocatable(), CpuIds: cpus, Memory: memory}
+	if err != nil || cmp.Diff(wantAll, all, protocmp.Transform()) != "" {
 		t.Errorf("allocatable: %v, %v", all, err)
 	}
 }

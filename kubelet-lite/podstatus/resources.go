@@ -21,10 +21,12 @@ func (in Input) setResources(status *corev1.ContainerStatus, c *corev1.Container
 	actual := inst.Resources
 	setLimit(status.Resources, corev1.ResourceMemory, actual.MemoryLimitInBytes, func(have *resource.Quantity) int64 { return have.Value() },
 		func(v int64) resource.Quantity { return *resource.NewQuantity(v, resource.BinarySI) })
-	setLimit(status.Resources, corev1.ResourceCPU, actual.CpuQuota, func(have *resource.Quantity) int64 { return cri.Quota(have.MilliValue()) },
-		func(v int64) resource.Quantity {
-			return *resource.NewMilliQuantity(milliFromQuota(actual), resource.DecimalSI)
-		})
+	if actual.CpuQuota >= 0 { // with CPUs of its own, a container has its limit without a quota
+		setLimit(status.Resources, corev1.ResourceCPU, actual.CpuQuota, func(have *resource.Quantity) int64 { return cri.Quota(have.MilliValue()) },
+			func(v int64) resource.Quantity {
+				return *resource.NewMilliQuantity(milliFromQuota(actual), resource.DecimalSI)
+			})
+	}
 	if request, ok := status.Resources.Requests[corev1.ResourceCPU]; ok && actual.CpuShares > 0 && cri.Shares(request.MilliValue()) != actual.CpuShares {
 		status.Resources.Requests[corev1.ResourceCPU] = *resource.NewMilliQuantity((actual.CpuShares*1000+1023)/1024, resource.DecimalSI)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -141,8 +142,8 @@ func (w *worker) handlerOf(a *action, pod *corev1.Pod, seen *cri.Pod) step {
 	case podplan.Kill:
 		return func(ctx context.Context) (func(), error) { return nil, w.kill(ctx, pod, seen, a) }
 	case podplan.Resize:
-		last := w.last
-		return func(ctx context.Context) (func(), error) { return w.resize(ctx, pod, seen, last) }
+		last, resizing, placed := w.last, w.resources.resizing, maps.Clone(w.placed)
+		return func(ctx context.Context) (func(), error) { return w.resize(ctx, pod, seen, last, resizing, placed) }
 	}
 	return func(context.Context) (func(), error) { return nil, fmt.Errorf("unknown action %q", a.Kind) }
 }
@@ -301,6 +302,9 @@ func (w *worker) release(ctx context.Context, pod *corev1.Pod) {
 		errs := []error{w.m.cfg.Volumes.TearDown(ctx, pod.UID), w.m.cfg.Cgroups.RemovePod(pod.UID)}
 		for _, d := range w.m.cfg.Devices {
 			errs = append(errs, d.Release(ctx, pod.UID))
+		}
+		if w.m.cfg.Release != nil {
+			errs = append(errs, w.m.cfg.Release(pod.UID))
 		}
 		err := errors.Join(errs...)
 		apply := func() {

@@ -87,6 +87,8 @@ type Config struct {
 	Grant func(pod *corev1.Pod) (reason, message string)
 	// Mirror returns the API object that shows a static pod's status, or nil while there is none.
 	Mirror func(pod *corev1.Pod) *corev1.Pod
+	// Release takes back what else the node's managers gave a pod; nil: nothing.
+	Release func(pod types.UID) error
 	// Stopped is called when a pod has released its resources on the node.
 	Stopped func(pod *corev1.Pod)
 	// LegacyLogDir holds one link per container for log collectors: /var/log/containers.

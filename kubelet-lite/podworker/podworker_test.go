@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,6 +44,7 @@ type runtime struct {
 	inSandbox  map[string]string
 	calls      []string
 	next       int
+	reports    bool // which CPUs a container has now
 	changed    func(types.UID)
 }
 
@@ -108,8 +111,16 @@ func (r *runtime) CreateContainer(_ context.Context, sandbox string, c *runtimea
 	r.next++
 	id := fmt.Sprintf("c%d", r.next)
 	r.inSandbox[id] = sandbox
-	r.containers[id] = &runtimeapi.ContainerStatus{Id: id, Metadata: c.Metadata, Labels: c.Labels, Annotations: c.Annotations, Image: c.Image, CreatedAt: time.Now().UnixNano() + int64(r.next)}
+	r.containers[id] = &runtimeapi.ContainerStatus{Id: id, Metadata: c.Metadata, Labels: c.Labels, Annotations: c.Annotations, Image: c.Image, CreatedAt: time.Now().UnixNano() + int64(r.next), Resources: &runtimeapi.ContainerResources{Linux: c.Linux.Resources}}
 	return id, nil
+}
+
+func (r *runtime) UpdateContainerResources(_ context.Context, id string, to *runtimeapi.ContainerResources) error {
+	defer r.call("update %s to CPUs %s", r.containers[id].Metadata.Name, to.Linux.CpusetCpus)()
+	if r.reports {
+		r.containers[id].Resources.Linux.CpusetCpus = to.Linux.CpusetCpus
+	}
+	return nil
 }
 
 func (r *runtime) StartContainer(_ context.Context, id string) error {
@@ -370,5 +381,45 @@ func TestEviction(t *testing.T) {
 	}
 	if b.Active("u") {
 		t.Error("an evicted pod still holds resources")
+	}
+}
+
+// A running container is moved, once, when it is to run on other CPUs, whether or not the runtime tells which it has.
+func TestContainersFollowTheirCPUs(t *testing.T) {
+	for _, reports := range []bool{true, false} {
+		r := newRuntime()
+		r.reports = reports
+		b := newBench(t, r)
+		var cpus atomic.Pointer[string]
+		cpus.Store(new("0-3"))
+		b.cfg.Node.Place = func(types.UID, string) (string, string, bool) { return *cpus.Load(), "", false }
+		b.Update(newPod(corev1.RestartPolicyAlways, "a"))
+		b.await(t, "phase Running", phaseIs(corev1.PodRunning))
+		updates := func() (out []string) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			for _, call := range r.calls {
+				if strings.HasPrefix(call, "update") {
+					out = append(out, call)
+				}
+			}
+			return out
+		}
+		for i, want := range []string{"0,3", "0-3"} {
+			cpus.Store(&want)
+			b.PokeAll()
+			err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, 10*time.Second, true, func(context.Context) (bool, error) { return len(updates()) > i, nil })
+			if err != nil {
+				t.Fatalf("reports=%t: never moved to %s; calls: %v", reports, want, updates())
+			}
+		}
+		b.Wake("u")
+		r.exit(r.id(t, "a"), 1) // a new instance starts with the CPUs of the moment
+		b.await(t, "one restart", func(s corev1.PodStatus) bool {
+			return s.ContainerStatuses[0].RestartCount == 1 && s.ContainerStatuses[0].State.Running != nil
+		})
+		if got := fmt.Sprint(updates()); got != "[update a to CPUs 0,3 update a to CPUs 0-3]" {
+			t.Errorf("reports=%t: %s", reports, got)
+		}
 	}
 }

@@ -139,22 +139,19 @@ func withResources(pod *corev1.Pod, resources map[string]corev1.ResourceRequirem
 	return &out
 }
 
-// compare finds the running containers whose resources are not those that were granted. It dooms those that must be restarted for
-// it, and reports whether any can be changed in place.
+// compare finds the running containers whose resources are not those that were granted, and those that run on other CPUs than they are to.
+// It dooms those that must be restarted for it, and reports whether any can be changed in place.
 func (w *worker) compare(pod *corev1.Pod, seen *cri.Pod) (inPlace bool) {
-	if !w.resources.resizing {
-		return false
-	}
-	settled := true
-	w.eachStale(pod, seen, func(c *corev1.Container, inst *cri.Container, want *runtimeapi.LinuxContainerResources) {
+	settled, resizing := true, w.resources.resizing
+	w.eachStale(pod, seen, resizing, w.placed, func(c *corev1.Container, inst *cri.Container, want *runtimeapi.LinuxContainerResources) {
 		settled = false
-		if mustRestart(c, inst.Resources, want) {
+		if resizing && mustRestart(c, inst.Resources, want) {
 			w.doomed[inst.ID] = fmt.Sprintf("Container %s resize requires restart", c.Name)
 			return
 		}
 		inPlace = true
 	})
-	if granted, ok := w.resources.allocated[wholePod]; ok && !equality.Semantic.DeepEqual(w.resources.applied, &granted) {
+	if granted, ok := w.resources.allocated[wholePod]; ok && resizing && !equality.Semantic.DeepEqual(w.resources.applied, &granted) {
 		settled, inPlace = false, true
 	}
 	if settled {
@@ -163,8 +160,9 @@ func (w *worker) compare(pod *corev1.Pod, seen *cri.Pod) (inPlace bool) {
 	return inPlace
 }
 
-// eachStale calls f for each running container whose resources are not as granted.
-func (w *worker) eachStale(pod *corev1.Pod, seen *cri.Pod, f func(*corev1.Container, *cri.Container, *runtimeapi.LinuxContainerResources)) {
+// eachStale calls f for each running container whose resources are not as granted, while they are being changed, or whose CPUs are not those
+// that it is to have now. Placed are those that it was given last, if that was since its start.
+func (w *worker) eachStale(pod *corev1.Pod, seen *cri.Pod, resizing bool, placed map[string]string, f func(*corev1.Container, *cri.Container, *runtimeapi.LinuxContainerResources)) {
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
 			inst := seen.Container(list[i].Name)
@@ -172,7 +170,11 @@ func (w *worker) eachStale(pod *corev1.Pod, seen *cri.Pod, f func(*corev1.Contai
 				continue
 			}
 			want := w.m.cfg.Node.Resources(pod, &list[i])
-			if cpuDiffers(inst.Resources, want) || memoryDiffers(inst.Resources, want) {
+			cpus, ok := placed[inst.ID]
+			if !ok {
+				cpus = inst.Resources.CpusetCpus
+			}
+			if resizing && (cpuDiffers(inst.Resources, want) || memoryDiffers(inst.Resources, want)) || want.CpusetCpus != "" && want.CpusetCpus != cpus {
 				f(&list[i], inst, want)
 			}
 		}
@@ -199,15 +201,16 @@ func mustRestart(c *corev1.Container, have, want *runtimeapi.LinuxContainerResou
 
 // resize brings the granted resources to the running containers. The pod's own group is first made large enough for the old and the
 // new ones, and then as small as it may be.
-func (w *worker) resize(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, last *corev1.PodStatus) (func(), error) {
+func (w *worker) resize(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, last *corev1.PodStatus, resizing bool, placed map[string]string) (func(), error) {
 	if err := w.m.cfg.Cgroups.UpdatePod(largest(pod, last)); err != nil {
 		return nil, err
 	}
 	var errs []error
-	w.eachStale(pod, seen, func(c *corev1.Container, inst *cri.Container, want *runtimeapi.LinuxContainerResources) {
-		if mustRestart(c, inst.Resources, want) {
+	w.eachStale(pod, seen, resizing, placed, func(c *corev1.Container, inst *cri.Container, want *runtimeapi.LinuxContainerResources) {
+		if resizing && mustRestart(c, inst.Resources, want) {
 			return
 		}
+		placed[inst.ID] = want.CpusetCpus
 		if want.CpuQuota == 0 && inst.Resources.CpuQuota > 0 {
 			want.CpuQuota = -1 // zero would leave it as it is
 		}
@@ -225,7 +228,7 @@ func (w *worker) resize(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, las
 	if err := w.m.cfg.Cgroups.UpdatePod(pod); err != nil {
 		return nil, err
 	}
-	return func() { w.resources.applied = pod.Spec.Resources }, nil
+	return func() { w.resources.applied, w.placed = pod.Spec.Resources, placed }, nil
 }
 
 // largest is the pod with the larger of its granted and its reported limits and requests.

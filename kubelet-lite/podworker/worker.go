@@ -45,6 +45,7 @@ type worker struct {
 	backedOff map[string]string // container → instance whose back-off was told
 	last      *corev1.PodStatus // last reported
 	resources resourceState
+	placed    map[string]string // container ID → the CPUs that it was given since its start
 	restored  bool
 	purged    bool
 	synced    *corev1.Pod // the spec that the volumes know
@@ -54,7 +55,7 @@ func newWorker(m *Manager, pod *corev1.Pod) *worker {
 	w := &worker{
 		m: m, pod: pod, began: m.cfg.Clock.Now(), stale: true, wake: make(chan struct{}, 1), done: make(chan func()),
 		inFlight: map[podplan.Key]*action{}, setbacks: map[podplan.Key]podplan.Setback{}, images: map[string]podplan.Image{},
-		doomed: map[string]string{}, messages: map[string]string{}, backedOff: map[string]string{},
+		doomed: map[string]string{}, messages: map[string]string{}, backedOff: map[string]string{}, placed: map[string]string{},
 	}
 	w.wake <- struct{}{}
 	return w

@@ -76,8 +76,9 @@ func (m *Manager) releaseDevice(volume string) error {
 	return removeTree(dir)
 }
 
-// Orphans tears down what pods that are not known have left on disk, for example before a crash.
-func (m *Manager) Orphans(ctx context.Context, known map[types.UID]struct{}) error {
+// Orphans tears down what pods that are not known have left on disk, for example before a crash. It asks after it has looked, so that a pod
+// that comes meanwhile is known.
+func (m *Manager) Orphans(ctx context.Context, known func(types.UID) bool) error {
 	entries, err := os.ReadDir(filepath.Join(m.cfg.RootDir, "pods"))
 	if err != nil {
 		return ignoreNotExist(err)
@@ -85,7 +86,7 @@ func (m *Manager) Orphans(ctx context.Context, known map[types.UID]struct{}) err
 	var errs []error
 	for _, entry := range entries {
 		uid := types.UID(entry.Name())
-		if _, ok := known[uid]; ok {
+		if known(uid) {
 			continue
 		}
 		if err := m.TearDown(ctx, uid); err != nil {

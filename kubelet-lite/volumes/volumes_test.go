@@ -197,13 +197,13 @@ func TestLifeOfAPod(t *testing.T) {
 
 	// What a predecessor left behind is found on disk.
 	successor := New(Config{Client: client, RootDir: m.cfg.RootDir, Objects: objects.New(client)})
-	if err := successor.Orphans(ctx, map[types.UID]struct{}{"uid-1": {}}); err != nil {
+	if err := successor.Orphans(ctx, func(uid types.UID) bool { return uid == "uid-1" }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(cm); err != nil {
 		t.Errorf("a known pod was torn down: %v", err)
 	}
-	if err := successor.Orphans(ctx, nil); err != nil {
+	if err := successor.Orphans(ctx, func(types.UID) bool { return false }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(m.podDir("uid-1")); !errors.Is(err, fs.ErrNotExist) {

@@ -87,7 +87,7 @@ func (o *Options) addEmbeddedFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&e.ListenPeerURLs, "etcd-listen-peer-urls", e.ListenPeerURLs, "Peer addresses of the embedded etcd; none for a cluster of one.")
 	fs.StringSliceVar(&e.AdvertisePeerURLs, "etcd-initial-advertise-peer-urls", e.AdvertisePeerURLs, "Peer addresses that other members use.")
 	fs.StringVar(&e.InitialCluster, "etcd-initial-cluster", e.InitialCluster, "All members, as name=peerURL with commas between.")
-	fs.BoolVar(&e.Existing, "etcd-join", e.Existing, "Join a running etcd cluster rather than start a new one.")
+	fs.StringSliceVar(&e.Join, "etcd-join", e.Join, "Client URLs of a running etcd cluster that the embedded etcd joins if it has no data.")
 	fs.StringVar(&e.CAFile, "etcd-member-cafile", e.CAFile, "CA of the etcd members and their clients.")
 	fs.StringVar(&e.CertFile, "etcd-member-certfile", e.CertFile, "Certificate of the embedded etcd member.")
 	fs.StringVar(&e.KeyFile, "etcd-member-keyfile", e.KeyFile, "Key of the embedded etcd member.")

@@ -9,11 +9,19 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
+	"go.etcd.io/etcd/server/v3/storage/datadir"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/klog/v2"
+
+	"keelson.dev/internal/etcdcluster"
 )
 
 // MemberOptions describes the embedded etcd member. The zero value of every field but DataDir means a cluster of one that
@@ -27,7 +35,9 @@ type MemberOptions struct {
 	// ListenPeerURLs and AdvertisePeerURLs serve the other members of a cluster of several.
 	ListenPeerURLs, AdvertisePeerURLs []string
 	InitialCluster                    string // name=peerURL,…; empty: this member alone
-	Existing                          bool   // join a running cluster
+	// Join are client URLs of members of a running cluster. A member without data is added to it, as a learner first and as a voter
+	// once it has caught up; its InitialCluster is what the cluster says.
+	Join []string
 	// CAFile, CertFile and KeyFile secure the URLs above in both directions.
 	CAFile, CertFile, KeyFile string
 	// UnsafeNoFsync trades durability for speed: for test runs only.
@@ -49,6 +59,9 @@ type Member struct {
 // 20 MB of what was written last.
 const entriesOfOne = 100
 
+// entriesOfSeveral is how far another member may fall behind until it needs a whole snapshot.
+const entriesOfSeveral = 1000
+
 const socketName = "client.sock"
 
 // maxSocketPath is what the kernel takes for the path of a unix socket.
@@ -56,6 +69,11 @@ const maxSocketPath = 107
 
 // StartMember starts a member and returns once it serves requests.
 func StartMember(ctx context.Context, o MemberOptions) (*Member, error) {
+	if len(o.Join) > 0 && !wal.Exist(datadir.ToWALDir(o.DataDir)) {
+		if err := o.join(ctx); err != nil {
+			return nil, err
+		}
+	}
 	cfg, socket, err := memberConfig(o)
 	if err != nil {
 		return nil, err
@@ -72,7 +90,12 @@ func StartMember(ctx context.Context, o MemberOptions) (*Member, error) {
 	}
 	select {
 	case <-etcd.Server.ReadyNotify():
-		return &Member{etcd: etcd}, nil
+		m := &Member{etcd: etcd}
+		if err := m.settle(ctx, cfg.AdvertisePeerUrls); err != nil {
+			m.Close()
+			return nil, err
+		}
+		return m, nil
 	case err := <-etcd.Err():
 		etcd.Close()
 		return nil, fmt.Errorf("run embedded etcd: %w", err)
@@ -83,6 +106,62 @@ func StartMember(ctx context.Context, o MemberOptions) (*Member, error) {
 		etcd.Close()
 		return nil, fmt.Errorf("start embedded etcd: %w", context.Cause(ctx))
 	}
+}
+
+// retryJoin is how often what the cluster is not ready for yet is tried again: it takes one learner at a time, and only a healthy
+// cluster takes any.
+const retryJoin = 200 * time.Millisecond
+
+// join has the running cluster expect this member.
+func (o *MemberOptions) join(ctx context.Context) error {
+	if len(o.AdvertisePeerURLs) != 1 {
+		return errors.New("join an etcd cluster: one advertised peer URL is needed")
+	}
+	credentials := etcdcluster.Credentials{CAFile: o.CAFile, CertFile: o.CertFile, KeyFile: o.KeyFile}
+	return persist(ctx, "join the etcd cluster", func() (bool, error) {
+		all, err := etcdcluster.Add(ctx, o.Join, credentials, o.Name, o.AdvertisePeerURLs[0])
+		o.InitialCluster = all
+		return true, err
+	})
+}
+
+// settle makes the running member known by the peer URLs that it has now, and a voter.
+func (m *Member) settle(ctx context.Context, peers []url.URL) error {
+	server := m.etcd.Server
+	var urls []string
+	for _, u := range peers {
+		urls = append(urls, u.String())
+	}
+	if self := server.Cluster().Member(server.MemberID()); len(urls) > 0 && self != nil && !slices.Equal(self.PeerURLs, urls) {
+		_, err := server.UpdateMember(ctx, membership.Member{ID: self.ID, RaftAttributes: membership.RaftAttributes{PeerURLs: urls, IsLearner: self.IsLearner}})
+		if err != nil {
+			return fmt.Errorf("update peer URLs of the embedded etcd: %w", err)
+		}
+	}
+	return persist(ctx, "become a voter of the etcd cluster", func() (bool, error) {
+		if !server.IsLearner() {
+			return true, nil
+		}
+		_, err := server.PromoteMember(ctx, uint64(server.MemberID()))
+		return false, err
+	})
+}
+
+// persist tries until what is to be done is done or ctx ends.
+func persist(ctx context.Context, doing string, try func() (done bool, err error)) error {
+	var last error
+	err := wait.PollUntilContextCancel(ctx, retryJoin, true, func(ctx context.Context) (bool, error) {
+		done, err := try()
+		if err != nil && (last == nil || err.Error() != last.Error()) {
+			klog.FromContext(ctx).Info("Waiting", "to", doing, "err", err)
+		}
+		last = err
+		return done && err == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, errors.Join(err, last))
+	}
+	return nil
 }
 
 // Endpoint is the address at which the member of these options serves this process.
@@ -119,6 +198,7 @@ func memberConfig(o MemberOptions) (*embed.Config, string, error) {
 	cfg.WatchProgressNotifyInterval = 5 * time.Second
 	cfg.AutoCompactionRetention = "0" // the API server compacts
 	cfg.SnapshotCount = 10000
+	cfg.SnapshotCatchUpEntries = entriesOfSeveral
 	if len(o.ListenPeerURLs) == 0 {
 		cfg.SnapshotCatchUpEntries = entriesOfOne
 	}
@@ -144,7 +224,7 @@ func memberConfig(o MemberOptions) (*embed.Config, string, error) {
 	if cfg.InitialCluster = o.InitialCluster; o.InitialCluster == "" {
 		cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
 	}
-	if o.Existing {
+	if len(o.Join) > 0 {
 		cfg.ClusterState = embed.ClusterStateFlagExisting
 	}
 	if o.CertFile != "" {

@@ -1,0 +1,123 @@
+// Package etcdcluster adds members to a running etcd cluster and removes them.
+package etcdcluster
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	etcdserverpb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// Credentials are the files by which members and their clients know each other. A member's own socket needs none.
+type Credentials struct{ CAFile, CertFile, KeyFile string }
+
+func (c Credentials) tls() (*tls.Config, error) {
+	if c == (Credentials{}) {
+		return nil, nil
+	}
+	info := transport.TLSInfo{TrustedCAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile}
+	config, err := info.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("read etcd client certificate: %w", err)
+	}
+	return config, nil
+}
+
+// Add makes the member called name, with that peer URL, a learner of the cluster that the endpoints (client URLs) belong to, and returns
+// what the member has to be started with: all members, as name=peerURL with commas between. It can be called again after it was
+// killed. A member of that peer URL that has been running is replaced: whoever asks to be added has no data.
+func Add(ctx context.Context, endpoints []string, credentials Credentials, name, peerURL string) (string, error) {
+	client, err := connect(ctx, endpoints, credentials)
+	if err != nil {
+		return "", err
+	}
+	defer client.Close()
+	list, err := client.MemberList(ctx)
+	if err != nil {
+		return "", fmt.Errorf("list etcd members: %w", err)
+	}
+	members := list.Members
+	former := slices.IndexFunc(members, func(m *etcdserverpb.Member) bool { return slices.Contains(m.PeerURLs, peerURL) })
+	if former >= 0 && members[former].Name != "" { // a member that has never started has no name
+		if _, err := client.MemberRemove(ctx, members[former].ID); err != nil {
+			return "", fmt.Errorf("remove etcd member %s, which has lost its data: %w", members[former].Name, err)
+		}
+		former = -1
+	}
+	if former < 0 {
+		added, err := client.MemberAddAsLearner(ctx, []string{peerURL})
+		if err != nil {
+			return "", fmt.Errorf("add etcd member %s: %w", name, err)
+		}
+		members = added.Members
+	}
+	var all []string
+	for _, m := range members {
+		for _, url := range m.PeerURLs {
+			if url == peerURL {
+				m.Name = name
+			}
+			all = append(all, m.Name+"="+url)
+		}
+	}
+	return strings.Join(all, ","), nil
+}
+
+// ErrNotFound says that the cluster has no such member.
+var ErrNotFound = errors.New("no such etcd member")
+
+// Remove takes the member called name out of the cluster. The error is an ErrNotFound if there is none.
+func Remove(ctx context.Context, endpoints []string, credentials Credentials, name string) error {
+	client, err := connect(ctx, endpoints, credentials)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	list, err := client.MemberList(ctx)
+	if err != nil {
+		return fmt.Errorf("list etcd members: %w", err)
+	}
+	for _, m := range list.Members {
+		if m.Name == name {
+			if _, err := client.MemberRemove(ctx, m.ID); err != nil {
+				return fmt.Errorf("remove etcd member %s: %w", name, err)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %s", ErrNotFound, name)
+}
+
+// dialTimeout is how long one endpoint may take to answer.
+const dialTimeout = 3 * time.Second
+
+// connect returns a client of the first endpoint that answers: some may belong to machines that are gone.
+func connect(ctx context.Context, endpoints []string, credentials Credentials) (*clientv3.Client, error) {
+	config, err := credentials.tls()
+	if err != nil {
+		return nil, err
+	}
+	var failures []error
+	for _, endpoint := range endpoints {
+		client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, TLS: config, DialTimeout: dialTimeout, Logger: zap.NewNop(), Context: ctx})
+		if err != nil {
+			return nil, fmt.Errorf("build etcd client: %w", err)
+		}
+		attempt, cancel := context.WithTimeout(ctx, dialTimeout)
+		_, err = client.MemberList(attempt) // linearizable: it has a leader
+		cancel()
+		if err == nil {
+			return client, nil
+		}
+		failures = append(failures, fmt.Errorf("%s: %w", endpoint, err), client.Close())
+	}
+	return nil, fmt.Errorf("no etcd member answers: %w", errors.Join(failures...))
+}

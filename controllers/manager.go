@@ -70,6 +70,9 @@ type Config struct {
 	RESTConfig *rest.Config
 	// Leader says whether, and by which Lease, one of several processes is chosen.
 	Leader config.LeaderElectionConfiguration
+	// Identity is the name in the Lease. A name that stays the same over a restart lets the restarted process go on at once; two
+	// processes must not share it. Empty: the host name and a random part.
+	Identity string
 
 	ServiceAccountKeyFile  string // private key that signs the tokens of token secrets; empty: no token secrets
 	RootCAFile             string // published in each namespace as ConfigMap kube-root-ca.crt; empty: the CA of RESTConfig
@@ -207,7 +210,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	// Caches start with the lease, not before: one that was filled earlier may lag behind what the last leader wrote.
-	return leadership.Run(ctx, client, cfg.Leader, "", func(ctx context.Context, gate *leadership.Gate) error {
+	return leadership.Run(ctx, client, cfg.Leader, cfg.Identity, func(ctx context.Context, gate *leadership.Gate) error {
 		gated := rest.CopyConfig(restConfig)
 		gated.Wrap(gate.Wrap)
 		return run(ctx, cfg, gated)

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
 	"keelson.dev/internal/heap"
+	"keelson.dev/internal/serverpool"
 	"keelson.dev/kubelet-lite/agent"
 	"keelson.dev/proxy-lite/podnetwork"
 	"keelson.dev/proxy-lite/proxier"
@@ -17,7 +21,11 @@ import (
 func agentCommand() *cobra.Command {
 	config := agent.NewConfig()
 	config.Kubeconfig = "/etc/kubernetes/kubelet.conf"
-	var clusterCIDR string
+	var (
+		clusterCIDR string
+		servers     []string
+		join        invitation
+	)
 	command := &cobra.Command{
 		Use:   "agent",
 		Short: "Run a node: kubelet, service proxy and pod network in one process",
@@ -26,18 +34,31 @@ func agentCommand() *cobra.Command {
 			if err := config.Resolve(command.Flags()); err != nil {
 				return err
 			}
-			return runAgent(command.Context(), config, clusterCIDR)
+			return runAgent(command.Context(), config, clusterCIDR, servers, join)
 		},
 	}
 	config.AddFlags(command.Flags())
 	command.Flags().StringVar(&clusterCIDR, "cluster-cidr", "10.244.0.0/16", "range of pod addresses of the whole cluster")
+	join.addFlags(command.Flags())
+	command.Flags().StringSliceVar(&servers, "server", nil, "API servers as https://host:port, the preferred one first, in place of the kubeconfig's; the agent learns of others")
 	return command
 }
 
-func runAgent(ctx context.Context, config agent.Config, clusterCIDR string) error {
+func runAgent(ctx context.Context, config agent.Config, clusterCIDR string, urls []string, join invitation) error {
 	heap.Keep(ctx, 16<<20)
 	group, ctx := errgroup.WithContext(ctx)
+	follow := func(*rest.Config) error { return nil }
+	if len(urls) > 0 {
+		servers, pool, err := serverPool(ctx, &config, urls, join)
+		if err != nil {
+			return err
+		}
+		config.Reach = pool.Apply
+		follow = func(identity *rest.Config) error { return servers.follow(ctx, identity) }
+		group.Go(func() error { pool.Run(ctx); return nil })
+	}
 	config.Joined = func(identity *rest.Config) {
+		group.Go(func() error { return follow(identity) })
 		group.Go(func() error {
 			return podnetwork.Run(ctx, podnetwork.Config{
 				RESTConfig: identity, NodeName: config.NodeName, ConfDir: "/etc/cni/net.d", DataDir: "/var/lib/cni",
@@ -51,4 +72,25 @@ func runAgent(ctx context.Context, config agent.Config, clusterCIDR string) erro
 	}
 	group.Go(func() error { return agent.Run(ctx, config) })
 	return group.Wait()
+}
+
+// serverPool finds the cluster's servers, and joins the cluster if there is an invitation.
+func serverPool(ctx context.Context, config *agent.Config, urls []string, join invitation) (*serverList, *serverpool.Pool, error) {
+	servers, err := newServerList(urls, config.RootDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	path := config.Kubelet.Authentication.X509.ClientCAFile
+	if join.given() {
+		config.BootstrapKubeconfig = cmp.Or(config.BootstrapKubeconfig, "/etc/kubernetes/bootstrap-kubelet.conf")
+		if err := join.node(ctx, path, config.BootstrapKubeconfig, servers.all()); err != nil {
+			return nil, nil, err
+		}
+	}
+	authority, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read cluster authority: %w", err)
+	}
+	pool, err := serverpool.New(authority, servers.all)
+	return servers, pool, err
 }

@@ -52,19 +52,24 @@ func onNode(name *string, use, short string, action func(*cluster.Cluster, conte
 func nodeAddCommand(name *string) *cobra.Command {
 	var (
 		count    int
+		server   bool
 		config   = hollow.NewConfig()
 		capacity map[string]string
 		shape    = pflag.NewFlagSet("hollow", pflag.ContinueOnError)
 	)
 	hollowFlags(shape, &config, &capacity)
 	command := &cobra.Command{
-		Use: "add", Short: "Add a worker, or many hollow ones, and wait until all are Ready", Args: cobra.NoArgs,
+		Use: "add", Short: "Add a worker, a server, or many hollow workers, and wait until all are Ready", Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return withCluster(*name, func(c *cluster.Cluster) error {
 				if count > 0 {
 					return addHollow(command.Context(), c, count, shape)
 				}
-				m, err := c.AddNode(command.Context())
+				role := cluster.Worker
+				if server {
+					role = cluster.Server
+				}
+				m, err := c.AddNode(command.Context(), role)
 				if err == nil {
 					fmt.Printf("node %s is Ready\n", m.Name)
 				}
@@ -72,6 +77,7 @@ func nodeAddCommand(name *string) *cobra.Command {
 			})
 		},
 	}
+	command.Flags().BoolVar(&server, "server", false, "add a server, which joins the control plane")
 	command.Flags().IntVar(&count, "hollow", 0, "how many hollow nodes: real to the API, and their pods only pretend to run")
 	command.Flags().AddFlagSet(shape)
 	return command

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,9 +24,11 @@ import (
 	"k8s.io/utils/clock"
 
 	"keelson.dev/apiserver/server"
+	"keelson.dev/apiserver/storage"
 	"keelson.dev/controllers"
 	"keelson.dev/internal/apiclient"
 	"keelson.dev/internal/bootstraptoken"
+	"keelson.dev/internal/etcdcluster"
 	"keelson.dev/internal/features"
 	"keelson.dev/internal/heap"
 	"keelson.dev/internal/kubeconfig"
@@ -47,7 +50,10 @@ type serverOptions struct {
 	bootstrapTokenFile string
 	nodeMonitorGrace   time.Duration
 	controllers        []string // that run
-	leaderElect        bool     // there are other servers
+	leaderElect        bool
+	join               []string // URLs of other servers
+	invitation         invitation
+	signingDuration    time.Duration
 	loadBalancerCIDR   string
 	extra              []string // further flags of the API server
 	snapshots          schedule
@@ -61,6 +67,7 @@ func serverCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(command *cobra.Command, _ []string) error { return o.run(command.Context()) },
 	}
+	command.AddCommand(serverRemoveCommand())
 	flags := command.Flags()
 	hostname, _ := os.Hostname()
 	flags.StringVar(&o.nodeName, "node-name", hostname, "name of this node")
@@ -74,22 +81,48 @@ func serverCommand() *cobra.Command {
 	flags.DurationVar(&o.nodeMonitorGrace, "node-monitor-grace-period", 0, "silence of a node until it counts as unreachable (default 50s)")
 	flags.StringVar(&o.loadBalancerCIDR, "load-balancer-cidr", "", "free range of the nodes' network for Services of type LoadBalancer")
 	flags.StringSliceVar(&o.controllers, "controllers", []string{"*"}, "controllers to run: * for all, -name for all but that one")
-	flags.BoolVar(&o.leaderElect, "leader-elect", false, "let the controllers of one server work at a time: for several servers")
+	flags.BoolVar(&o.leaderElect, "leader-elect", true, "let controllers and scheduler of one server work at a time")
+	flags.StringSliceVar(&o.join, "join", nil, "servers, as https://host:port, of the cluster that this one joins if it has no data")
 	flags.StringArrayVar(&o.extra, "apiserver-arg", nil, "further flag of the API server, as --flag=value; may be repeated")
 	o.snapshots.addFlags(flags)
+	o.invitation.addFlags(flags)
+	flags.DurationVar(&o.signingDuration, "cluster-signing-duration", 0, "longest life of a certificate that nodes and others ask for (default 1 year)")
 	if err := command.MarkFlagRequired("advertise-address"); err != nil {
 		panic(err) // the flag stands above
 	}
 	return command
 }
 
+// serverRemoveCommand is for servers that are gone for good: as long as they count as members, the others need more of each other.
+func serverRemoveCommand() *cobra.Command {
+	dataDir := "/var/lib/keelson"
+	command := &cobra.Command{
+		Use: "remove NAME", Short: "Run on another server: take a server out of the etcd cluster; kubectl delete node does the rest", Args: cobra.ExactArgs(1),
+		RunE: func(command *cobra.Command, args []string) error {
+			socket := storage.Endpoint(storage.MemberOptions{DataDir: dataDir})
+			return etcdcluster.Remove(command.Context(), []string{socket}, etcdcluster.Credentials{}, args[0])
+		},
+	}
+	command.Flags().StringVar(&dataDir, "data-dir", dataDir, "folder of this server's database")
+	return command
+}
+
 // run starts the API server, and the other components once it is ready. Where one part cannot go on, all end: the supervisor starts
 // the process again.
 func (o *serverOptions) run(ctx context.Context) error {
+	others, err := hostPorts(o.join)
+	if err != nil {
+		return fmt.Errorf("--join: %w", err)
+	}
+	if o.invitation.given() {
+		if err := o.invitation.server(ctx, o.pki(""), others); err != nil {
+			return err
+		}
+	}
 	if err := o.ensureFiles(); err != nil {
 		return err
 	}
-	options, err := o.apiserver()
+	options, err := o.apiserver(others)
 	if err != nil {
 		return err
 	}
@@ -159,6 +192,14 @@ func (o *serverOptions) ensureFiles() error {
 	return ensureAuditPolicy(o.auditPolicy())
 }
 
+// Ports of the embedded etcd, which clients and other members reach with certificates of the etcd authority.
+const (
+	etcdClientPort = "2379"
+	etcdPeerPort   = "2380"
+)
+
+func etcdURL(host string) string { return "https://" + net.JoinHostPort(host, etcdClientPort) }
+
 func (o *serverOptions) kubeconfig(name string) string {
 	return filepath.Join(o.configDir, name+".conf")
 }
@@ -175,7 +216,16 @@ func (o *serverOptions) client(component string) (*rest.Config, error) {
 }
 
 // apiserver is the API server's configuration, as flags, since people know it by those.
-func (o *serverOptions) apiserver() (*server.Options, error) {
+func (o *serverOptions) apiserver(others []string) (*server.Options, error) {
+	peers := "https://" + net.JoinHostPort(o.address, etcdPeerPort)
+	var join []string
+	for _, other := range others {
+		host, _, err := net.SplitHostPort(other)
+		if err != nil {
+			return nil, fmt.Errorf("--join: %w", err)
+		}
+		join = append(join, etcdURL(host))
+	}
 	options := server.NewOptions()
 	flags := pflag.NewFlagSet("apiserver", pflag.ContinueOnError)
 	options.AddFlags(flags)
@@ -183,6 +233,14 @@ func (o *serverOptions) apiserver() (*server.Options, error) {
 		"--advertise-address=" + o.address,
 		"--secure-port=6443",
 		"--data-dir=" + o.dataDir,
+		"--etcd-name=" + o.nodeName,
+		"--etcd-listen-client-urls=" + etcdURL(o.address),
+		"--etcd-listen-peer-urls=" + peers,
+		"--etcd-initial-advertise-peer-urls=" + peers,
+		"--etcd-join=" + strings.Join(join, ","),
+		"--etcd-member-cafile=" + o.pki("etcd/ca.crt"),
+		"--etcd-member-certfile=" + o.pki("etcd/server.crt"),
+		"--etcd-member-keyfile=" + o.pki("etcd/server.key"),
 		"--service-cluster-ip-range=" + o.serviceCIDR,
 		"--authorization-mode=Node,RBAC",
 		"--enable-bootstrap-token-auth=true",
@@ -212,21 +270,18 @@ func (o *serverOptions) apiserver() (*server.Options, error) {
 	return options, features.Apply()
 }
 
-// admitNodes stores the token by which nodes may ask for their certificates.
+// admitNodes gives nodes their rights, and stores the token by which they may ask for their certificates, if there is one.
 func (o *serverOptions) admitNodes(ctx context.Context, loopback *rest.Config) error {
-	if o.bootstrapTokenFile == "" {
-		return nil
-	}
-	bootstrap, err := clientcmd.BuildConfigFromFlags("", o.bootstrapTokenFile)
-	if err != nil {
-		return fmt.Errorf("read bootstrap token: %w", err)
-	}
 	client, err := apiclient.Clientset(apiclient.Config(loopback, "server"))
 	if err != nil {
 		return err
 	}
-	if err := o.letNodesProxy(ctx, client); err != nil {
+	if err := o.letNodesProxy(ctx, client); err != nil || o.bootstrapTokenFile == "" {
 		return err
+	}
+	bootstrap, err := clientcmd.BuildConfigFromFlags("", o.bootstrapTokenFile)
+	if err != nil {
+		return fmt.Errorf("read bootstrap token: %w", err)
 	}
 	return bootstraptoken.Ensure(ctx, client, bootstrap.BearerToken)
 }
@@ -269,10 +324,11 @@ func (o *serverOptions) runControllers(ctx context.Context) error {
 	leader.LeaderElect = o.leaderElect
 	return again(ctx, func() error {
 		return controllers.Run(ctx, controllers.Config{
-			Controllers: o.controllers, Leader: leader,
+			Controllers: o.controllers, Leader: leader, Identity: o.nodeName,
 			RESTConfig: config, ServiceAccountKeyFile: o.pki("sa.key"), RootCAFile: o.pki("ca.crt"),
 			ClusterSigningCertFile: o.pki("ca.crt"), ClusterSigningKeyFile: o.pki("ca.key"),
-			ClusterCIDRs: []string{o.clusterCIDR}, ServiceCIDRs: []string{o.serviceCIDR},
+			ClusterSigningDuration: o.signingDuration,
+			ClusterCIDRs:           []string{o.clusterCIDR}, ServiceCIDRs: []string{o.serviceCIDR},
 			NodeMonitorGracePeriod: o.nodeMonitorGrace, LoadBalancerCIDR: o.loadBalancerCIDR, Serving: o.port(10257),
 		})
 	})
@@ -305,7 +361,7 @@ func (o *serverOptions) runScheduler(ctx context.Context) error {
 	leader := leadership.Defaults(scheduler.LeaseName)
 	leader.LeaderElect = o.leaderElect
 	return again(ctx, func() error {
-		return scheduler.Run(ctx, scheduler.Config{RESTConfig: config, Leader: leader, Serving: o.port(10259)})
+		return scheduler.Run(ctx, scheduler.Config{RESTConfig: config, Leader: leader, Identity: o.nodeName, Serving: o.port(10259)})
 	})
 }
 

@@ -33,7 +33,8 @@ func upCommand(name *string) *cobra.Command {
 		},
 	}
 	flags := command.Flags()
-	flags.IntVar(&options.Workers, "workers", options.Workers, "worker nodes of a new cluster; 0 lets pods run on the server")
+	flags.IntVar(&options.Servers, "servers", 1, "servers of a new cluster; of three, one may fail")
+	flags.IntVar(&options.Workers, "workers", options.Workers, "worker nodes of a new cluster; 0 lets pods run on the servers")
 	flags.BoolVar(&options.Demo, "demo", false, "run the demo application")
 	flags.StringArrayVar(&options.ServerArgs, "server-arg", nil, "further flag of a new cluster's keelson server, as --flag=value; may be repeated")
 	flags.DurationVar(&options.Timeout, "timeout", options.Timeout, "how long to wait until the cluster serves")

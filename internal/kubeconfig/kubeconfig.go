@@ -17,6 +17,7 @@ type Entry struct {
 	Name            string // of the cluster and the context
 	User            string // empty: Name
 	Server          string // https://host:port
+	ServerName      string // that its certificate shows; empty: the host of Server
 	CAPEM           []byte
 	CertPEM, KeyPEM []byte
 	Token           string
@@ -38,7 +39,7 @@ func (e Entry) user() string {
 }
 
 func (e Entry) mergeInto(config *clientcmdapi.Config) {
-	config.Clusters[e.Name] = &clientcmdapi.Cluster{Server: e.Server, CertificateAuthorityData: e.CAPEM}
+	config.Clusters[e.Name] = &clientcmdapi.Cluster{Server: e.Server, TLSServerName: e.ServerName, CertificateAuthorityData: e.CAPEM}
 	config.AuthInfos[e.user()] = &clientcmdapi.AuthInfo{
 		ClientCertificateData: e.CertPEM, ClientKeyData: e.KeyPEM, Token: e.Token,
 	}
@@ -59,6 +60,16 @@ func Merge(path string, entry Entry) error {
 	}
 	entry.mergeInto(config)
 	config.CurrentContext = entry.Name
+	return write(path, config)
+}
+
+// Refresh replaces the entry of that name in the kubeconfig at path, if there is one.
+func Refresh(path string, entry Entry) error {
+	config, err := load(path)
+	if err != nil || config.Clusters[entry.Name] == nil {
+		return err
+	}
+	entry.mergeInto(config)
 	return write(path, config)
 }
 

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"keelson.dev/internal/statefile"
@@ -50,7 +52,8 @@ func EnsureServer(dir string, server Server, now time.Time) error {
 	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	serving := both[:1]
 
-	store.issue(root, "apiserver", Request{CommonName: "kube-apiserver", DNSNames: names, IPs: local, Usages: serving})
+	// With the authority's own certificate, so that who knows its hash need not have it.
+	store.chain(root, "apiserver", Request{CommonName: "kube-apiserver", DNSNames: names, IPs: local, Usages: serving})
 	store.issue(root, "apiserver-kubelet-client",
 		Request{CommonName: "kube-apiserver-kubelet-client", Organizations: []string{"kubeadm:cluster-admins"}})
 	store.issue(frontProxy, "front-proxy-client", Request{CommonName: "front-proxy-client"})
@@ -60,6 +63,40 @@ func EnsureServer(dir string, server Server, now time.Time) error {
 	store.signingKey("sa")
 	store.encryption()
 	return store.err
+}
+
+// ReadShared returns the content, by name, of the files below dir that another server of the cluster needs.
+func ReadShared(dir string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for _, name := range Shared {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return nil, fmt.Errorf("read what servers share: %w", err)
+		}
+		files[name] = data
+	}
+	return files, nil
+}
+
+// WriteShared writes what ReadShared has returned, without touching what is there.
+func WriteShared(dir string, files map[string][]byte) error {
+	for _, name := range Shared {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			continue
+		}
+		mode := fs.FileMode(0o644)
+		if filepath.Ext(name) == ".key" || name == EncryptionConfig {
+			mode = 0o600
+		}
+		if len(files[name]) == 0 {
+			return fmt.Errorf("write what servers share: no %s", name)
+		}
+		if err := writeFile(path, files[name], mode); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // EnsureClient returns the named client key pair below dir, issued by the cluster's authority where it is absent or about to expire.
@@ -117,6 +154,18 @@ resources:
   - secretbox: {keys: [{name: key1, secret: %s}]}
   - identity: {}
 `
+
+// chain is issue with the issuer's certificate below the one that it signed, which files of older versions lack.
+func (s *store) chain(by *Authority, name string, request Request) {
+	pair := s.issue(by, name, request)
+	if s.err != nil {
+		return
+	}
+	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: by.Certificate.Raw})
+	if !bytes.Contains(pair.CertPEM, authority) {
+		s.err = writeFile(filepath.Join(s.dir, name)+".crt", slices.Concat(pair.CertPEM, authority), 0o644)
+	}
+}
 
 func (s *store) signingKey(name string) {
 	if s.err != nil {

@@ -203,16 +203,24 @@ func (a *agent) restConfig(ctx context.Context) (*rest.Config, error) {
 		return apiclient.Config(a.cfg.RESTConfig, component), nil
 	}
 	if _, err := os.Stat(a.cfg.Kubeconfig); err == nil {
-		return apiclient.FromKubeconfig(a.cfg.Kubeconfig, component)
+		return a.read(a.cfg.Kubeconfig)
 	}
 	if a.cfg.BootstrapKubeconfig == "" {
 		return nil, errors.New("neither a kubeconfig nor a bootstrap kubeconfig is given")
 	}
-	bootstrap, err := apiclient.FromKubeconfig(a.cfg.BootstrapKubeconfig, component)
+	bootstrap, err := a.read(a.cfg.BootstrapKubeconfig)
 	if err != nil {
 		return nil, err
 	}
 	return certs.Client(ctx, certs.Config{NodeName: a.cfg.NodeName, Dir: a.cfg.CertDir, Bootstrap: bootstrap, Clock: a.clock}, bootstrap)
+}
+
+func (a *agent) read(kubeconfig string) (*rest.Config, error) {
+	config, err := apiclient.FromKubeconfig(kubeconfig, component)
+	if err == nil && a.cfg.Reach != nil {
+		a.cfg.Reach(config)
+	}
+	return config, err
 }
 
 // outgoingIP is the address that this machine would speak to the API server from. Nothing is sent.

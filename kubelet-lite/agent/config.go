@@ -32,6 +32,8 @@ type Config struct {
 	Kubeconfig          string
 	BootstrapKubeconfig string
 
+	// Reach, if set, changes how the API server that a kubeconfig names is reached, with the bootstrap credentials too.
+	Reach func(*rest.Config)
 	// Joined, if set, is told the node's identity once it has one: what else runs on the node uses the same.
 	Joined func(identity *rest.Config)
 

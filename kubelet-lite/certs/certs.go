@@ -129,12 +129,18 @@ func withCertificate(anonymous *rest.Config, current func() *tls.Certificate) *r
 		return &tls.Certificate{}, nil
 	}
 	tlsConfig.NextProtos = []string{"h2", "http/1.1"}
-	out.Transport = &http.Transport{
-		Proxy: http.ProxyFromEnvironment, TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
-		MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second,
-		DialContext: (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+	dial, proxy := anonymous.Dial, anonymous.Proxy
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
-	out.TLSClientConfig = rest.TLSClientConfig{}
+	if proxy == nil {
+		proxy = http.ProxyFromEnvironment
+	}
+	out.Transport = &http.Transport{
+		Proxy: proxy, TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, DialContext: dial,
+	}
+	out.TLSClientConfig, out.Dial, out.Proxy = rest.TLSClientConfig{}, nil, nil
 	return out
 }
 

@@ -102,13 +102,13 @@ func (c *Cluster) addon(name string) (Addon, *api, error) {
 
 // metricsServer issues the certificate that the API server trusts metrics-server by.
 func (c *Cluster) metricsServer() (addons.MetricsServer, error) {
-	pair, err := pki.EnsureClient(c.pkiDir(), "metrics-server", pki.Request{
+	pair, err := pki.EnsureClient(c.PKIDir(), "metrics-server", pki.Request{
 		CommonName: "metrics-server", DNSNames: []string{"metrics-server.kube-system.svc"}, Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, time.Now())
 	if err != nil {
 		return addons.MetricsServer{}, err
 	}
-	authority, err := os.ReadFile(filepath.Join(c.pkiDir(), "ca.crt"))
+	authority, err := os.ReadFile(filepath.Join(c.PKIDir(), "ca.crt"))
 	if err != nil {
 		return addons.MetricsServer{}, fmt.Errorf("read cluster authority: %w", err)
 	}

@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -34,11 +36,15 @@ type api struct {
 	dynamic dynamic.Interface
 }
 
-func (c *Cluster) connect() (*api, error) {
+func (c *Cluster) connect() (*api, error) { return c.connectTo("") }
+
+// connectTo connects to one server, or to what the kubeconfig says.
+func (c *Cluster) connectTo(server string) (*api, error) {
 	config, err := apiclient.FromKubeconfig(c.KubeconfigPath(), "lab")
 	if err != nil {
 		return nil, err
 	}
+	config.Host = cmp.Or(server, config.Host)
 	client, err := apiclient.Clientset(config)
 	if err != nil {
 		return nil, err
@@ -65,6 +71,24 @@ func (a *api) waitReady(ctx context.Context) error {
 		return fmt.Errorf("API server is not ready: %w", errors.Join(err, last))
 	}
 	return nil
+}
+
+// waitServers returns once all of these servers are ready, and so is the way to them.
+func (c *Cluster) waitServers(ctx context.Context, servers []Member) error {
+	for _, m := range servers {
+		api, err := c.connectTo(m.apiServer())
+		if err != nil {
+			return err
+		}
+		if err := api.waitReady(ctx); err != nil {
+			return fmt.Errorf("%s: %w; see %s", m.Name, err, filepath.Join(c.Node(m).StatePath("/var/log"), "keelson-server.log"))
+		}
+	}
+	api, err := c.connect()
+	if err != nil {
+		return err
+	}
+	return api.waitReady(ctx)
 }
 
 // waitNodes returns once all members are Ready, and gives each its role label, which nodes may not set themselves.
@@ -146,7 +170,7 @@ func (a *api) waitDeployment(ctx context.Context, namespace, name string) error 
 
 // waitDNS returns once the cluster's DNS address answers a query from a node.
 func (c *Cluster) waitDNS(ctx context.Context) error {
-	pid, err := c.Node(c.servers()[0]).PID(ctx)
+	pid, err := c.Node(c.living()[0]).PID(ctx)
 	if err != nil {
 		return err
 	}

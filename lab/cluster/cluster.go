@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	bootstraputil "k8s.io/cluster-bootstrap/token/util"
 
 	"keelson.dev/internal/statefile"
 	"keelson.dev/lab/network"
@@ -42,6 +45,10 @@ type Member struct {
 	Address netip.Addr `json:"address"`
 	// Off is true for a node that the user has killed: up leaves it off, node start brings it back.
 	Off bool `json:"off,omitempty"`
+	// Joins is true for a server that came to a control plane of others.
+	Joins bool `json:"joins,omitempty"`
+	// Invited is true for a node that gets all it needs by a token, as a machine elsewhere does.
+	Invited bool `json:"invited,omitempty"`
 }
 
 // State is the cluster's memory: what cluster.json holds.
@@ -54,6 +61,7 @@ type State struct {
 	DNSDomain      string       `json:"dnsDomain"`
 	BootstrapToken string       `json:"bootstrapToken"`
 	ServerArgs     []string     `json:"serverArgs,omitempty"` // further flags of keelson server
+	Balanced       bool         `json:"balanced,omitempty"`   // the API is reached by a balancer on the machine
 	Members        []Member     `json:"members"`
 	Fleets         []Fleet      `json:"fleets,omitempty"`
 	Faults         []Fault      `json:"faults,omitempty"` // that are not undone
@@ -129,9 +137,9 @@ func create(name, bundle string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	token, err := newBootstrapToken()
+	token, err := bootstraputil.GenerateBootstrapToken()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("make bootstrap token: %w", err)
 	}
 	c := &Cluster{home: Home(), bundle: bundle, State: State{
 		Name: name, Subnet: subnet, PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12", DNSAddress: "10.96.0.10",
@@ -209,6 +217,11 @@ func (c *Cluster) servers() []Member {
 	return slices.DeleteFunc(slices.Clone(c.Members), func(m Member) bool { return m.Role != Server })
 }
 
+// living are the servers that have not been switched off.
+func (c *Cluster) living() []Member {
+	return slices.DeleteFunc(c.servers(), func(m Member) bool { return m.Off })
+}
+
 // addMember gives a new member the lowest free number of its role and an address of the subnet.
 func (c *Cluster) addMember(role Role) (Member, error) {
 	for number := 1; ; number++ {
@@ -220,7 +233,8 @@ func (c *Cluster) addMember(role Role) (Member, error) {
 		if err != nil {
 			return Member{}, err
 		}
-		m := Member{Name: name, Role: role, Address: address}
+		m := Member{Name: name, Role: role, Address: address, Joins: role == Server && len(c.servers()) > 0}
+		c.Balanced = c.Balanced || m.Joins
 		c.Members = append(c.Members, m)
 		return m, nil
 	}
@@ -235,9 +249,35 @@ func (c *Cluster) freeAddress() (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("subnet %s has no address left", c.Subnet)
 }
 
-// APIServer is the URL of the API, as the machine and all nodes reach it.
+// APIServer is the URL of the API, as the machine reaches it.
 func (c *Cluster) APIServer() string {
-	return fmt.Sprintf("https://%s:6443", c.servers()[0].Address)
+	if c.Balanced {
+		return "https://" + net.JoinHostPort(c.network().Gateway().String(), apiPort)
+	}
+	return c.servers()[0].apiServer()
+}
+
+const apiPort = "6443"
+
+func (m Member) apiServer() string { return "https://" + net.JoinHostPort(m.Address.String(), apiPort) }
+
+// apiServers are the URLs of all servers but the one called name, those that are on first. Each name begins at another.
+func (c *Cluster) apiServers(name string) []string {
+	var on, off []string
+	for _, m := range c.servers() {
+		switch {
+		case m.Name == name:
+		case m.Off:
+			off = append(off, m.apiServer())
+		default:
+			on = append(on, m.apiServer())
+		}
+	}
+	if len(on) > 0 {
+		first := int(crc32.ChecksumIEEE([]byte(name))) % len(on)
+		on = append(on[first:], on[:first]...)
+	}
+	return append(on, off...)
 }
 
 // eachNode runs f for all members at once and joins what went wrong.

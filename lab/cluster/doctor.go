@@ -175,7 +175,7 @@ func (e *examination) daemons(context.Context) {
 // certificates looks at every certificate of the cluster on this machine, and at the modes of keys.
 func (e *examination) certificates(context.Context) {
 	since, first := len(e.findings), time.Time{}
-	dirs := []string{e.pkiDir()}
+	dirs := []string{e.PKIDir()}
 	for _, m := range e.Members {
 		dirs = append(dirs, e.Node(m).StatePath(pkiDir), e.Node(m).StatePath("/var/lib/kubelet/pki"))
 	}

@@ -1,19 +1,21 @@
 package cluster
 
 import (
-	"crypto/rand"
 	"crypto/x509"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
+	"keelson.dev/internal/bootstraptoken"
 	"keelson.dev/internal/kubeconfig"
 	"keelson.dev/internal/pki"
+	"keelson.dev/internal/serverpool"
 	"keelson.dev/lab/containerd"
 	"keelson.dev/lab/images"
 	"keelson.dev/lab/node"
@@ -25,6 +27,8 @@ const (
 	pkiDir            = "/etc/kubernetes/pki"
 	bootstrapConfig   = "/etc/kubernetes/bootstrap-kubelet.conf"
 	kubeletConfig     = "/etc/keelson/kubelet.yaml"
+	joinToken         = "/etc/keelson/join-token"
+	registryAuthority = "/etc/containerd/registry-ca.crt"
 	containerdConfig  = "/etc/containerd/config.toml"
 	containerdSocket  = "/run/containerd/containerd.sock"
 	certsDir          = "/etc/containerd/certs.d"
@@ -46,8 +50,8 @@ func (c *Cluster) registryAddress() string {
 	return net.JoinHostPort(c.network().Gateway().String(), registryPort)
 }
 
-// pki is the folder of the cluster's authorities on the machine; servers hold copies of what they need.
-func (c *Cluster) pkiDir() string { return filepath.Join(c.dir(), "pki") }
+// PKIDir is the folder of the cluster's authorities on the machine; servers hold copies of what they need.
+func (c *Cluster) PKIDir() string { return filepath.Join(c.dir(), "pki") }
 
 // writeServerFiles gives a server node its certificates.
 func (c *Cluster) writeServerFiles(m Member) error {
@@ -57,7 +61,7 @@ func (c *Cluster) writeServerFiles(m Member) error {
 	}
 	target := c.Node(m).StatePath(pkiDir)
 	for _, name := range pki.Shared {
-		if err := copyFile(filepath.Join(c.pkiDir(), name), filepath.Join(target, name)); err != nil {
+		if err := copyFile(filepath.Join(c.PKIDir(), name), filepath.Join(target, name)); err != nil {
 			return err
 		}
 	}
@@ -65,6 +69,14 @@ func (c *Cluster) writeServerFiles(m Member) error {
 		Name: m.Name, DNSDomain: c.DNSDomain,
 		IPs: []net.IP{m.Address.AsSlice(), services.Masked().Addr().Next().AsSlice()},
 	}, time.Now())
+}
+
+// nearest are the URLs of all servers as a node should try them: its own first.
+func (c *Cluster) nearest(m Member) []string {
+	if m.Role == Server {
+		return append([]string{m.apiServer()}, c.apiServers(m.Name)...)
+	}
+	return c.apiServers(m.Name)
 }
 
 // kubeletSettings are what differs from upstream's defaults in a lab. All nodes share the machine's disk with everything else on it, so
@@ -86,31 +98,40 @@ failSwapOn: false
 // writeNodeFiles gives any node what its agent and its runtime start from.
 func (c *Cluster) writeNodeFiles(m Member) error {
 	n := c.Node(m)
-	authority := filepath.Join(c.pkiDir(), "ca.crt")
-	if err := copyFile(authority, n.StatePath(pkiDir+"/ca.crt")); err != nil {
+	authority := filepath.Join(c.PKIDir(), "ca.crt")
+	if err := copyFile(authority, n.StatePath(registryAuthority)); err != nil {
 		return err
+	}
+	if !m.Invited {
+		if err := c.writeIdentity(m, authority); err != nil {
+			return err
+		}
 	}
 	if err := writeFile(n.StatePath(kubeletConfig), []byte(kubeletSettings), 0o644); err != nil {
-		return err
-	}
-	caPEM, err := os.ReadFile(authority)
-	if err != nil {
-		return fmt.Errorf("read cluster authority: %w", err)
-	}
-	err = kubeconfig.Write(n.StatePath(bootstrapConfig), kubeconfig.Entry{
-		Name: c.Name, User: "kubelet-bootstrap", Server: c.APIServer(), CAPEM: caPEM, Token: c.BootstrapToken,
-	})
-	if err != nil {
 		return err
 	}
 	return containerd.Write(filepath.Join(n.Dir, "state"), containerdConfig, containerd.Config{
 		Root: "/var/lib/containerd", State: "/run/containerd", Socket: containerdSocket, ProgramDir: node.ProgramDir,
 		PauseImage: images.Pause, CNIConfDir: cniConfDir, CertsDir: certsDir, RestrictOOMScore: !containerd.MayLowerOOMScore(),
-	}, containerd.Mirror{URL: "https://" + c.registryAddress(), CAFile: pkiDir + "/ca.crt"})
+	}, containerd.Mirror{URL: "https://" + c.registryAddress(), CAFile: registryAuthority})
+}
+
+// writeIdentity gives a node what it would otherwise get by its invitation.
+func (c *Cluster) writeIdentity(m Member, authority string) error {
+	caPEM, err := os.ReadFile(authority)
+	if err != nil {
+		return fmt.Errorf("read cluster authority: %w", err)
+	}
+	if err := writeFile(c.Node(m).StatePath(pkiDir+"/ca.crt"), caPEM, 0o644); err != nil {
+		return err
+	}
+	return kubeconfig.Write(c.Node(m).StatePath(bootstrapConfig), kubeconfig.Entry{
+		Name: c.Name, User: "kubelet-bootstrap", Server: c.nearest(m)[0], CAPEM: caPEM, Token: c.BootstrapToken,
+	})
 }
 
 // services is what a node's first process keeps running, in order.
-func (c *Cluster) services(m Member) []supervisor.Service {
+func (c *Cluster) services(m Member) ([]supervisor.Service, error) {
 	list := []supervisor.Service{{
 		Name: "containerd", Log: "/var/log/containerd.log",
 		Args: []string{node.ProgramDir + "/containerd", "--config", containerdConfig, "--log-level", "warn"},
@@ -119,66 +140,70 @@ func (c *Cluster) services(m Member) []supervisor.Service {
 		node.ProgramDir + "/keelson", "agent", "--node-name", m.Name, "--node-ip", m.Address.String(),
 		"--bootstrap-kubeconfig", bootstrapConfig, "--config", kubeletConfig, "--cluster-dns", c.DNSAddress, "--cluster-domain", c.DNSDomain,
 		"--cluster-cidr", c.PodCIDR, "--container-runtime-endpoint", "unix://" + containerdSocket,
-		"--node-lease-duration-seconds", leaseSeconds,
+		"--node-lease-duration-seconds", leaseSeconds, "--server", strings.Join(c.nearest(m), ","),
+	}
+	var invitation []string
+	if m.Invited {
+		authority, err := os.ReadFile(filepath.Join(c.PKIDir(), "ca.crt"))
+		if err != nil {
+			return nil, fmt.Errorf("read cluster authority: %w", err)
+		}
+		hash, err := bootstraptoken.HashPEM(authority)
+		if err != nil {
+			return nil, err
+		}
+		invitation = []string{"--token-file", joinToken, "--ca-hash", hash}
+		agent = append(agent, invitation...)
 	}
 	if m.Role == Server {
+		joins := invitation
+		if !m.Invited {
+			joins = []string{"--bootstrap-token-file", bootstrapConfig}
+		}
+		if m.Joins {
+			joins = append(joins, "--join", strings.Join(c.apiServers(m.Name), ","))
+		}
 		list = append(list, supervisor.Service{
 			Name: "server", Log: "/var/log/keelson-server.log",
-			Args: append([]string{
+			Args: slices.Concat([]string{
 				node.ProgramDir + "/keelson", "server", "--node-name", m.Name, "--advertise-address", m.Address.String(),
 				"--cluster-cidr", c.PodCIDR, "--service-cidr", c.ServiceCIDR, "--cluster-domain", c.DNSDomain,
-				"--bootstrap-token-file", bootstrapConfig, "--node-monitor-grace-period", nodeMonitorGrace,
+				"--node-monitor-grace-period", nodeMonitorGrace,
 				"--load-balancer-cidr", c.network().LoadBalancers().String(),
-			}, c.ServerArgs...),
+			}, joins, c.ServerArgs),
 		})
 		if len(c.Members) > len(c.servers()) {
 			agent = append(agent, "--register-with-taints", controlPlaneTaint)
 		}
 	}
-	return append(list, supervisor.Service{Name: "agent", Log: "/var/log/keelson-agent.log", Args: agent})
+	return append(list, supervisor.Service{Name: "agent", Log: "/var/log/keelson-agent.log", Args: agent}), nil
 }
 
 // adminEntry is the kubeconfig entry of the cluster's first administrator.
 func (c *Cluster) adminEntry() (kubeconfig.Entry, error) {
-	pair, err := pki.EnsureClient(c.pkiDir(), "admin",
+	pair, err := pki.EnsureClient(c.PKIDir(), "admin",
 		pki.Request{CommonName: "kubernetes-admin", Organizations: []string{"system:masters"}}, time.Now())
 	if err != nil {
 		return kubeconfig.Entry{}, err
 	}
-	caPEM, err := os.ReadFile(filepath.Join(c.pkiDir(), "ca.crt"))
+	caPEM, err := os.ReadFile(filepath.Join(c.PKIDir(), "ca.crt"))
 	if err != nil {
 		return kubeconfig.Entry{}, fmt.Errorf("read cluster authority: %w", err)
 	}
-	return kubeconfig.Entry{
-		Name: c.Name, Server: c.APIServer(), CAPEM: caPEM, CertPEM: pair.CertPEM, KeyPEM: pair.KeyPEM,
-	}, nil
+	entry := kubeconfig.Entry{Name: c.Name, Server: c.APIServer(), CAPEM: caPEM, CertPEM: pair.CertPEM, KeyPEM: pair.KeyPEM}
+	if c.Balanced {
+		entry.ServerName = serverpool.ServerName
+	}
+	return entry, nil
 }
 
 // registryPair is the certificate of the registry on this cluster's network.
 func (c *Cluster) registryPair() error {
-	_, err := pki.EnsureClient(c.pkiDir(), "registry", pki.Request{
+	_, err := pki.EnsureClient(c.PKIDir(), "registry", pki.Request{
 		CommonName: "registry", IPs: []net.IP{c.network().Gateway().AsSlice(), net.IPv4(127, 0, 0, 1)},
 		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, time.Now())
 	return err
-}
-
-// newBootstrapToken makes a token of the form that kubeadm uses: [a-z0-9]{6}.[a-z0-9]{16}.
-func newBootstrapToken() (string, error) {
-	const alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
-	token := make([]byte, 0, 23)
-	for i := range 23 {
-		if i == 6 {
-			token = append(token, '.')
-			continue
-		}
-		pick, err := rand.Int(rand.Reader, big.NewInt(int64(len(alphabet))))
-		if err != nil {
-			return "", fmt.Errorf("make bootstrap token: %w", err)
-		}
-		token = append(token, alphabet[pick.Int64()])
-	}
-	return string(token), nil
 }
 
 // copyFile copies a file with its mode; the parent folder is made.

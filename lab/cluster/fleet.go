@@ -100,7 +100,7 @@ func (c *Cluster) AddFleet(ctx context.Context, count int, nameOf func(fleet str
 func fleetUser(f Fleet) string { return "keelson:" + f.Name }
 
 func (c *Cluster) admitFleet(ctx context.Context, f Fleet) error {
-	pair, err := pki.EnsureClient(c.pkiDir(), f.Name, pki.Request{CommonName: fleetUser(f)}, time.Now())
+	pair, err := pki.EnsureClient(c.PKIDir(), f.Name, pki.Request{CommonName: fleetUser(f)}, time.Now())
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (c *Cluster) removeFleet(ctx context.Context, f Fleet) error {
 			return fmt.Errorf("delete %s of hollow nodes: %w", what, err)
 		}
 	}
-	for _, path := range []string{c.fleetConfig(f), filepath.Join(c.pkiDir(), f.Name+".crt"), filepath.Join(c.pkiDir(), f.Name+".key")} {
+	for _, path := range []string{c.fleetConfig(f), filepath.Join(c.PKIDir(), f.Name+".crt"), filepath.Join(c.PKIDir(), f.Name+".key")} {
 		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 			return fmt.Errorf("remove hollow nodes: %w", err)
 		}

@@ -57,9 +57,9 @@ func (c *Cluster) etcdFlags() []string {
 	for _, m := range c.servers() {
 		endpoints = append(endpoints, "https://"+net.JoinHostPort(m.Address.String(), "2379"))
 	}
-	client := filepath.Join(c.pkiDir(), "apiserver-etcd-client")
+	client := filepath.Join(c.PKIDir(), "apiserver-etcd-client")
 	return []string{
-		"--endpoints=" + strings.Join(endpoints, ","), "--cacert=" + filepath.Join(c.pkiDir(), "etcd/ca.crt"),
+		"--endpoints=" + strings.Join(endpoints, ","), "--cacert=" + filepath.Join(c.PKIDir(), "etcd/ca.crt"),
 		"--cert=" + client + ".crt", "--key=" + client + ".key",
 	}
 }

@@ -9,6 +9,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"keelson.dev/internal/bootstraptoken"
+	"keelson.dev/internal/pki"
 	"keelson.dev/lab/node"
 )
 
@@ -38,23 +40,61 @@ func (c *Cluster) stopNode(ctx context.Context, m Member) error {
 	return n.Kill(ctx)
 }
 
-// AddNode adds a worker and waits until it is Ready.
-func (c *Cluster) AddNode(ctx context.Context) (Member, error) {
-	m, err := c.addMember(Worker)
+// AddNode adds a worker, or another server, and waits until it is Ready. It joins as a machine elsewhere would: with a token.
+func (c *Cluster) AddNode(ctx context.Context, role Role) (Member, error) {
+	added, err := c.addMember(role)
 	if err != nil {
+		return Member{}, err
+	}
+	m, err := c.Member(added.Name)
+	if err != nil {
+		return Member{}, err
+	}
+	m.Invited = true
+	if err := c.invite(ctx, *m); err != nil {
 		return Member{}, err
 	}
 	if err := c.save(); err != nil {
 		return Member{}, err
 	}
-	if err := c.startNode(ctx, m); err != nil {
+	if err := c.startNode(ctx, *m); err != nil {
 		return Member{}, err
+	}
+	if role == Server {
+		if err := c.joined(ctx, *m); err != nil {
+			return Member{}, err
+		}
 	}
 	api, err := c.connect()
 	if err != nil {
 		return Member{}, err
 	}
-	return m, api.waitNodes(ctx, []Member{m})
+	return *m, api.waitNodes(ctx, []Member{*m})
+}
+
+// invitationLife is how long the token of an added node counts.
+const invitationLife = time.Hour
+
+// invite leaves a token in the new node.
+func (c *Cluster) invite(ctx context.Context, m Member) error {
+	api, err := c.connect()
+	if err != nil {
+		return err
+	}
+	var token string
+	if m.Role == Server {
+		var files map[string][]byte
+		if files, err = pki.ReadShared(c.PKIDir()); err != nil {
+			return err
+		}
+		token, err = bootstraptoken.CreateServer(ctx, api.client, invitationLife, files)
+	} else {
+		token, err = bootstraptoken.Create(ctx, api.client, invitationLife)
+	}
+	if err != nil {
+		return err
+	}
+	return writeFile(c.Node(m).StatePath(joinToken), []byte(token+"\n"), 0o600)
 }
 
 // RemoveNode drains nothing: it ends the node, deletes its Node object and forgets it. A fleet of hollow nodes goes as a whole.
@@ -68,6 +108,11 @@ func (c *Cluster) RemoveNode(ctx context.Context, name string) error {
 	}
 	if m.Role == Server && len(c.servers()) == 1 {
 		return fmt.Errorf("node %s is the only server: keelson down removes the cluster", name)
+	}
+	if m.Role == Server { // while it lives: of two members none can be removed once one is dead
+		if err := c.removeEtcdMember(ctx, name); err != nil {
+			return err
+		}
 	}
 	if err := c.Node(*m).Remove(ctx); err != nil {
 		return err

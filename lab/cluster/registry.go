@@ -21,7 +21,7 @@ func (c *Cluster) ImageHandler(ctx context.Context) http.Handler {
 
 // ServeRegistry serves the machine's images on the cluster's network until ctx ends, and says so on ready.
 func (c *Cluster) ServeRegistry(ctx context.Context, ready *os.File) error {
-	certificate, err := tls.LoadX509KeyPair(filepath.Join(c.pkiDir(), "registry.crt"), filepath.Join(c.pkiDir(), "registry.key"))
+	certificate, err := tls.LoadX509KeyPair(filepath.Join(c.PKIDir(), "registry.crt"), filepath.Join(c.PKIDir(), "registry.key"))
 	if err != nil {
 		return fmt.Errorf("read certificate of registry: %w", err)
 	}

@@ -98,10 +98,10 @@ func (c *Cluster) replace(ctx context.Context, s *snapshot.Snapshot, options Opt
 		}
 	}
 	data := c.Node(server).StatePath(dataDir)
-	if err := errors.Join(os.RemoveAll(c.pkiDir()), os.MkdirAll(data, 0o700), os.RemoveAll(filepath.Join(data, "member"))); err != nil {
+	if err := errors.Join(os.RemoveAll(c.PKIDir()), os.MkdirAll(data, 0o700), os.RemoveAll(filepath.Join(data, "member"))); err != nil {
 		return err
 	}
-	if err := errors.Join(place(filepath.Join(stage, "pki"), c.pkiDir()), place(filepath.Join(restored, "member"), filepath.Join(data, "member"))); err != nil {
+	if err := errors.Join(place(filepath.Join(stage, "pki"), c.PKIDir()), place(filepath.Join(restored, "member"), filepath.Join(data, "member"))); err != nil {
 		return err
 	}
 	return c.save()

@@ -110,7 +110,7 @@ func (c *Cluster) SaveSnapshot(ctx context.Context, file string, withImages bool
 	manifest := snapshot.Manifest{
 		Taken: now.UTC(), Cluster: c.Name, Version: version.Get().GitVersion, State: state, Images: images, WithImages: withImages,
 	}
-	trees := []snapshot.Tree{snapshot.PKI(c.pkiDir())}
+	trees := []snapshot.Tree{snapshot.PKI(c.PKIDir())}
 	for _, m := range c.Members {
 		n := c.Node(m)
 		trees = append(trees, snapshot.Tree{Dir: filepath.Join(n.Dir, "upper"), Prefix: path.Join("nodes", m.Name, "upper")}, snapshot.Tree{
@@ -191,6 +191,6 @@ func DiffSnapshots(ctx context.Context, name, bundle, before, after string, all 
 	if err != nil {
 		return nil, err
 	}
-	now, err := snapshot.Objects(ctx, db, filepath.Join(c.pkiDir(), pki.EncryptionConfig))
+	now, err := snapshot.Objects(ctx, db, filepath.Join(c.PKIDir(), pki.EncryptionConfig))
 	return snapshot.Diff(old, now, all), err
 }

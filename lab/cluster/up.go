@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 // Options say what a new cluster looks like and what to wait for.
 type Options struct {
 	Name    string
+	Servers int // 0: one
 	Workers int
 	Bundle  string
 	Demo    bool
@@ -65,10 +67,7 @@ func (c *Cluster) populate(options Options) error {
 		return nil
 	}
 	c.ServerArgs = options.ServerArgs
-	roles := []Role{Server}
-	for range options.Workers {
-		roles = append(roles, Worker)
-	}
+	roles := slices.Concat(slices.Repeat([]Role{Server}, max(1, options.Servers)), slices.Repeat([]Role{Worker}, options.Workers))
 	for _, role := range roles {
 		if _, err := c.addMember(role); err != nil {
 			return err
@@ -89,11 +88,14 @@ func (c *Cluster) start(ctx context.Context, options Options) error {
 		}
 	}
 	server := c.servers()[0]
-	if err := pki.EnsureServer(c.pkiDir(), pki.Server{Name: server.Name, DNSDomain: c.DNSDomain}, time.Now()); err != nil {
+	if err := pki.EnsureServer(c.PKIDir(), pki.Server{Name: server.Name, DNSDomain: c.DNSDomain}, time.Now()); err != nil {
 		return err
 	}
 	options.Step("registry on %s", c.registryAddress())
 	if err := c.startRegistry(ctx); err != nil {
+		return err
+	}
+	if err := c.startBalancer(ctx); err != nil {
 		return err
 	}
 	options.Step("nodes %s", c.memberNames())
@@ -109,7 +111,7 @@ func (c *Cluster) start(ctx context.Context, options Options) error {
 }
 
 func (c *Cluster) startNode(ctx context.Context, m Member) error {
-	if m.Role == Server {
+	if m.Role == Server && !m.Invited {
 		if err := c.writeServerFiles(m); err != nil {
 			return fmt.Errorf("node %s: %w", m.Name, err)
 		}
@@ -117,16 +119,17 @@ func (c *Cluster) startNode(ctx context.Context, m Member) error {
 	if err := c.writeNodeFiles(m); err != nil {
 		return fmt.Errorf("node %s: %w", m.Name, err)
 	}
-	return c.Node(m).Start(ctx, c.services(m))
+	services, err := c.services(m)
+	if err != nil {
+		return fmt.Errorf("node %s: %w", m.Name, err)
+	}
+	return c.Node(m).Start(ctx, services)
 }
 
 // settle waits for the API, applies the addons and waits until the cluster serves.
 func (c *Cluster) settle(ctx context.Context, options Options) error {
-	entry, err := c.adminEntry()
+	entry, err := c.writeKubeconfig()
 	if err != nil {
-		return err
-	}
-	if err := kubeconfig.Write(c.KubeconfigPath(), entry); err != nil {
 		return err
 	}
 	if options.Kubeconfig != "" {
@@ -134,13 +137,13 @@ func (c *Cluster) settle(ctx context.Context, options Options) error {
 			return err
 		}
 	}
+	options.Step("control plane at %s", c.APIServer())
+	if err := c.waitServers(ctx, c.living()); err != nil {
+		return err
+	}
 	api, err := c.connect()
 	if err != nil {
 		return err
-	}
-	options.Step("control plane at %s", c.APIServer())
-	if err := api.waitReady(ctx); err != nil {
-		return fmt.Errorf("%w; see %s", err, filepath.Join(c.Node(c.servers()[0]).StatePath("/var/log"), "keelson-server.log"))
 	}
 	replicas := min(2, max(1, len(c.Members)-1))
 	dns := addons.DNS{Domain: c.DNSDomain, DNSAddress: c.DNSAddress, Image: images.CoreDNS, Replicas: replicas}
@@ -178,6 +181,15 @@ func (c *Cluster) settle(ctx context.Context, options Options) error {
 	return nil
 }
 
+// writeKubeconfig writes the administrator's kubeconfig.
+func (c *Cluster) writeKubeconfig() (kubeconfig.Entry, error) {
+	entry, err := c.adminEntry()
+	if err != nil {
+		return entry, err
+	}
+	return entry, kubeconfig.Write(c.KubeconfigPath(), entry)
+}
+
 // KubeconfigPath is the administrator's kubeconfig of this cluster alone.
 func (c *Cluster) KubeconfigPath() string { return filepath.Join(c.dir(), "kubeconfig") }
 
@@ -203,7 +215,7 @@ func (c *Cluster) Down(ctx context.Context, keep bool, kubeconfigPath string) er
 	if err != nil {
 		return err
 	}
-	for _, d := range append(c.fleetDaemons(), c.registryDaemon()) {
+	for _, d := range append(c.fleetDaemons(), c.registryDaemon(), c.balancerDaemon()) {
 		if err := d.stop(ctx); err != nil {
 			return err
 		}

@@ -147,6 +147,15 @@ LIFE_KILLS ?= 50
 life: images ## Kill every process of a cluster LIFE_KILLS times at random points (SEED), and reboot it: all acknowledged data is there each time
 	@go test -count=1 -v -timeout 0 -tags e2e ./lab/e2e -run 'TestKillEverything|TestReboot' -args -cluster life -life.kills=$(LIFE_KILLS) -life.seed=$(or $(SEED),1)
 
+E2E = hack/e2e.sh bin/e2e && go test -count=1 -v -timeout 0 -tags e2e ./lab/e2e
+.PHONY: churn
+churn: images ## PODS=1000 pods of all kinds come and go while agents and containerd are killed: nothing may be left on the node; SEED
+	@$(E2E) -run TestNothingLeaks -leak.pods $(or $(PODS),1000) -seed $(or $(SEED),1)
+
+.PHONY: full-node
+full-node: images ## A node with 110 probed pods: none may restart or be not Ready FOR=30m; with what its agent needs
+	@$(E2E) -run TestFullNode -full.for $(or $(FOR),30m)
+
 .PHONY: fuzz
 fuzz: ## Fuzz decoders, defaults and validation of every kind, for a bounded time
 	@go test ./apis -run '^$$' -fuzz FuzzHooks -fuzztime 60s -fuzzminimizetime 2s

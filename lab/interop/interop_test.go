@@ -113,17 +113,10 @@ func (c *Cluster) controllersLog(t *testing.T) string {
 	return string(log)
 }
 
-// leftovers lists what pods have on the node: containers, control groups, volumes, mounts, network devices and addresses.
+// leftovers lists what pods have on the node.
 func (c *Cluster) leftovers(t *testing.T) string {
 	t.Helper()
-	const list = `/opt/keelson/ctr --address ` + containerdSocket + ` --namespace k8s.io containers list -q
-		find /sys/fs/cgroup/*/kubepods /sys/fs/cgroup/kubepods -type d -name '*pod?*-*' 2>/dev/null
-		ls /var/lib/kubelet/pods /var/log/pods
-		grep -o '/var/lib/kubelet/pods/[^ ]*' /proc/self/mounts
-		ip -o link | grep -o 'veth[^@]*'
-		find /var/lib/cni -name '10.244.*'
-		exit 0`
-	out, err := exec.Command(c.inside()[0], append(c.inside()[1:], "/bin/sh", "-c", list)...).Output()
+	out, err := exec.Command(c.inside()[0], append(c.inside()[1:], "/bin/sh", "-c", script.Leftovers)...).Output()
 	must(t, err)
 	return string(out)
 }

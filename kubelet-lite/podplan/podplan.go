@@ -165,14 +165,15 @@ func For(pod *corev1.Pod, o Observed, now time.Time) Plan {
 		}
 	}
 	p.ephemeralContainers()
-	if key := (Key{Resize, ""}); p.o.Resize && !p.held(key) {
-		p.do(Action{Key: key})
+	if p.o.Resize {
+		p.do(Action{Key: Key{Resize, ""}})
 	}
 	return p.plan
 }
 
+// do plans an action, unless it is under way or has to wait after a setback.
 func (p *planner) do(a Action) {
-	if _, busy := p.o.InFlight[a.Key]; !busy {
+	if _, busy := p.o.InFlight[a.Key]; !busy && !p.held(a.Key) {
 		p.plan.Actions = append(p.plan.Actions, a)
 	}
 }
@@ -199,9 +200,8 @@ func (p *planner) held(key Key) bool {
 }
 
 func (p *planner) setUpVolumes() {
-	key := Key{SetUpVolumes, ""}
-	if !p.o.Volumes && !p.held(key) {
-		p.do(Action{Key: key})
+	if !p.o.Volumes {
+		p.do(Action{Key: Key{SetUpVolumes, ""}})
 	}
 }
 

@@ -64,10 +64,7 @@ func (p *planner) terminate() {
 	for _, s := range p.o.Pod.Sandboxes {
 		if s.Ready {
 			stopping = true
-			key := Key{StopSandbox, s.ID}
-			if !p.held(key) {
-				p.do(Action{Key: key})
-			}
+			p.do(Action{Key: Key{StopSandbox, s.ID}})
 		}
 	}
 	p.plan.Done = !stopping && len(p.o.InFlight) == 0

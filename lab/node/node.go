@@ -13,8 +13,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"keelson.dev/lab/network"
 	"keelson.dev/lab/supervisor"
@@ -70,7 +72,7 @@ func (n *Node) Start(ctx context.Context, services []supervisor.Service) error {
 	if err := n.prepare(services); err != nil {
 		return fmt.Errorf("prepare node %s: %w", n.Name, err)
 	}
-	if err := n.runc(ctx, "delete", "--force", n.id()); err != nil && !strings.Contains(err.Error(), "does not exist") {
+	if err := n.erase(ctx); err != nil {
 		return fmt.Errorf("clear node %s: %w", n.Name, err)
 	}
 	if err := n.create(ctx); err != nil {
@@ -91,10 +93,26 @@ func (n *Node) Start(ctx context.Context, services []supervisor.Service) error {
 
 // Kill ends the node and everything in it at once, as a power cut does.
 func (n *Node) Kill(ctx context.Context) error {
-	if err := n.runc(ctx, "delete", "--force", n.id()); err != nil {
+	if err := n.erase(ctx); err != nil {
 		return fmt.Errorf("kill node %s: %w", n.Name, err)
 	}
 	return n.unmountRoot()
+}
+
+// deathPatience is how long killed processes may take to leave their control groups: runc waits for less than a busy machine needs.
+const deathPatience = 30 * time.Second
+
+// erase ends the container and makes runc forget it.
+func (n *Node) erase(ctx context.Context) error {
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, deathPatience, true, func(ctx context.Context) (bool, error) {
+		last = n.runc(ctx, "delete", "--force", n.id())
+		return last == nil || strings.Contains(last.Error(), "does not exist"), nil
+	})
+	if err != nil {
+		return errors.Join(err, last)
+	}
+	return nil
 }
 
 // Signal sends a signal to the node's first process; SIGTERM stops its services in order.

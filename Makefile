@@ -156,6 +156,11 @@ churn: images ## PODS=1000 pods of all kinds come and go while agents and contai
 full-node: images ## A node with 110 probed pods: none may restart or be not Ready FOR=30m; with what its agent needs
 	@$(E2E) -run TestFullNode -full.for $(or $(FOR),30m)
 
+FAULTS_FOR ?= 30m
+.PHONY: fault-servers
+fault-servers: images ## Kill, freeze and cut off the servers of three for FAULTS_FOR under writers (SEED repeats a run): linearizable, nothing lost
+	@go test -count=1 -v -timeout 0 -tags e2e ./lab/faults -args -faults.for=$(FAULTS_FOR) $(if $(SEED),-faults.seed=$(SEED))
+
 .PHONY: fuzz
 fuzz: ## Fuzz decoders, defaults and validation of every kind, for a bounded time
 	@go test ./apis -run '^$$' -fuzz FuzzHooks -fuzztime 60s -fuzzminimizetime 2s

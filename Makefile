@@ -132,6 +132,10 @@ bench-proxy: build ## Our service proxy beside kube-proxy in nftables mode: BENC
 	@conformance/upstream.sh kube-proxy
 	@go run ./proxy-lite/bench $(BENCH_FLAGS)
 
+.PHONY: traffic
+traffic: images ## 200 connections and 500 requests a second on a Service FOR=10m, through updates, scaling and the loss of a node
+	@hack/e2e.sh bin/e2e && go test -count=1 -v -timeout 0 -tags e2e ./lab/e2e -run 'TestTraffic|TestNames' -traffic $(or $(FOR),10m)
+
 KILL_FOR ?= 10m
 .PHONY: faults
 faults: ## Controllers under late watches, failed calls, lost answers and deaths: SEEDS plagues, every promise checked at every revision

@@ -1,0 +1,228 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+var trafficFor = flag.Duration("traffic", time.Minute, "how long TestTraffic and TestNames go on at least")
+
+const (
+	connections = 200
+	perSecond   = 500
+	patience    = 5 * time.Second // of a client, with one request
+	// behind is how far a node's rules may be behind the endpoints on a busy machine; usually it is moments.
+	behind = 3 * time.Second
+)
+
+// trafficDemo is a copy of the demo for one test.
+const trafficDemo = `
+apiVersion: v1
+kind: Service
+metadata: {name: traffic}
+spec:
+  type: NodePort
+  selector: {app: traffic}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: traffic}
+spec:
+  replicas: 6
+  selector: {matchLabels: {app: traffic}}
+  template:
+    metadata: {labels: {app: traffic}}
+    spec:
+      terminationGracePeriodSeconds: 10
+      topologySpreadConstraints:
+      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: traffic}}}
+      tolerations:
+      - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
+      - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
+      containers:
+      - name: demo
+        image: %s
+        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+        lifecycle: {preStop: {sleep: {seconds: 2}}}
+`
+
+// TestTraffic has clients that keep 200 connections and send 500 requests a second to a Service while that is updated, scaled and, once,
+// loses a node. No request may fail but those that were under way or sent while the dead node's endpoints were still in force: nobody can
+// know sooner.
+func TestTraffic(t *testing.T) {
+	client := clientset(t)
+	namespace := fmt.Sprintf("e2e-traffic-%d", time.Now().UnixNano()%100000)
+	must(t, kubectl("create", "namespace", namespace))
+	t.Cleanup(func() { _ = kubectl("delete", "namespace", namespace, "--wait=false") })
+	image := output(t, "get", "-n", "demo", "deployment/demo", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+	apply := kubectlCommand("apply", "-n", namespace, "-f", "-")
+	apply.Stdin = strings.NewReader(fmt.Sprintf(trafficDemo, image))
+	if out, err := apply.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	settled := func() {
+		t.Helper()
+		must(t, kubectl("rollout", "status", "-n", namespace, "deployment/traffic", "--timeout=3m"))
+	}
+	settled()
+	port := output(t, "get", "-n", namespace, "service/traffic", "-o", "jsonpath={.spec.ports[0].nodePort}")
+	crowd := startCrowd("http://" + net.JoinHostPort(serverAddress(t), port) + "/")
+
+	began, rounds := time.Now(), 0
+	work := func(until time.Duration) {
+		for ; rounds == 0 || time.Since(began) < until; rounds++ {
+			must(t, kubectl("rollout", "restart", "-n", namespace, "deployment/traffic"))
+			settled()
+			for _, replicas := range []int{9, 4, 6} {
+				must(t, kubectl("scale", "-n", namespace, "deployment/traffic", fmt.Sprintf("--replicas=%d", replicas)))
+				settled()
+			}
+		}
+	}
+	work(*trafficFor / 2)
+	killed := time.Now()
+	must(t, command("node", "kill", "worker-1").Run())
+	t.Cleanup(func() { _ = command("node", "start", "worker-1").Run() }) // of a test that ended early
+	waitFor(t, 2*time.Minute, func() error { return noEndpoints(t.Context(), client, namespace, "worker-1") })
+	givenUp := time.Now()
+	settled()
+	must(t, command("node", "start", "worker-1").Run())
+	must(t, kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s"))
+	work(*trafficFor)
+
+	failures := crowd.stop()
+	causes := map[string]int{}
+	for _, f := range failures {
+		cause := f.cause()
+		if f.ended.After(killed) && f.sent.Before(givenUp.Add(behind)) {
+			cause += ", node dead and not given up"
+		} else {
+			t.Errorf("%s after the start, %s after the node was killed: %v", f.sent.Sub(began).Round(time.Millisecond), f.sent.Sub(killed).Round(time.Millisecond), f.err)
+		}
+		causes[cause]++
+	}
+	took := time.Since(began)
+	t.Logf("figures: %d of %d requests failed (%.0f a second, %s, %d rounds of an update and three scalings; the node was given up after %.1f s): %v",
+		len(failures), crowd.sent, float64(crowd.sent)/took.Seconds(), took.Round(time.Second), rounds, givenUp.Sub(killed).Seconds(), causes)
+}
+
+func clientset(t *testing.T) kubernetes.Interface {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig())
+	must(t, err)
+	client, err := kubernetes.NewForConfig(config)
+	must(t, err)
+	return client
+}
+
+// noEndpoints is nil once no endpoint of a namespace on the node is ready.
+func noEndpoints(ctx context.Context, client kubernetes.Interface, namespace, node string) error {
+	list, err := client.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for i := range list.Items {
+		if n := ready(&list.Items[i], node); n > 0 {
+			return fmt.Errorf("%s has %d ready endpoints on %s", list.Items[i].Name, n, node)
+		}
+	}
+	return nil
+}
+
+// ready counts the ready endpoints of a slice, those on one node or, without a name, all.
+func ready(slice *discoveryv1.EndpointSlice, node string) int {
+	n := 0
+	for _, e := range slice.Endpoints {
+		if (node == "" || (e.NodeName != nil && *e.NodeName == node)) && (e.Conditions.Ready == nil || *e.Conditions.Ready) {
+			n++
+		}
+	}
+	return n
+}
+
+// failure is a request that failed.
+type failure struct {
+	sent, ended time.Time
+	err         error
+}
+
+// cause says in few words what happened.
+func (f failure) cause() string {
+	var timeout net.Error
+	switch {
+	case errors.As(f.err, &timeout) && timeout.Timeout():
+		return "timeout"
+	case errors.Is(f.err, syscall.ECONNREFUSED):
+		return "refused"
+	case errors.Is(f.err, syscall.ECONNRESET):
+		return "reset"
+	case errors.Is(f.err, syscall.EHOSTUNREACH):
+		return "no route"
+	}
+	return f.err.Error()
+}
+
+// crowd is many clients, each with a connection that it keeps while it can.
+type crowd struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+
+	mu       sync.Mutex
+	sent     int
+	failures []failure
+}
+
+func startCrowd(url string) *crowd {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &crowd{cancel: cancel}
+	const every = time.Second * connections / perSecond
+	for i := range connections {
+		client := &http.Client{Timeout: patience, Transport: &http.Transport{MaxConnsPerHost: 1}}
+		c.done.Go(func() {
+			defer client.CloseIdleConnections()
+			time.Sleep(every * time.Duration(i) / connections) // one after the other
+			tick := time.NewTicker(every)
+			defer tick.Stop()
+			for ctx.Err() == nil {
+				sent := time.Now()
+				err := ask(client, url)
+				c.note(failure{sent, time.Now(), err})
+				<-tick.C
+			}
+		})
+	}
+	return c
+}
+
+func (c *crowd) note(f failure) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sent++
+	if f.err != nil {
+		c.failures = append(c.failures, f)
+	}
+}
+
+// stop ends the clients and returns what failed.
+func (c *crowd) stop() []failure {
+	c.cancel()
+	c.done.Wait()
+	return c.failures
+}

@@ -98,12 +98,12 @@ func TestTraffic(t *testing.T) {
 	}
 	work(*trafficFor / 2)
 	killed := time.Now()
-	must(t, command("node", "kill", "worker-1").Run())
-	t.Cleanup(func() { _ = command("node", "start", "worker-1").Run() }) // of a test that ended early
+	t.Cleanup(func() { _ = powerOf("start", "worker-1") }) // of a test that ended early
+	must(t, powerOf("kill", "worker-1"))
 	waitFor(t, 2*time.Minute, func() error { return noEndpoints(t.Context(), client, namespace, "worker-1") })
 	givenUp := time.Now()
 	settled()
-	must(t, command("node", "start", "worker-1").Run())
+	must(t, powerOf("start", "worker-1"))
 	must(t, kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s"))
 	work(*trafficFor)
 
@@ -121,6 +121,14 @@ func TestTraffic(t *testing.T) {
 	took := time.Since(began)
 	t.Logf("figures: %d of %d requests failed (%.0f a second, %s, %d rounds of an update and three scalings; the node was given up after %.1f s): %v",
 		len(failures), crowd.sent, float64(crowd.sent)/took.Seconds(), took.Round(time.Second), rounds, givenUp.Sub(killed).Seconds(), causes)
+}
+
+// powerOf kills or starts a node.
+func powerOf(action, node string) error {
+	if out, err := command("node", action, node).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", action, node, err, out)
+	}
+	return nil
 }
 
 func clientset(t *testing.T) kubernetes.Interface {

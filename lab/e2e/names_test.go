@@ -44,7 +44,7 @@ func TestNames(t *testing.T) {
 		t.Helper()
 		waitFor(t, 2*time.Minute, func() error {
 			list, err := slices.List(t.Context(), ofDNS)
-			if err == nil && (len(list.Items) != 1 || ready(&list.Items[0], "") != 2) {
+			if err == nil && (len(list.Items) != 1 || readyEndpoints(&list.Items[0], "") != 2) {
 				err = fmt.Errorf("DNS has not two endpoints: %v", list)
 			}
 			return err
@@ -79,7 +79,7 @@ func TestNames(t *testing.T) {
 			struck := time.Now()
 			must(t, loss.do())
 			for event := range endpoints.ResultChan() {
-				if slice, ok := event.Object.(*discoveryv1.EndpointSlice); ok && ready(slice, "") < 2 {
+				if slice, ok := event.Object.(*discoveryv1.EndpointSlice); ok && readyEndpoints(slice, "") < 2 {
 					break
 				}
 			}

@@ -147,15 +147,15 @@ func noEndpoints(ctx context.Context, client kubernetes.Interface, namespace, no
 		return err
 	}
 	for i := range list.Items {
-		if n := ready(&list.Items[i], node); n > 0 {
+		if n := readyEndpoints(&list.Items[i], node); n > 0 {
 			return fmt.Errorf("%s has %d ready endpoints on %s", list.Items[i].Name, n, node)
 		}
 	}
 	return nil
 }
 
-// ready counts the ready endpoints of a slice, those on one node or, without a name, all.
-func ready(slice *discoveryv1.EndpointSlice, node string) int {
+// readyEndpoints counts the ready endpoints of a slice, those on one node or, without a name, all.
+func readyEndpoints(slice *discoveryv1.EndpointSlice, node string) int {
 	n := 0
 	for _, e := range slice.Endpoints {
 		if (node == "" || (e.NodeName != nil && *e.NodeName == node)) && (e.Conditions.Ready == nil || *e.Conditions.Ready) {

@@ -170,6 +170,10 @@ fuzz: ## Fuzz decoders, defaults and validation of every kind, for a bounded tim
 	@go test ./apis -run '^$$' -fuzz FuzzHooks -fuzztime 60s -fuzzminimizetime 2s
 	@go test ./apis -run '^$$' -fuzz FuzzDecode -fuzztime 60s -fuzzminimizetime 2s
 
+.PHONY: cis
+cis: images ## A cluster held against the CIS Kubernetes Benchmark, a row for each recommendation, with the reasons of exceptions
+	@go test -count=1 -v -tags e2e ./lab/e2e -run TestCIS -cluster cis
+
 .PHONY: bench
 bench: images ## Measure the figures of docs/performance.md
 	@hack/bench.sh

@@ -81,7 +81,7 @@ func (c *Cluster) nearest(m Member) []string {
 
 // kubeletSettings are what differs from upstream's defaults in a lab. All nodes share the machine's disk with everything else on it, so
 // what is free as a share of it says nothing: nodes evict when it is really about to be full, and keep their images. Whether the
-// machine swaps is not theirs to say.
+// machine swaps is not theirs to say. A fork bomb in a pod must not take the machine with it.
 const kubeletSettings = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 evictionHard:
@@ -93,6 +93,7 @@ evictionHard:
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 failSwapOn: false
+podPidsLimit: 4096
 `
 
 // writeNodeFiles gives any node what its agent and its runtime start from.
@@ -107,7 +108,7 @@ func (c *Cluster) writeNodeFiles(m Member) error {
 			return err
 		}
 	}
-	if err := writeFile(n.StatePath(kubeletConfig), []byte(kubeletSettings), 0o644); err != nil {
+	if err := writeFile(n.StatePath(kubeletConfig), []byte(kubeletSettings), 0o600); err != nil {
 		return err
 	}
 	return containerd.Write(filepath.Join(n.Dir, "state"), containerdConfig, containerd.Config{

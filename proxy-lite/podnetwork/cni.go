@@ -12,6 +12,9 @@ import (
 // confName sorts before what other CNI plugins install, and is the only file we write.
 const confName = "10-keelson.conflist"
 
+// networkName is also the folder below the data folder in which the plugin keeps the addresses that are taken.
+const networkName = "keelson"
+
 // conflist returns the CNI configuration for pods out of these CIDRs: a routed veth pair per pod (docs/adr/0001-pod-network.md),
 // addresses by host-local, and port mappings for hostPort.
 func conflist(cidrs []netip.Prefix, dataDir string, mtu int) ([]byte, error) {
@@ -35,7 +38,7 @@ func conflist(cidrs []netip.Prefix, dataDir string, mtu int) ([]byte, error) {
 	}
 	ports := object{"type": "portmap", "capabilities": object{"portMappings": true}, "backend": "nftables", "snat": true}
 	text, err := json.MarshalIndent(object{
-		"cniVersion": "1.0.0", "name": "keelson", "plugins": []any{link, ports},
+		"cniVersion": "1.0.0", "name": networkName, "plugins": []any{link, ports},
 	}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode CNI configuration: %w", err)
@@ -62,8 +65,11 @@ func (s *syncer) writeCNI(cidrs []netip.Prefix) error {
 	if err := os.MkdirAll(s.config.ConfDir, 0o755); err != nil {
 		return fmt.Errorf("write CNI configuration: %w", err)
 	}
+	if err := os.MkdirAll(filepath.Join(s.config.DataDir, networkName), 0o700); err != nil { // the plugin would let everybody read it
+		return fmt.Errorf("make the folder of pod addresses: %w", err)
+	}
 	staged := filepath.Join(s.config.ConfDir, "."+confName)
-	if err := os.WriteFile(staged, text, 0o644); err != nil {
+	if err := os.WriteFile(staged, text, 0o600); err != nil {
 		return fmt.Errorf("write CNI configuration: %w", err)
 	}
 	if err := os.Rename(staged, path); err != nil {

@@ -53,7 +53,7 @@ func installerRoles() []rbacv1.ClusterRole {
 	roles := []rbacv1.ClusterRole{
 		clusterRole("system:coredns",
 			rule("list,watch", core, "endpoints,services,pods,namespaces"), rule("list,watch", discovery, "endpointslices")),
-		clusterRole("keelson:kubelet-checkpoint", rule("*", core, "nodes/checkpoint")),
+		clusterRole("keelson:kubelet-checkpoint", rule("create", core, "nodes/checkpoint")),
 	}
 	for i := range roles {
 		delete(roles[i].Labels, bootstrapping)

@@ -92,13 +92,14 @@ func (c *Cluster) replace(ctx context.Context, s *snapshot.Snapshot, options Opt
 	}
 	c.State = adopted
 	for _, m := range c.Members {
-		err := errors.Join(place(filepath.Join(stage, "nodes", m.Name), c.Node(m).Dir), place(c.scheduled(m), c.Node(m).StatePath(dataDir+"/snapshots")))
+		err := errors.Join(place(filepath.Join(stage, "nodes", m.Name), c.Node(m).Dir), place(c.scheduled(m), c.Node(m).StatePath(dataDir+"/snapshots")),
+			os.RemoveAll(c.Node(m).StatePath(dataDir+"/member")))
 		if err != nil {
 			return err
 		}
 	}
 	data := c.Node(server).StatePath(dataDir)
-	if err := errors.Join(os.RemoveAll(c.PKIDir()), os.MkdirAll(data, 0o700), os.RemoveAll(filepath.Join(data, "member"))); err != nil {
+	if err := errors.Join(os.RemoveAll(c.PKIDir()), os.MkdirAll(data, 0o700)); err != nil {
 		return err
 	}
 	if err := errors.Join(place(filepath.Join(stage, "pki"), c.PKIDir()), place(filepath.Join(restored, "member"), filepath.Join(data, "member"))); err != nil {
@@ -130,17 +131,23 @@ func (c *Cluster) adopt(s *snapshot.Snapshot) (State, error) {
 		return State{}, fmt.Errorf("read cluster state: %w", err)
 	}
 	adopted.Name, adopted.Subnet, adopted.Restoring = c.Name, c.Subnet, ""
+	first := true
 	for i := range adopted.Members {
+		m := &adopted.Members[i]
 		address := c.Subnet.Masked().Addr().As4()
-		address[3] = adopted.Members[i].Address.As4()[3]
-		adopted.Members[i].Address = netip.AddrFrom4(address)
+		address[3] = m.Address.As4()[3]
+		m.Address = netip.AddrFrom4(address)
+		m.Invited = false     // invitations have expired
+		if m.Role == Server { // the database is restored into the first; the others join it
+			m.Joins, m.Off, first = !first, false, false
+		}
 	}
 	return adopted, nil
 }
 
 // clear ends what runs of the cluster. Its nodes go with all that they had, unless they are to keep it.
 func (c *Cluster) clear(ctx context.Context, keep bool) error {
-	for _, d := range append(c.fleetDaemons(), c.registryDaemon()) {
+	for _, d := range append(c.fleetDaemons(), c.registryDaemon(), c.balancerDaemon()) {
 		if err := d.stop(ctx); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/component-base/version"
 
 	"keelson.dev/internal/pki"
@@ -90,7 +91,7 @@ func (c *Cluster) SaveSnapshot(ctx context.Context, file string, withImages bool
 	if err != nil {
 		return "", 0, fmt.Errorf("encode cluster state: %w", err)
 	}
-	client, end, err := snapshot.Dial(c.Node(c.servers()[0]).StatePath(dataDir))
+	client, end, err := c.dialDatabase()
 	if err != nil {
 		return "", 0, err
 	}
@@ -182,7 +183,7 @@ func DiffSnapshots(ctx context.Context, name, bundle, before, after string, all 
 	if err != nil {
 		return nil, err
 	}
-	client, end, err := snapshot.Dial(c.Node(c.servers()[0]).StatePath(dataDir))
+	client, end, err := c.dialDatabase()
 	if err != nil {
 		return nil, err
 	}
@@ -193,4 +194,13 @@ func DiffSnapshots(ctx context.Context, name, bundle, before, after string, all 
 	}
 	now, err := snapshot.Objects(ctx, db, filepath.Join(c.PKIDir(), pki.EncryptionConfig))
 	return snapshot.Diff(old, now, all), err
+}
+
+// dialDatabase reaches the etcd of a server that runs.
+func (c *Cluster) dialDatabase() (*clientv3.Client, func(), error) {
+	living := c.living()
+	if len(living) == 0 {
+		return nil, nil, fmt.Errorf("no server of cluster %s runs", c.Name)
+	}
+	return snapshot.Dial(c.Node(living[0]).StatePath(dataDir))
 }

@@ -89,8 +89,11 @@ func Operation(kind string) func(*error) {
 	}
 }
 
-// The certificates whose remaining time is told.
-var ClientCertificate, ServingCertificate Certificate
+// ClientCertificate is the node's identity.
+var ClientCertificate Certificate
+
+// ServingCertificate is that of the node's own API.
+var ServingCertificate Certificate
 
 // Certificate is one that is renewed from time to time.
 type Certificate struct {

@@ -309,11 +309,7 @@ func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 				ref := images[uid+"/"+c.Name]
 				values := []string{c.Name, "pod" + uid + "/" + ref.id, ref.image, ref.id, namespace, name}
 				use(add, c.CPU, c.Memory, c.IO, values...)
-				for _, d := range ref.disks {
-					for f, n := range map[family]uint64{reads: d.Reads, writes: d.Writes, bytesRead: d.ReadBytes, bytesWrote: d.WriteBytes} {
-						add(f, time.Time{}, float64(n), append(slices.Clip(values), d.Name)...)
-					}
-				}
+				ref.emit(add, [4]family{reads, writes, bytesRead, bytesWrote}, values)
 				if c.Rootfs != nil {
 					add.maybe(fs, c.Rootfs.Time.Time, c.Rootfs.UsedBytes, 1, append(slices.Clip(values), "")...)
 				}
@@ -349,6 +345,15 @@ func (p pressure) emit(add emitter, at time.Time, psi *statsapi.PSIStats, values
 type containerRef struct {
 	id, image string
 	disks     []stats.Device
+}
+
+// emit tells what a container has done with each of its disks: reads, writes, and the bytes of both.
+func (r containerRef) emit(add emitter, families [4]family, values []string) {
+	for _, d := range r.disks {
+		for i, n := range [4]uint64{d.Reads, d.Writes, d.ReadBytes, d.WriteBytes} {
+			add(families[i], time.Time{}, float64(n), append(slices.Clip(values), d.Name)...)
+		}
+	}
 }
 
 // images finds what the API says of each container, and its disks: pod UID/name → id and image.

@@ -196,7 +196,7 @@ func (m *Manager) Admit(ctx context.Context, pod *corev1.Pod, devices Devices) *
 	return &admit.Rejection{Reason: "UnexpectedAdmissionError", Message: fmt.Sprintf("Allocate failed due to %v, which is unexpected", err)}
 }
 
-var errNoNodes = errors.New("Resources cannot be allocated with Topology locality")
+var errNoNodes = errors.New("Resources cannot be allocated with Topology locality") //nolint:staticcheck // upstream's message, which starts like that
 
 // trial is one admission under way.
 type trial struct {

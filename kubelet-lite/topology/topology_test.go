@@ -280,8 +280,10 @@ func TestAdmit(t *testing.T) {
 	}{
 		"whole CPUs are exclusive, others share": {machine(1, 1, 4, 1), nil, []*corev1.Pod{pod("a", "2/1", "1500m/1")}, []string{"c0=1-2 c1=0,3"}, "0,3"},
 		"no more than there are": {
-			machine(1, 1, 4, 1), nil, []*corev1.Pod{pod("a", "4/1")},
-			[]string{"UnexpectedAdmissionError: Allocate failed due to not enough cpus available to satisfy request: requested=4, available=3, which is unexpected"}, "0-3",
+			machine(1, 1, 4, 1), nil,
+			[]*corev1.Pod{pod("a", "4/1")},
+			[]string{"UnexpectedAdmissionError: Allocate failed due to not enough cpus available to satisfy request: requested=4, available=3, which is unexpected"},
+			"0-3",
 		},
 		"what goes is free again":             {machine(1, 1, 4, 1), nil, []*corev1.Pod{pod("a", "3/1"), pod("-a"), pod("b", "3/1")}, []string{"c0=1-3", "", "c0=1-3"}, "0"},
 		"init containers leave theirs":        {machine(1, 1, 4, 1), nil, []*corev1.Pod{pod("a", "init:2/1", "sidecar:1/1", "2/1")}, []string{"c0=1-2 c1=1 c2=2-3"}, "0"},

@@ -202,7 +202,8 @@ func startCrowd(url string) *crowd {
 	c := &crowd{cancel: cancel}
 	const every = time.Second * connections / perSecond
 	for i := range connections {
-		client := &http.Client{Timeout: patience, Transport: &http.Transport{MaxConnsPerHost: 1}}
+		// A connection that is being made goes on when its request is given up: it must end itself, and hold up no other.
+		client := &http.Client{Timeout: patience, Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: patience}).DialContext}}
 		c.done.Go(func() {
 			defer client.CloseIdleConnections()
 			time.Sleep(every * time.Duration(i) / connections) // one after the other

@@ -143,7 +143,7 @@ func TestMerge(t *testing.T) {
 func TestMergeIsTheBestOfAllCombinations(t *testing.T) {
 	four := machine(2, 2, 2, 1)
 	random := rand.New(rand.NewPCG(1, 2))
-	for range 3000 {
+	for range 1000 {
 		p := policy{[]string{"best-effort", "restricted", "single-numa-node"}[random.IntN(3)], random.IntN(2) == 0, &four}
 		lists := make([][]Hint, 1+random.IntN(3))
 		for i := range lists {
@@ -381,7 +381,7 @@ func play(t *testing.T, m *Manager, p *corev1.Pod) string {
 // Whatever comes and goes, no CPU has two owners, none is lost, and no memory is promised twice.
 func TestNothingIsGivenTwice(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
-	for round := range 40 {
+	for round := range 12 {
 		mach := machine(1+random.IntN(2), 1+random.IntN(2), 2+random.IntN(3), 1+random.IntN(2))
 		k := configuration(withMemory)
 		k.TopologyManagerPolicy = []string{"none", "best-effort", "restricted", "single-numa-node"}[random.IntN(4)]

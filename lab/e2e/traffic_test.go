@@ -26,6 +26,7 @@ var trafficFor = flag.Duration("traffic", time.Minute, "how long TestTraffic and
 const (
 	connections = 200
 	perSecond   = 500
+	renewed     = 25              // requests on one connection
 	patience    = 5 * time.Second // of a client, with one request
 	// behind is how far a node's rules may be behind the endpoints on a busy machine; usually it is moments.
 	behind = 3 * time.Second
@@ -50,7 +51,7 @@ spec:
   template:
     metadata: {labels: {app: traffic}}
     spec:
-      terminationGracePeriodSeconds: 10
+      terminationGracePeriodSeconds: 15
       topologySpreadConstraints:
       - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: traffic}}}
       tolerations:
@@ -60,7 +61,7 @@ spec:
       - name: demo
         image: %s
         readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
-        lifecycle: {preStop: {sleep: {seconds: 2}}}
+        lifecycle: {preStop: {sleep: {seconds: 5}}} # for rules that are behind
 `
 
 // TestTraffic has clients that keep 200 connections and send 500 requests a second to a Service while that is updated, scaled and, once,
@@ -209,9 +210,12 @@ func startCrowd(url string) *crowd {
 			time.Sleep(every * time.Duration(i) / connections) // one after the other
 			tick := time.NewTicker(every)
 			defer tick.Stop()
-			for ctx.Err() == nil {
+			for n := 1; ctx.Err() == nil; n++ {
 				sent := time.Now()
 				err := ask(client, url)
+				if n%renewed == 0 { // or pods that are new would never be asked
+					client.CloseIdleConnections()
+				}
 				c.note(failure{sent, time.Now(), err})
 				<-tick.C
 			}

@@ -9,4 +9,4 @@ echo "test: end to end"
 hack/e2e.sh bin/e2e
 go test -count=1 -timeout 60m -tags e2e ./lab/e2e/...
 echo "test: servers fail"
-go test -count=1 -timeout 30m -tags e2e ./lab/faults
+go test -count=1 -timeout 30m -tags e2e ./lab/faults -faults.seed 1

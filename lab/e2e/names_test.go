@@ -29,6 +29,7 @@ spec:
 // TestNames asks for a name fifty times a second while one CoreDNS after the other is lost. A resolver asks twice, and no lookup may fail but,
 // where the loss comes without warning, one that was sent before the endpoint was withdrawn and met it with both questions.
 func TestNames(t *testing.T) {
+	needTraffic(t)
 	client := clientset(t)
 	create := kubectlCommand("apply", "-f", "-")
 	create.Stdin = strings.NewReader(dnsPort)

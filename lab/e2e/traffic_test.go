@@ -21,7 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-var trafficFor = flag.Duration("traffic", time.Minute, "how long TestTraffic and TestNames go on at least")
+var trafficFor = flag.Duration("traffic", 0, "how long TestTraffic and TestNames go on at least; 0: they do not run")
 
 const (
 	connections = 200
@@ -64,10 +64,17 @@ spec:
         lifecycle: {preStop: {sleep: {seconds: 5}}} # for rules that are behind
 `
 
+func needTraffic(t *testing.T) {
+	if *trafficFor == 0 {
+		t.Skip("-traffic is not set: make traffic")
+	}
+}
+
 // TestTraffic has clients that keep 200 connections and send 500 requests a second to a Service while that is updated, scaled and, once,
 // loses a node. No request may fail but those that were under way or sent while the dead node's endpoints were still in force: nobody can
 // know sooner.
 func TestTraffic(t *testing.T) {
+	needTraffic(t)
 	client := clientset(t)
 	namespace := fmt.Sprintf("e2e-traffic-%d", time.Now().UnixNano()%100000)
 	must(t, kubectl("create", "namespace", namespace))

@@ -107,7 +107,7 @@ func (p *Pool) Serve(ctx context.Context, listener net.Listener) error {
 		client, err := listener.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // it was told to end
+				return nil
 			}
 			return fmt.Errorf("accept connection: %w", err)
 		}

@@ -86,7 +86,7 @@ func TestPool(t *testing.T) {
 			pool.interval, pool.probe.Timeout = 50*time.Millisecond, 500*time.Millisecond
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is there at once
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,7 +103,7 @@ func TestPool(t *testing.T) {
 				if got := get(t, c, hosts[i]+"/"); got != "one" {
 					t.Fatalf("client %d is served by %q", i, got)
 				}
-				response, err := c.Get(hosts[i] + "/hang")
+				response, err := c.Get(hosts[i] + "/hang") //nolint:bodyclose // below
 				if err != nil {
 					t.Fatal(err)
 				}

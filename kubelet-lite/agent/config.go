@@ -73,7 +73,7 @@ func NewConfig() Config {
 	k.Authentication.Anonymous.Enabled = new(false)
 	k.Authorization.Mode = kubeletconfig.KubeletAuthorizationModeWebhook
 	k.PodLogsDir = "/var/log/pods"
-	k.RotateCertificates, k.ServerTLSBootstrap = true, true                      // always, if the node has an identity to renew
+	k.RotateCertificates, k.ServerTLSBootstrap = true, true                     // always, if the node has an identity to renew
 	k.StreamingConnectionIdleTimeout = metav1.Duration{Duration: 4 * time.Hour} // containerd's, which serves the streams
 	return c
 }

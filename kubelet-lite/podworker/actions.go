@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -361,8 +362,15 @@ func (w *worker) purgeNow(ctx context.Context, pod *corev1.Pod, seen *cri.Pod) e
 	for _, s := range seen.Sandboxes {
 		errs = append(errs, ignoreGone(w.m.cfg.Runtime.Runtime.RemovePodSandbox(ctx, s.ID)))
 	}
-	errs = append(errs, os.RemoveAll(cri.PodLogDir(w.m.cfg.Node.PodLogsRoot, pod)))
-	return errors.Join(errs...)
+	logs := cri.PodLogDir(w.m.cfg.Node.PodLogsRoot, pod)
+	// An agent that was killed between the removal of a container and that of its link has left the link.
+	links, err := filepath.Glob(w.legacyLog(pod, "*", "*"))
+	for _, link := range links {
+		if target, err := os.Readlink(link); err == nil && strings.HasPrefix(target, logs+"/") {
+			errs = append(errs, os.Remove(link))
+		}
+	}
+	return errors.Join(append(errs, err, os.RemoveAll(logs))...)
 }
 
 func (w *worker) event(pod *corev1.Pod, container, kind, reason, format string, args ...any) {

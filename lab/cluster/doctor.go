@@ -181,10 +181,10 @@ func (e *examination) certificates(context.Context) {
 	}
 	for _, dir := range dirs {
 		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
 			if err != nil {
+				if errors.Is(err, fs.ErrNotExist) {
+					return nil // a node has not been up yet, or has just renewed it
+				}
 				return err
 			}
 			switch info, err := os.Stat(path); { // of what a link leads to
@@ -293,13 +293,13 @@ func (e *examination) api(ctx context.Context) {
 	}
 	body, err := server.client.Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").Do(ctx).Raw()
 	if err != nil {
-		failed := ""
+		failed := []string{err.Error()}
 		for line := range strings.Lines(string(body)) {
 			if strings.HasPrefix(line, "[-]") {
-				failed += "; " + strings.TrimSpace(line)
+				failed = append(failed, strings.TrimSpace(line))
 			}
 		}
-		e.add(Problem, "api", "%s is not ready: %v%s", e.APIServer(), err, failed)
+		e.add(Problem, "api", "%s is not ready: %s", e.APIServer(), strings.Join(failed, "; "))
 		return
 	}
 	e.add(Fine, "api", "%s is ready", e.APIServer())

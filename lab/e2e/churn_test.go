@@ -64,7 +64,7 @@ func (s *stage) leftovers() []string {
 	s.Helper()
 	out, err := command("node", "exec", s.node, "--", "/bin/sh", "-c", script.Leftovers).Output()
 	must(s.T, err)
-	return strings.Split(strings.TrimSpace(string(out)), "\n")
+	return strings.FieldsFunc(string(out), func(r rune) bool { return r == '\n' })
 }
 
 // mustBeEmpty waits until all pods are gone, and with them everything that they had.

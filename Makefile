@@ -60,7 +60,7 @@ lint: ## golangci-lint with the rules of .golangci.yml
 # The conformance suite: FOCUS and SKIP are regular expressions, PROCS how many tests run at once, KUBECONFIG the cluster to test (none:
 # one is made and removed), TEST part of a name, COUNT the size of a slice.
 PROCS ?= 4
-COUNT ?= 60
+COUNT ?= 40
 SUITE = cd conformance && ../bin/conformance/conformance
 SUITE_FLAGS = -procs $(PROCS) $(if $(KUBECONFIG),-kubeconfig $(KUBECONFIG))
 

@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	leakPods = flag.Int("leak.pods", 30, "how many pods come and go in TestNothingLeaks")
+	leakPods = flag.Int("leak.pods", 15, "how many pods come and go in TestNothingLeaks; for 15 of them, the agent is killed once at each step")
 	seed     = flag.Uint64("seed", 1, "of what TestNothingLeaks and TestAgentKilledAtEachStep leave to chance")
 )
 
@@ -192,9 +192,11 @@ func ready(p *corev1.Pod) bool {
 	return false
 }
 
+// atOnce is how many pods come and go together.
+const atOnce = 15
+
 // TestNothingLeaks has pods of all kinds come and go, while containers, agents and containerd are killed, and looks for what is left.
 func TestNothingLeaks(t *testing.T) {
-	const atOnce = 15
 	s := newStage(t, "worker-1")
 	random := rand.New(rand.NewPCG(*seed, 0))
 	t.Logf("seed %d", *seed)
@@ -235,7 +237,7 @@ func TestAgentKilledAtEachStep(t *testing.T) {
 	s := newStage(t, "worker-1")
 	random := rand.New(rand.NewPCG(*seed, 1))
 	t.Logf("seed %d", *seed)
-	for round := range 2 {
+	for round := range max(1, *leakPods/atOnce) {
 		for _, step := range []struct {
 			name    string
 			ending  bool // the pod is deleted once it runs

@@ -32,7 +32,7 @@ import (
 )
 
 var (
-	lifeKills = flag.Int("life.kills", 3, "how often TestKillEverything kills all processes of the cluster")
+	lifeKills = flag.Int("life.kills", 1, "how often TestKillEverything kills all processes of the cluster")
 	lifeSeed  = flag.Uint64("life.seed", 1, "where the random points at which it does come from")
 )
 

@@ -8,5 +8,3 @@ go test -p 2 ./... 2>&1 | { grep -v 'no test files' || true; }
 echo "test: end to end"
 hack/e2e.sh bin/e2e
 go test -count=1 -timeout 60m -tags e2e ./lab/e2e/...
-echo "test: servers fail"
-go test -count=1 -timeout 30m -tags e2e ./lab/faults -faults.seed 1

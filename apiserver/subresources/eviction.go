@@ -24,6 +24,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"keelson.dev/apiserver/registry"
+	"keelson.dev/internal/podstate"
 )
 
 // maxDisrupted is how many evicted pods a budget may wait for: more mean that the disruption controller does not work, and the
@@ -171,22 +172,13 @@ func outsideBudgets(pod *corev1.Pod) bool {
 
 // mayGoUnhealthy tells whether a pod that is not ready may go without being counted.
 func mayGoUnhealthy(pod *corev1.Pod, budget *policyv1.PodDisruptionBudget) bool {
-	if isReady(pod) {
+	if podstate.Ready(pod) {
 		return false
 	}
 	if ptr.Deref(budget.Spec.UnhealthyPodEvictionPolicy, policyv1.IfHealthyBudget) == policyv1.AlwaysAllow {
 		return true
 	}
 	return budget.Status.CurrentHealthy >= budget.Status.DesiredHealthy && budget.Status.DesiredHealthy > 0
-}
-
-func isReady(pod *corev1.Pod) bool {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }
 
 func pinVersion(options *metav1.DeleteOptions, pod *corev1.Pod) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +38,7 @@ func addonListCommand(name *string) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
+				table := newTable(os.Stdout)
 				fmt.Fprintln(table, "NAME\tENABLED\tWHAT IT IS")
 				for _, addon := range list {
 					fmt.Fprintf(table, "%s\t%t\t%s\n", addon.Name, addon.Enabled, addon.About)

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -77,7 +76,7 @@ func snapshotListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
+			table := newTable(os.Stdout)
 			fmt.Fprintln(table, "SNAPSHOT\tCLUSTER\tTAKEN\tREVISION\tOBJECTS\tSIZE\tHOLDS")
 			var broken error
 			for _, file := range files {

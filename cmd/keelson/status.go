@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -37,7 +38,7 @@ func statusCommand(name *string) *cobra.Command {
 }
 
 func printNodes(nodes []cluster.NodeStatus) error {
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
+	table := newTable(os.Stdout)
 	fmt.Fprintln(table, "NODE\tROLE\tADDRESS\tPOWER")
 	for _, n := range nodes {
 		if n.Address == "" {
@@ -47,6 +48,9 @@ func printNodes(nodes []cluster.NodeStatus) error {
 	}
 	return table.Flush()
 }
+
+// newTable lines up columns that tabs divide.
+func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 3, ' ', 0) }
 
 func printJSON(value any) error {
 	encoder := json.NewEncoder(os.Stdout)
@@ -73,7 +77,7 @@ func doctorCommand(name *string) *cobra.Command {
 			if output == "json" {
 				err = printJSON(findings)
 			} else {
-				table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
+				table := newTable(os.Stdout)
 				for _, f := range findings {
 					fmt.Fprintf(table, "%s\t%s\t%s\n", f.Level, f.Check, f.Message)
 				}

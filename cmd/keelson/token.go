@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -123,7 +122,7 @@ func listTokens(ctx context.Context, client kubernetes.Interface) error {
 	if err != nil {
 		return fmt.Errorf("list tokens: %w", err)
 	}
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
+	table := newTable(os.Stdout)
 	fmt.Fprintln(table, "ID\tEXPIRES\tDESCRIPTION")
 	for _, s := range list.Items {
 		expires := "never"

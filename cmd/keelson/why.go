@@ -14,7 +14,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -166,7 +165,7 @@ func printWhy(w io.Writer, a *why.Answer) error {
 			fmt.Fprintf(w, "  %s: %s\n", r.Reason, r.Remedy)
 		}
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	table := newTable(w)
 	if len(a.Nodes)+len(a.Reasons) > 0 {
 		fmt.Fprintln(table, "\nNODE\tVERDICT\tBY\tWHY")
 	}

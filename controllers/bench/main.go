@@ -76,11 +76,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		results := map[string][]result{}
 		for round := range s.rounds {
-			order := slices.Clone(s.managers)
-			if round%2 == 1 {
-				slices.Reverse(order)
-			}
-			for _, manager := range order {
+			for _, manager := range bench.Order(round, s.managers) {
 				r, err := s.once(ctx, c, manager)
 				if ctx.Err() != nil {
 					return ctx.Err()

@@ -35,16 +35,11 @@ func (c Credentials) tls() (*tls.Config, error) {
 // what the member has to be started with: all members, as name=peerURL with commas between. It can be called again after it was
 // killed. A member of that peer URL that has been running is replaced: whoever asks to be added has no data.
 func Add(ctx context.Context, endpoints []string, credentials Credentials, name, peerURL string) (string, error) {
-	client, err := connect(ctx, endpoints, credentials)
+	client, members, err := connect(ctx, endpoints, credentials)
 	if err != nil {
 		return "", err
 	}
 	defer client.Close()
-	list, err := client.MemberList(ctx)
-	if err != nil {
-		return "", fmt.Errorf("list etcd members: %w", err)
-	}
-	members := list.Members
 	former := slices.IndexFunc(members, func(m *etcdserverpb.Member) bool { return slices.Contains(m.PeerURLs, peerURL) })
 	if former >= 0 && members[former].Name != "" { // a member that has never started has no name
 		if _, err := client.MemberRemove(ctx, members[former].ID); err != nil {
@@ -76,16 +71,12 @@ var ErrNotFound = errors.New("no such etcd member")
 
 // Remove takes the member called name out of the cluster. The error is an ErrNotFound if there is none.
 func Remove(ctx context.Context, endpoints []string, credentials Credentials, name string) error {
-	client, err := connect(ctx, endpoints, credentials)
+	client, members, err := connect(ctx, endpoints, credentials)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	list, err := client.MemberList(ctx)
-	if err != nil {
-		return fmt.Errorf("list etcd members: %w", err)
-	}
-	for _, m := range list.Members {
+	for _, m := range members {
 		if m.Name == name {
 			if _, err := client.MemberRemove(ctx, m.ID); err != nil {
 				return fmt.Errorf("remove etcd member %s: %w", name, err)
@@ -99,25 +90,26 @@ func Remove(ctx context.Context, endpoints []string, credentials Credentials, na
 // dialTimeout is how long one endpoint may take to answer.
 const dialTimeout = 3 * time.Second
 
-// connect returns a client of the first endpoint that answers: some may belong to machines that are gone.
-func connect(ctx context.Context, endpoints []string, credentials Credentials) (*clientv3.Client, error) {
+// connect returns a client of the first endpoint that answers, and the members that it names: some endpoints may belong to machines that are
+// gone.
+func connect(ctx context.Context, endpoints []string, credentials Credentials) (*clientv3.Client, []*etcdserverpb.Member, error) {
 	config, err := credentials.tls()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var failures []error
 	for _, endpoint := range endpoints {
 		client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, TLS: config, DialTimeout: dialTimeout, Logger: zap.NewNop(), Context: ctx})
 		if err != nil {
-			return nil, fmt.Errorf("build etcd client: %w", err)
+			return nil, nil, fmt.Errorf("build etcd client: %w", err)
 		}
 		attempt, cancel := context.WithTimeout(ctx, dialTimeout)
-		_, err = client.MemberList(attempt) // linearizable: it has a leader
+		list, err := client.MemberList(attempt) // linearizable: it has a leader
 		cancel()
 		if err == nil {
-			return client, nil
+			return client, list.Members, nil
 		}
 		failures = append(failures, fmt.Errorf("%s: %w", endpoint, err), client.Close())
 	}
-	return nil, fmt.Errorf("no etcd member answers: %w", errors.Join(failures...))
+	return nil, nil, fmt.Errorf("no etcd member answers: %w", errors.Join(failures...))
 }

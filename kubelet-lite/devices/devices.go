@@ -127,13 +127,10 @@ func (a *Admission) Hints(c *corev1.Container) (out [][]topology.Hint) {
 		if p == nil {
 			continue
 		}
-		near := map[string]topology.Nodes{}
+		near := p.near()
 		var every topology.Nodes
-		for _, d := range p.devices {
-			for _, n := range d.Topology.GetNodes() {
-				near[d.ID] |= 1 << n.ID
-			}
-			every |= near[d.ID]
+		for _, on := range near {
+			every |= on
 		}
 		if every == 0 {
 			continue

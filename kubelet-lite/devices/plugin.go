@@ -42,16 +42,22 @@ func (p *plugin) healthy() []string {
 	return out
 }
 
-// nearest are the free devices to choose n from: those near the nodes if they suffice, else these and as many of the others as are missing.
-func (p *plugin) nearest(free []string, near topology.Nodes, n int) []string {
-	isNear := func(id string) bool {
-		return slices.ContainsFunc(p.devices, func(d *pluginapi.Device) bool {
-			return d.ID == id && slices.ContainsFunc(d.Topology.GetNodes(), func(on *pluginapi.NUMANode) bool { return near&(1<<on.ID) != 0 })
-		})
+// near tells which NUMA nodes each device is on, of those that say so.
+func (p *plugin) near() map[string]topology.Nodes {
+	near := map[string]topology.Nodes{}
+	for _, d := range p.devices {
+		for _, n := range d.Topology.GetNodes() {
+			near[d.ID] |= 1 << n.ID
+		}
 	}
-	local, far := []string{}, []string{}
+	return near
+}
+
+// nearest are the free devices to choose n from: those near the nodes if they suffice, else these and as many of the others as are missing.
+func (p *plugin) nearest(free []string, nodes topology.Nodes, n int) []string {
+	near, local, far := p.near(), []string{}, []string{}
 	for _, id := range free {
-		if isNear(id) {
+		if near[id]&nodes != 0 {
 			local = append(local, id)
 			continue
 		}

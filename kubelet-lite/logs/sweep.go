@@ -24,13 +24,23 @@ func Sweep(root, links string, known func(types.UID) bool) error {
 			errs = append(errs, os.RemoveAll(filepath.Join(root, f.Name())))
 		}
 	}
+	return errors.Join(append(errs, Unlink(links, "*", root))...)
+}
+
+// Unlink removes the links of a folder whose names match the pattern and that lead to something below a folder which is gone.
+func Unlink(links, pattern, below string) error {
 	entries, err := os.ReadDir(links)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
+		return err
 	}
+	var errs []error
 	for _, l := range entries {
 		path := filepath.Join(links, l.Name())
-		if target, err := os.Readlink(path); err == nil && strings.HasPrefix(target, root+"/") {
+		if matched, err := filepath.Match(pattern, l.Name()); !matched {
+			errs = append(errs, err)
+			continue
+		}
+		if target, err := os.Readlink(path); err == nil && strings.HasPrefix(target, below+"/") {
 			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, os.Remove(path))
 			}

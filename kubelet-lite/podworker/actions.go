@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/dra"
 	"keelson.dev/kubelet-lite/images"
+	"keelson.dev/kubelet-lite/logs"
 	"keelson.dev/kubelet-lite/metrics"
 	"keelson.dev/kubelet-lite/podplan"
 )
@@ -362,15 +362,12 @@ func (w *worker) purgeNow(ctx context.Context, pod *corev1.Pod, seen *cri.Pod) e
 	for _, s := range seen.Sandboxes {
 		errs = append(errs, ignoreGone(w.m.cfg.Runtime.Runtime.RemovePodSandbox(ctx, s.ID)))
 	}
-	logs := cri.PodLogDir(w.m.cfg.Node.PodLogsRoot, pod)
-	// An agent that was killed between the removal of a container and that of its link has left the link.
-	links, err := filepath.Glob(w.legacyLog(pod, "*", "*"))
-	for _, link := range links {
-		if target, err := os.Readlink(link); err == nil && strings.HasPrefix(target, logs+"/") {
-			errs = append(errs, os.Remove(link))
-		}
+	folder := cri.PodLogDir(w.m.cfg.Node.PodLogsRoot, pod)
+	errs = append(errs, os.RemoveAll(folder))
+	if w.m.cfg.LegacyLogDir != "" { // an agent that was killed between the removal of a container and that of its link has left the link
+		errs = append(errs, logs.Unlink(w.m.cfg.LegacyLogDir, filepath.Base(w.legacyLog(pod, "*", "*")), folder))
 	}
-	return errors.Join(append(errs, err, os.RemoveAll(logs))...)
+	return errors.Join(errs...)
 }
 
 func (w *worker) event(pod *corev1.Pod, container, kind, reason, format string, args ...any) {

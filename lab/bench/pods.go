@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"keelson.dev/internal/apiclient"
+	"keelson.dev/internal/podstate"
 	"keelson.dev/lab/cluster"
 	"keelson.dev/lab/images"
 )
@@ -80,7 +81,7 @@ func (b *bench) round(ctx context.Context, client kubernetes.Interface, replicas
 	if err := until(running, began, func() bool { return count(state, isRunning) == int(replicas) }); err != nil {
 		return err
 	}
-	if err := until(ready, began, func() bool { return count(state, isReady) == int(replicas) }); err != nil {
+	if err := until(ready, began, func() bool { return count(state, podstate.Ready) == int(replicas) }); err != nil {
 		return err
 	}
 	began = time.Now()
@@ -118,12 +119,3 @@ func count(pods map[string]*corev1.Pod, is func(*corev1.Pod) bool) int {
 }
 
 func isRunning(pod *corev1.Pod) bool { return pod.Status.Phase == corev1.PodRunning }
-
-func isReady(pod *corev1.Pod) bool {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
-}

@@ -5,8 +5,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -108,9 +106,9 @@ func (c *Cluster) metricsServer() (addons.MetricsServer, error) {
 	if err != nil {
 		return addons.MetricsServer{}, err
 	}
-	authority, err := os.ReadFile(filepath.Join(c.PKIDir(), "ca.crt"))
+	authority, err := c.authority()
 	if err != nil {
-		return addons.MetricsServer{}, fmt.Errorf("read cluster authority: %w", err)
+		return addons.MetricsServer{}, err
 	}
 	encode := base64.StdEncoding.EncodeToString
 	return addons.MetricsServer{

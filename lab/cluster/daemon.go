@@ -115,3 +115,13 @@ func (d daemon) pid() (int, error) {
 	}
 	return pid, nil
 }
+
+// stopDaemons stops all that runs on the machine for the cluster.
+func (c *Cluster) stopDaemons(ctx context.Context) error {
+	for _, d := range append(c.fleetDaemons(), c.registryDaemon(), c.balancerDaemon()) {
+		if err := d.stop(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -53,6 +53,15 @@ func (c *Cluster) registryAddress() string {
 // PKIDir is the folder of the cluster's authorities on the machine; servers hold copies of what they need.
 func (c *Cluster) PKIDir() string { return filepath.Join(c.dir(), "pki") }
 
+// authority is the certificate of the cluster's authority, as PEM.
+func (c *Cluster) authority() ([]byte, error) {
+	data, err := os.ReadFile(filepath.Join(c.PKIDir(), "ca.crt"))
+	if err != nil {
+		return nil, fmt.Errorf("read cluster authority: %w", err)
+	}
+	return data, nil
+}
+
 // writeServerFiles gives a server node its certificates.
 func (c *Cluster) writeServerFiles(m Member) error {
 	services, err := netip.ParsePrefix(c.ServiceCIDR)
@@ -99,8 +108,11 @@ podPidsLimit: 4096
 // writeNodeFiles gives any node what its agent and its runtime start from.
 func (c *Cluster) writeNodeFiles(m Member) error {
 	n := c.Node(m)
-	authority := filepath.Join(c.PKIDir(), "ca.crt")
-	if err := copyFile(authority, n.StatePath(registryAuthority)); err != nil {
+	authority, err := c.authority()
+	if err != nil {
+		return err
+	}
+	if err := writeFile(n.StatePath(registryAuthority), authority, 0o644); err != nil {
 		return err
 	}
 	if !m.Invited {
@@ -118,16 +130,12 @@ func (c *Cluster) writeNodeFiles(m Member) error {
 }
 
 // writeIdentity gives a node what it would otherwise get by its invitation.
-func (c *Cluster) writeIdentity(m Member, authority string) error {
-	caPEM, err := os.ReadFile(authority)
-	if err != nil {
-		return fmt.Errorf("read cluster authority: %w", err)
-	}
-	if err := writeFile(c.Node(m).StatePath(pkiDir+"/ca.crt"), caPEM, 0o644); err != nil {
+func (c *Cluster) writeIdentity(m Member, authority []byte) error {
+	if err := writeFile(c.Node(m).StatePath(pkiDir+"/ca.crt"), authority, 0o644); err != nil {
 		return err
 	}
 	return kubeconfig.Write(c.Node(m).StatePath(bootstrapConfig), kubeconfig.Entry{
-		Name: c.Name, User: "kubelet-bootstrap", Server: c.nearest(m)[0], CAPEM: caPEM, Token: c.BootstrapToken,
+		Name: c.Name, User: "kubelet-bootstrap", Server: c.nearest(m)[0], CAPEM: authority, Token: c.BootstrapToken,
 	})
 }
 
@@ -145,9 +153,9 @@ func (c *Cluster) services(m Member) ([]supervisor.Service, error) {
 	}
 	var invitation []string
 	if m.Invited {
-		authority, err := os.ReadFile(filepath.Join(c.PKIDir(), "ca.crt"))
+		authority, err := c.authority()
 		if err != nil {
-			return nil, fmt.Errorf("read cluster authority: %w", err)
+			return nil, err
 		}
 		hash, err := bootstraptoken.HashPEM(authority)
 		if err != nil {
@@ -187,9 +195,9 @@ func (c *Cluster) adminEntry() (kubeconfig.Entry, error) {
 	if err != nil {
 		return kubeconfig.Entry{}, err
 	}
-	caPEM, err := os.ReadFile(filepath.Join(c.PKIDir(), "ca.crt"))
+	caPEM, err := c.authority()
 	if err != nil {
-		return kubeconfig.Entry{}, fmt.Errorf("read cluster authority: %w", err)
+		return kubeconfig.Entry{}, err
 	}
 	entry := kubeconfig.Entry{Name: c.Name, Server: c.APIServer(), CAPEM: caPEM, CertPEM: pair.CertPEM, KeyPEM: pair.KeyPEM}
 	if c.Balanced {

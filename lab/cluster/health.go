@@ -2,8 +2,6 @@ package cluster
 
 import (
 	"context"
-	"net"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -53,15 +51,8 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 }
 
 func (c *Cluster) etcdFlags() []string {
-	var endpoints []string
-	for _, m := range c.servers() {
-		endpoints = append(endpoints, "https://"+net.JoinHostPort(m.Address.String(), "2379"))
-	}
-	client := filepath.Join(c.PKIDir(), "apiserver-etcd-client")
-	return []string{
-		"--endpoints=" + strings.Join(endpoints, ","), "--cacert=" + filepath.Join(c.PKIDir(), "etcd/ca.crt"),
-		"--cert=" + client + ".crt", "--key=" + client + ".key",
-	}
+	files := c.etcdCredentials()
+	return []string{"--endpoints=" + strings.Join(c.etcdEndpoints(""), ","), "--cacert=" + files.CAFile, "--cert=" + files.CertFile, "--key=" + files.KeyFile}
 }
 
 // Nodes tells which nodes have power.

@@ -147,10 +147,8 @@ func (c *Cluster) adopt(s *snapshot.Snapshot) (State, error) {
 
 // clear ends what runs of the cluster. Its nodes go with all that they had, unless they are to keep it.
 func (c *Cluster) clear(ctx context.Context, keep bool) error {
-	for _, d := range append(c.fleetDaemons(), c.registryDaemon(), c.balancerDaemon()) {
-		if err := d.stop(ctx); err != nil {
-			return err
-		}
+	if err := c.stopDaemons(ctx); err != nil {
+		return err
 	}
 	return c.eachNode(ctx, c.Members, func(ctx context.Context, m Member) error {
 		if keep {

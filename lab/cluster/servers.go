@@ -29,9 +29,9 @@ func (c *Cluster) startBalancer(ctx context.Context) error {
 // ServeAPI leads clients of the machine's address to a server that is ready until ctx ends, and says on ready when it listens. Servers
 // that come and go are found in the cluster's state.
 func (c *Cluster) ServeAPI(ctx context.Context, ready *os.File) error {
-	authority, err := os.ReadFile(filepath.Join(c.PKIDir(), "ca.crt"))
+	authority, err := c.authority()
 	if err != nil {
-		return fmt.Errorf("read cluster authority: %w", err)
+		return err
 	}
 	pool, err := serverpool.New(authority, func() []string {
 		now, err := View(c.Name, c.bundle)
@@ -73,18 +73,25 @@ func (c *Cluster) joined(ctx context.Context, m Member) error {
 }
 
 func (c *Cluster) removeEtcdMember(ctx context.Context, name string) error {
-	var endpoints []string
-	for _, m := range c.servers() {
-		if m.Name != name {
-			endpoints = append(endpoints, "https://"+net.JoinHostPort(m.Address.String(), "2379"))
-		}
-	}
-	client := filepath.Join(c.PKIDir(), "apiserver-etcd-client")
-	err := etcdcluster.Remove(ctx, endpoints, etcdcluster.Credentials{
-		CAFile: filepath.Join(c.PKIDir(), "etcd/ca.crt"), CertFile: client + ".crt", KeyFile: client + ".key",
-	}, name)
+	err := etcdcluster.Remove(ctx, c.etcdEndpoints(name), c.etcdCredentials(), name)
 	if errors.Is(err, etcdcluster.ErrNotFound) { // it never joined, or this was begun before
 		return nil
 	}
 	return err
+}
+
+// etcdEndpoints are the client URLs of the databases of all servers but the one called name.
+func (c *Cluster) etcdEndpoints(name string) (urls []string) {
+	for _, m := range c.servers() {
+		if m.Name != name {
+			urls = append(urls, "https://"+net.JoinHostPort(m.Address.String(), "2379"))
+		}
+	}
+	return urls
+}
+
+// etcdCredentials are the files by which this machine reaches the databases.
+func (c *Cluster) etcdCredentials() etcdcluster.Credentials {
+	client := filepath.Join(c.PKIDir(), "apiserver-etcd-client")
+	return etcdcluster.Credentials{CAFile: filepath.Join(c.PKIDir(), "etcd/ca.crt"), CertFile: client + ".crt", KeyFile: client + ".key"}
 }

@@ -215,10 +215,8 @@ func (c *Cluster) Down(ctx context.Context, keep bool, kubeconfigPath string) er
 	if err != nil {
 		return err
 	}
-	for _, d := range append(c.fleetDaemons(), c.registryDaemon(), c.balancerDaemon()) {
-		if err := d.stop(ctx); err != nil {
-			return err
-		}
+	if err := c.stopDaemons(ctx); err != nil {
+		return err
 	}
 	if len(c.Faults) > 0 {
 		if err := c.network().Disturb(ctx, network.Disturbance{}); err != nil {

@@ -18,8 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
+	"keelson.dev/internal/podstate"
 	"keelson.dev/lab/e2e/script"
 	"keelson.dev/lab/images"
 )
@@ -40,20 +40,14 @@ type stage struct {
 
 func newStage(t *testing.T, node string) *stage {
 	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig())
-	must(t, err)
-	config.QPS = -1
-	client, err := kubernetes.NewForConfig(config)
-	must(t, err)
-	s := &stage{T: t, node: node, namespace: fmt.Sprintf("e2e-churn-%d", time.Now().UnixNano()%100000), client: client}
+	s := &stage{T: t, node: node, client: clientset(t)}
 	must(t, kubectl("cordon", node)) // for others; these pods are bound as they are
 	t.Cleanup(func() { _ = kubectl("uncordon", node) })
 	s.before = map[string]bool{}
 	for _, line := range s.leftovers() {
 		s.before[line] = true
 	}
-	must(t, kubectl("create", "namespace", s.namespace))
-	t.Cleanup(func() { _ = kubectl("delete", "namespace", s.namespace, "--wait=false") })
+	s.namespace = newNamespace(t)
 	for _, kind := range []string{"configmap", "secret generic"} {
 		must(t, kubectl(append(append([]string{"create"}, strings.Fields(kind)...), "some", "-n", s.namespace, "--from-literal=key=value")...))
 	}
@@ -172,7 +166,7 @@ var kinds = []func(name string, port int32) *corev1.Pod{
 
 // settled is nil when a pod has come as far as it can.
 func settled(p *corev1.Pod) error {
-	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || ready(p) {
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || podstate.Ready(p) {
 		return nil
 	}
 	for _, c := range p.Status.ContainerStatuses {
@@ -181,15 +175,6 @@ func settled(p *corev1.Pod) error {
 		}
 	}
 	return fmt.Errorf("%s is %+v", p.Name, p.Status)
-}
-
-func ready(p *corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }
 
 // atOnce is how many pods come and go together.
@@ -318,7 +303,7 @@ func (s *stage) soon(pod *corev1.Pod, reached func(*corev1.Pod) error) {
 }
 
 func (s *stage) isReady(p *corev1.Pod) error {
-	if !ready(p) {
+	if !podstate.Ready(p) {
 		return fmt.Errorf("not ready: %+v", p.Status)
 	}
 	return nil

@@ -27,7 +27,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/ptr"
 
 	"keelson.dev/lab/cluster"
@@ -249,10 +248,7 @@ func newSite(t *testing.T) *site {
 			}
 		}
 	}
-	s.config, err = clientcmd.BuildConfigFromFlags("", kubeconfig())
-	must(t, err)
-	s.client, err = kubernetes.NewForConfig(s.config)
-	must(t, err)
+	s.config, s.client = clientConfig(t), clientset(t)
 	s.address = serverAddress(t)
 	labels := map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}
 	_, err = s.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.restricted, Labels: labels}}, metav1.CreateOptions{})
@@ -590,7 +586,7 @@ func (s *site) audited(ctx context.Context) (string, error) {
 		return "", err
 	}
 	line := ""
-	return line, eventuallyOK(func() error {
+	return line, repeat(30*time.Second, func() error {
 		log, err := os.ReadFile(found[0])
 		if err != nil {
 			return err
@@ -611,18 +607,6 @@ func auditCovers(ctx context.Context, s *site) error {
 		return errors.New("the audit log holds a secret's contents")
 	}
 	return err
-}
-
-// eventuallyOK repeats what fails for up to 30 s.
-func eventuallyOK(try func() error) error {
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := try()
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
 }
 
 // tokensLookedUp wants the token of a service account that is gone to be refused.
@@ -653,7 +637,7 @@ func tokensLookedUp(ctx context.Context, s *site) error {
 	if err := accounts.Delete(ctx, "leaver", metav1.DeleteOptions{}); err != nil {
 		return err
 	}
-	return eventuallyOK(func() error {
+	return repeat(30*time.Second, func() error {
 		if ask() == nil {
 			return errors.New("its token still works")
 		}

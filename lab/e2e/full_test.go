@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"keelson.dev/internal/bench"
+	"keelson.dev/internal/podstate"
 	"keelson.dev/lab/images"
 )
 
@@ -42,7 +43,7 @@ func TestFullNode(t *testing.T) {
 	waitFor(t, 15*time.Minute, func() error {
 		list, err := s.client.CoreV1().Pods(s.namespace).List(t.Context(), metav1.ListOptions{})
 		for i := range list.Items {
-			if err == nil && !ready(&list.Items[i]) {
+			if err == nil && !podstate.Ready(&list.Items[i]) {
 				err = fmt.Errorf("%s is not ready: %+v", list.Items[i].Name, list.Items[i].Status)
 			}
 		}

@@ -15,8 +15,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 )
 
 // blow is one thing that breaks.
@@ -94,14 +92,7 @@ func TestHeal(t *testing.T) {
 // TestAcknowledged writes as fast as it can while the control plane, with its database, is killed, and looks for every write that was
 // acknowledged.
 func TestAcknowledged(t *testing.T) {
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig())
-	must(t, err)
-	config.QPS = -1
-	client, err := kubernetes.NewForConfig(config)
-	must(t, err)
-	namespace := fmt.Sprintf("e2e-acknowledged-%d", time.Now().UnixNano()%100000)
-	must(t, kubectl("create", "namespace", namespace))
-	t.Cleanup(func() { _ = kubectl("delete", "namespace", namespace, "--wait=false") })
+	client, namespace := clientset(t), newNamespace(t)
 
 	var acknowledged []string
 	written := make(chan struct{})
@@ -265,14 +256,18 @@ func demoHas(replicas int) error {
 
 func waitFor(t *testing.T, long time.Duration, done func() error) {
 	t.Helper()
+	if err := repeat(long, done); err != nil {
+		t.Fatalf("not within %s: %v", long, err)
+	}
+}
+
+// repeat does what fails again until it succeeds or the time is over; then it returns the last error.
+func repeat(long time.Duration, try func() error) error {
 	deadline := time.Now().Add(long)
 	for {
-		err := done()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %v", long, err)
+		err := try()
+		if err == nil || time.Now().After(deadline) {
+			return err
 		}
 		time.Sleep(200 * time.Millisecond)
 	}

@@ -24,9 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"keelson.dev/lab/network"
 )
@@ -149,11 +147,7 @@ type writer struct {
 
 func startWriter(t *testing.T, namespace string) *writer {
 	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig())
-	must(t, err)
-	config.QPS = -1
-	client, err := kubernetes.NewForConfig(config)
-	must(t, err)
+	client := clientset(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &writer{client: client.CoreV1().ConfigMaps(namespace), cancel: cancel, done: make(chan struct{}), stored: map[string]bool{}}
 	go func() {

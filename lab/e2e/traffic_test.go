@@ -18,6 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -76,9 +77,7 @@ func needTraffic(t *testing.T) {
 func TestTraffic(t *testing.T) {
 	needTraffic(t)
 	client := clientset(t)
-	namespace := fmt.Sprintf("e2e-traffic-%d", time.Now().UnixNano()%100000)
-	must(t, kubectl("create", "namespace", namespace))
-	t.Cleanup(func() { _ = kubectl("delete", "namespace", namespace, "--wait=false") })
+	namespace := newNamespace(t)
 	image := output(t, "get", "-n", "demo", "deployment/demo", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
 	apply := kubectlCommand("apply", "-n", namespace, "-f", "-")
 	apply.Stdin = strings.NewReader(fmt.Sprintf(trafficDemo, image))
@@ -139,11 +138,18 @@ func powerOf(action, node string) error {
 	return nil
 }
 
-func clientset(t *testing.T) kubernetes.Interface {
+// clientConfig is the administrator's, without a limit of the client's own.
+func clientConfig(t *testing.T) *rest.Config {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig())
 	must(t, err)
-	client, err := kubernetes.NewForConfig(config)
+	config.QPS = -1
+	return config
+}
+
+func clientset(t *testing.T) kubernetes.Interface {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(clientConfig(t))
 	must(t, err)
 	return client
 }

@@ -16,7 +16,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -115,11 +114,7 @@ func (s settings) rounds(ctx context.Context, n size, proxies []string, rounds i
 	var failures []error
 	results := map[string][]result{}
 	for round := range rounds {
-		order := slices.Clone(proxies)
-		if round%2 == 1 {
-			slices.Reverse(order)
-		}
-		for _, whose := range order {
+		for _, whose := range bench.Order(round, proxies) {
 			r, err := (&task{s, n, whose}).inNamespace(ctx)
 			if err != nil {
 				failures = append(failures, fmt.Errorf("%s, %s: %w", n, whose, err))

@@ -120,7 +120,7 @@ func (t *task) measure(ctx context.Context, k *bench.Plane, n *node) (r result, 
 		return r, err
 	}
 	r.FirstCPU = first.CPU.Seconds()
-	if err := pause(ctx, 2*quiet); err != nil {
+	if err := bench.Pause(ctx, 2*quiet); err != nil {
 		return r, err
 	}
 	before, err := k.Last(1)
@@ -154,15 +154,6 @@ func (t *task) measure(ctx context.Context, k *bench.Plane, n *node) (r result, 
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-func pause(ctx context.Context, long time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(long):
-		return nil
-	}
-}
 
 // populate makes the node, the Services and their endpoints, which are on other nodes.
 func (t *task) populate(ctx context.Context, k *bench.Plane) error {
@@ -242,7 +233,7 @@ func (t *task) synced(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if err := pause(ctx, time.Millisecond); err != nil { // where the answer is a refusal
+			if err := bench.Pause(ctx, time.Millisecond); err != nil { // where the answer is a refusal
 				return err
 			}
 		}
@@ -259,7 +250,7 @@ func (t *task) change(ctx context.Context, k *bench.Plane) ([]time.Duration, err
 	defer kernel.Close()
 	var took []time.Duration
 	for n := range t.Changes {
-		if err := pause(ctx, quiet); err != nil {
+		if err := bench.Pause(ctx, quiet); err != nil {
 			return nil, err
 		}
 		name, to := fmt.Sprintf("service-%d", rand.IntN(t.Size.Services)), movedIP(n)

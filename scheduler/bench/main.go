@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -99,11 +98,7 @@ func run(ctx context.Context, args []string) error {
 			}
 			results := map[string][]result{}
 			for round := range s.rounds {
-				order := slices.Clone(s.combos)
-				if round%2 == 1 {
-					slices.Reverse(order)
-				}
-				for _, combo := range order {
+				for _, combo := range bench.Order(round, s.combos) {
 					r, err := s.once(ctx, w, size, combo)
 					if ctx.Err() != nil {
 						return ctx.Err()

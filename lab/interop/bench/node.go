@@ -92,7 +92,7 @@ func quantile(values []time.Duration, q float64) time.Duration {
 
 // idling measures what an agent uses that has nothing to do.
 func (n *node) idling(ctx context.Context, pods int) error {
-	if err := pause(ctx, rest); err != nil {
+	if err := bench.Pause(ctx, rest); err != nil {
 		return err
 	}
 	before, err := bench.UsageOf([]int{n.pid})
@@ -104,7 +104,7 @@ func (n *node) idling(ctx context.Context, pods int) error {
 		return err
 	}
 	began := time.Now()
-	if err := pause(ctx, n.idle); err != nil {
+	if err := bench.Pause(ctx, n.idle); err != nil {
 		return err
 	}
 	after, err := bench.UsageOf([]int{n.pid})
@@ -121,15 +121,6 @@ func (n *node) idling(ctx context.Context, pods int) error {
 	n.add(fmt.Sprintf("idle with %d pods: CPU, ms/s", pods), (after.CPU-before.CPU).Seconds()*1000/seconds)
 	n.add(fmt.Sprintf("idle with %d pods: wake-ups/s", pods), float64(now-wakeups)/seconds)
 	return nil
-}
-
-func pause(ctx context.Context, long time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(long):
-		return nil
-	}
 }
 
 // took is how long a round's pods took until the last one ran, and until the last one was gone.

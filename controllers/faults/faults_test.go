@@ -64,6 +64,9 @@ func promises(t *testing.T, seed uint64) {
 	t.Logf("seed %d: settled %s after the last fault", seed, time.Since(began).Round(100*time.Millisecond))
 	end()
 	lives.Wait()
+	if err := eventually(time.Minute, func() error { return h.caughtUp(ctx, shared.client, ns) }); err != nil {
+		t.Errorf("the history after a minute: %v", err)
+	}
 	stop()
 	recording.Wait()
 	report(t, check(h, a.ended, 5*stall), len(h.changes))

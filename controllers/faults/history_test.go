@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -85,6 +86,35 @@ func (h *history) take(uid types.UID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.taken[uid] = time.Now()
+}
+
+// caughtUp says what the history has not heard of yet. Each kind has a watch of its own, and one may lag behind the others: a history
+// that ends meanwhile would show a Job that counts pods nobody saw succeed.
+func (h *history) caughtUp(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	known := map[types.UID]string{}
+	for _, change := range h.inOrder() {
+		switch pod, ok := change.object.(*corev1.Pod); {
+		case ok && change.gone:
+			delete(known, pod.UID)
+		case ok:
+			known[pod.UID] = pod.ResourceVersion
+		}
+	}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if known[pod.UID] != pod.ResourceVersion {
+			return fmt.Errorf("pod %s is at revision %s, the history at %q", pod.Name, pod.ResourceVersion, known[pod.UID])
+		}
+		delete(known, pod.UID)
+	}
+	if len(known) > 0 {
+		return fmt.Errorf("%d pods are gone, and the history has them still", len(known))
+	}
+	return nil
 }
 
 // inOrder returns all changes so far by revision, which counts over all kinds.

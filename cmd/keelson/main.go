@@ -16,6 +16,10 @@ import (
 )
 
 func main() {
+	// Where plain su has made somebody root, PATH lacks the folders of nft and its like.
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
+		panic(err) // the name is right
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {

@@ -20,8 +20,12 @@ var (
 	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
 
-// AppArmorEnabled reports whether this kernel enforces AppArmor. Without it the field must be left out altogether.
+// AppArmorEnabled reports whether this kernel enforces AppArmor, and profiles can be loaded from here: a lab node sees no securityfs, and the
+// runtime then refuses every profile. Without it the field must be left out altogether.
 func AppArmorEnabled() bool {
+	if _, err := os.Stat("/sys/kernel/security/apparmor"); err != nil {
+		return false
+	}
 	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	return err == nil && strings.HasPrefix(string(data), "Y")
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,7 +45,7 @@ var preflight = []struct {
 func checkPrograms(bundle string) error {
 	for _, name := range []string{"keelson", "keelson-node", "containerd", "containerd-shim-runc-v2", "runc", "cni/ptp", "images/index.json"} {
 		if _, err := os.Stat(filepath.Join(bundle, name)); err != nil {
-			return fmt.Errorf("%s is not in %s: run make build", name, bundle)
+			return fmt.Errorf("%s is not in %s: unpack the whole archive there, or run make build", name, bundle)
 		}
 	}
 	return nil
@@ -66,7 +68,13 @@ func checkFilesystem(name string) error {
 }
 
 func checkCgroups() error {
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+	if text, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		have := strings.Fields(string(text))
+		for _, controller := range []string{"cpu", "memory", "pids"} {
+			if !slices.Contains(have, controller) {
+				return fmt.Errorf("cgroup controller %s is not on; the kernel has %s", controller, strings.Join(have, ", "))
+			}
+		}
 		return nil
 	}
 	for _, controller := range []string{"cpu", "memory", "pids", "devices", "freezer"} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,9 @@ func (n *Node) prepare(services []supervisor.Service) error {
 			return err
 		}
 	}
+	if err := n.writeResolver(); err != nil {
+		return err
+	}
 	if err := n.mountRoot(); err != nil {
 		return err
 	}
@@ -38,6 +42,48 @@ func (n *Node) prepare(services []supervisor.Service) error {
 		return err
 	}
 	return writeJSON(filepath.Join(n.Dir, "config.json"), spec)
+}
+
+// writeResolver gives the node a resolver configuration that holds in its network: on the machine that may be a link into /run, name
+// a server on the loopback interface, or be missing.
+func (n *Node) writeResolver() error {
+	var texts []string
+	for _, path := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
+		text, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		texts = append(texts, string(text))
+	}
+	path := filepath.Join(n.Dir, "upper/etc/resolv.conf")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(resolver(n.Network.Gateway(), texts...)), 0o644)
+}
+
+// resolver is the first of the configurations that names servers beyond the loopback interface, without those on it. Is there none, the
+// gateway stands for one: it refuses, while DNS servers do not even start without anybody to ask.
+func resolver(gateway netip.Addr, configurations ...string) string {
+	for _, text := range configurations {
+		var kept strings.Builder
+		servers := 0
+		for line := range strings.Lines(text) {
+			fields := strings.Fields(line)
+			if len(fields) > 1 && fields[0] == "nameserver" {
+				address, err := netip.ParseAddr(fields[1])
+				if err != nil || address.IsLoopback() {
+					continue
+				}
+				servers++
+			}
+			kept.WriteString(line)
+		}
+		if servers > 0 {
+			return kept.String()
+		}
+	}
+	return "nameserver " + gateway.String() + "\n"
 }
 
 func (n *Node) mountRoot() error {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,11 +42,12 @@ func (n *Node) freezePods(ctx context.Context, frozen bool) error {
 	if frozen {
 		v1, v2 = "FROZEN", "1"
 	}
-	for path, word := range map[string]string{
-		filepath.Join("/sys/fs/cgroup/freezer", n.cgroup(), "kubepods/freezer.state"): v1,
-		filepath.Join("/sys/fs/cgroup", n.cgroup(), "kubepods/cgroup.freeze"):         v2,
+	below := filepath.Join(n.cgroup(), "kubepods")
+	for _, group := range []struct{ control, word, state, done string }{
+		{"/sys/fs/cgroup/freezer" + below + "/freezer.state", v1, "/sys/fs/cgroup/freezer" + below + "/freezer.state", v1},
+		{"/sys/fs/cgroup" + below + "/cgroup.freeze", v2, "/sys/fs/cgroup" + below + "/cgroup.events", "frozen " + v2},
 	} {
-		err := os.WriteFile(path, []byte(word), 0)
+		err := os.WriteFile(group.control, []byte(group.word), 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -54,8 +56,8 @@ func (n *Node) freezePods(ctx context.Context, frozen bool) error {
 		}
 		// The kernel tells by no event that can be waited for on both versions of cgroups.
 		err = wait.PollUntilContextCancel(ctx, time.Millisecond, true, func(context.Context) (bool, error) {
-			state, err := os.ReadFile(path)
-			return strings.TrimSpace(string(state)) == word, err
+			state, err := os.ReadFile(group.state)
+			return slices.Contains(strings.Split(string(state), "\n"), group.done), err
 		})
 		if err != nil {
 			return fmt.Errorf("freeze or thaw pods of %s: %w", n.Name, err)

@@ -59,6 +59,8 @@ func (n *Node) spec() (*specs.Spec, error) {
 	}, nil
 }
 
+// mounts are private where they show folders of the machine: systemd shares the machine's mounts, and what a node mounts in such a folder
+// (the volumes of its pods) would appear on the machine and outlive the node.
 func (n *Node) mounts() []specs.Mount {
 	mounts := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc"},
@@ -69,16 +71,16 @@ func (n *Node) mounts() []specs.Mount {
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "nodev", "mode=1777"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/run", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755"}},
-		{Destination: ProgramDir, Type: "bind", Source: n.Bundle, Options: []string{"rbind", "ro"}},
+		{Destination: ProgramDir, Type: "bind", Source: n.Bundle, Options: []string{"rbind", "rprivate", "ro"}},
 	}
 	if _, err := os.Stat("/lib/modules"); err == nil {
 		mounts = append(mounts, specs.Mount{
-			Destination: "/lib/modules", Type: "bind", Source: "/lib/modules", Options: []string{"rbind", "ro"},
+			Destination: "/lib/modules", Type: "bind", Source: "/lib/modules", Options: []string{"rbind", "rprivate", "ro"},
 		})
 	}
 	for _, dir := range stateDirs {
 		mounts = append(mounts, specs.Mount{
-			Destination: dir, Type: "bind", Source: filepath.Join(n.Dir, "state", dir), Options: []string{"rbind", "rw"},
+			Destination: dir, Type: "bind", Source: filepath.Join(n.Dir, "state", dir), Options: []string{"rbind", "rprivate", "rw"},
 		})
 	}
 	return mounts

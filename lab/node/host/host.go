@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,10 @@ var sysctls = []struct{ name, value string }{
 	{"kernel/panic", "10"},
 }
 
+// minInotify is how many inotify instances root's programs may have: on cgroup v2 a shim needs one for each container, and Debian grants
+// 128 to the whole machine.
+const minInotify = 8192
+
 // Prepare makes every mount shared, so that volumes propagate into containers and back, sets the sysctls, and on cgroup v2 moves
 // this process out of the way of delegation.
 func Prepare() error {
@@ -30,6 +35,11 @@ func Prepare() error {
 	for _, s := range sysctls {
 		// Read-only or absent settings are the machine's choice: what depends on one says so itself.
 		_ = os.WriteFile("/proc/sys/"+s.name, []byte(s.value), 0o644)
+	}
+	const instances = "/proc/sys/fs/inotify/max_user_instances"
+	text, err := os.ReadFile(instances)
+	if now, _ := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && now < minInotify {
+		_ = os.WriteFile(instances, []byte(strconv.Itoa(minInotify)), 0o644)
 	}
 	return delegateControllers("/sys/fs/cgroup")
 }

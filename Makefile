@@ -34,6 +34,14 @@ up: images ## Make a running cluster of one server and two workers, with a demo 
 down: ## End the cluster and remove all that it had
 	@bin/keelson down
 
+.PHONY: dist
+dist: images ## A release in dist/: archive, checksums and bill of materials; its install.sh needs no Go
+	@hack/dist/dist.sh $(VERSION)
+
+.PHONY: test-vm
+test-vm: dist ## The release on a bare Debian 12 with systemd and cgroup v2, in an emulated machine without network
+	@hack/vm/test.sh dist/keelson-$(VERSION)-linux-$$(go env GOARCH).tar.gz
+
 .PHONY: test
 test: images ## Unit tests, then the end-to-end tests on a real cluster
 	@hack/test.sh

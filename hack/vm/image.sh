@@ -14,10 +14,12 @@ echo "vm: Debian 12 with systemd, nftables and a kernel"
 mmdebstrap --quiet --variant=minbase --include=systemd-sysv,dbus,udev,kmod,procps,nftables,iproute2 bookworm "$root"
 # The kernel is unpacked, not installed: qemu loads it, and to make Debian's own initrd takes longer than all the rest.
 kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ {print $2}')
-(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$kernel" && dpkg-deb -x "$kernel"_*.deb "$root")
+(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$kernel" && dpkg-deb -x "$kernel"_*.deb kernel)
 version=${kernel#linux-image-}
+mkdir -p "$root/usr/lib/modules"
+mv "$work/kernel/lib/modules/$version" "$root/usr/lib/modules/"
 depmod -b "$root" "$version"
-mv "$root/boot/vmlinuz-$version" "$out/vmlinuz"
+mv "$work/kernel/boot/vmlinuz-$version" "$out/vmlinuz"
 
 # An initrd that does no more than find the disk.
 mkdir -p "$work/initrd/bin"

@@ -120,6 +120,11 @@ ifeq ($(KUBECONFIG),)
 endif
 	@go run ./apiserver/bench $(BENCH_FLAGS)
 
+.PHONY: flood
+flood: ## One client sends 10,000 requests a second and holds 5,000 watches FOR=30s: another is served within a second
+	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/apiserver
+	@go test -count=1 -v -timeout 0 ./apiserver/bench -run TestFlood -args -flood.for $(or $(FOR),30s)
+
 .PHONY: bench-scheduler
 bench-scheduler: build ## Our scheduler beside upstream's, with scheduler_perf's workloads: CASES=basic,spread NODES=100,1000 ROUNDS=3
 	@conformance/upstream.sh etcd kube-apiserver kube-scheduler

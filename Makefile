@@ -20,7 +20,8 @@ deps:
 .PHONY: build
 build: deps ## Build Keelson and the programs its nodes run, into bin/
 	@echo "build: node programs" && hack/bundle/build.sh bin
-	@echo "build: keelson" && go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	@echo "build: keelson" && go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/... go.etcd.io/etcd/etcdctl/v3
+	@echo "build: etcd" && go build -ldflags '-s -w' -o bin/etcd go.etcd.io/etcd/server/v3
 
 .PHONY: images
 images: build ## Build the images that a cluster needs, without any outside registry

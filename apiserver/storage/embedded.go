@@ -30,7 +30,7 @@ type MemberOptions struct {
 	DataDir string
 	Name    string
 	// ListenClientURLs are further client addresses, for tools and for other API servers. The member itself is always reached
-	// by a unix socket in DataDir, which file permissions protect.
+	// by a unix socket in DataDir, which file permissions protect. The first is the one that is told to others.
 	ListenClientURLs []string
 	// ListenPeerURLs and AdvertisePeerURLs serve the other members of a cluster of several.
 	ListenPeerURLs, AdvertisePeerURLs []string
@@ -219,7 +219,7 @@ func memberConfig(o MemberOptions) (*embed.Config, string, error) {
 	}
 	cfg.ListenClientUrls = append(cfg.ListenClientUrls, more...)
 	if len(more) > 0 {
-		cfg.AdvertiseClientUrls = more
+		cfg.AdvertiseClientUrls = more[:1]
 	}
 	if cfg.InitialCluster = o.InitialCluster; o.InitialCluster == "" {
 		cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)

@@ -57,6 +57,15 @@ type serverOptions struct {
 	loadBalancerCIDR   string
 	extra              []string // further flags of the API server
 	snapshots          schedule
+	etcd               [len(etcdFlags)]string
+}
+
+// etcdFlags name an etcd cluster that somebody else runs, as the API server's flags do.
+var etcdFlags = [...]struct{ name, usage string }{
+	{"etcd-servers", "client URLs of an etcd cluster that runs elsewhere, in place of the servers' own"},
+	{"etcd-cafile", "authority of the certificates that this etcd shows"},
+	{"etcd-certfile", "certificate that is shown to this etcd"},
+	{"etcd-keyfile", "key of that certificate"},
 }
 
 func serverCommand() *cobra.Command {
@@ -84,6 +93,9 @@ func serverCommand() *cobra.Command {
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "let controllers and scheduler of one server work at a time")
 	flags.StringSliceVar(&o.join, "join", nil, "servers, as https://host:port, of the cluster that this one joins if it has no data")
 	flags.StringArrayVar(&o.extra, "apiserver-arg", nil, "further flag of the API server, as --flag=value; may be repeated")
+	for i, f := range etcdFlags {
+		flags.StringVar(&o.etcd[i], f.name, "", f.usage)
+	}
 	o.snapshots.addFlags(flags)
 	o.invitation.addFlags(flags)
 	flags.DurationVar(&o.signingDuration, "cluster-signing-duration", 0, "longest life of a certificate that nodes and others ask for (default 1 year)")
@@ -110,6 +122,9 @@ func serverRemoveCommand() *cobra.Command {
 // run starts the API server, and the other components once it is ready. Where one part cannot go on, all end: the supervisor starts
 // the process again.
 func (o *serverOptions) run(ctx context.Context) error {
+	if o.etcd[0] != "" && o.snapshots.interval > 0 {
+		return errors.New("--snapshot-interval saves a server's own etcd: one that runs elsewhere is saved with etcdctl snapshot save")
+	}
 	others, err := hostPorts(o.join)
 	if err != nil {
 		return fmt.Errorf("--join: %w", err)
@@ -226,6 +241,10 @@ func (o *serverOptions) apiserver(others []string) (*server.Options, error) {
 		}
 		join = append(join, etcdURL(host))
 	}
+	more := auditFlags(o.auditPolicy())
+	for i, f := range etcdFlags {
+		more = append(more, "--"+f.name+"="+o.etcd[i])
+	}
 	options := server.NewOptions()
 	flags := pflag.NewFlagSet("apiserver", pflag.ContinueOnError)
 	options.AddFlags(flags)
@@ -234,7 +253,7 @@ func (o *serverOptions) apiserver(others []string) (*server.Options, error) {
 		"--secure-port=6443",
 		"--data-dir=" + o.dataDir,
 		"--etcd-name=" + o.nodeName,
-		"--etcd-listen-client-urls=" + etcdURL(o.address),
+		"--etcd-listen-client-urls=" + etcdURL(o.address) + "," + etcdURL("127.0.0.1"), // the one for others, and for who is here
 		"--etcd-listen-peer-urls=" + peers,
 		"--etcd-initial-advertise-peer-urls=" + peers,
 		"--etcd-join=" + strings.Join(join, ","),
@@ -263,7 +282,7 @@ func (o *serverOptions) apiserver(others []string) (*server.Options, error) {
 		"--proxy-client-cert-file=" + o.pki("front-proxy-client.crt"),
 		"--proxy-client-key-file=" + o.pki("front-proxy-client.key"),
 		"--encryption-provider-config=" + o.pki(pki.EncryptionConfig),
-	}, append(auditFlags(o.auditPolicy()), o.extra...)...))
+	}, append(more, o.extra...)...))
 	if err != nil {
 		return nil, fmt.Errorf("API server flags: %w", err)
 	}

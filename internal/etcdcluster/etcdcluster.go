@@ -87,21 +87,30 @@ func Remove(ctx context.Context, endpoints []string, credentials Credentials, na
 	return fmt.Errorf("%w: %s", ErrNotFound, name)
 }
 
+// Dial returns a client of the cluster that the endpoints (client URLs) belong to.
+func Dial(ctx context.Context, endpoints []string, credentials Credentials) (*clientv3.Client, error) {
+	config, err := credentials.tls()
+	if err != nil {
+		return nil, err
+	}
+	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: config, DialTimeout: dialTimeout, Logger: zap.NewNop(), Context: ctx})
+	if err != nil {
+		return nil, fmt.Errorf("build etcd client: %w", err)
+	}
+	return client, nil
+}
+
 // dialTimeout is how long one endpoint may take to answer.
 const dialTimeout = 3 * time.Second
 
 // connect returns a client of the first endpoint that answers, and the members that it names: some endpoints may belong to machines that are
 // gone.
 func connect(ctx context.Context, endpoints []string, credentials Credentials) (*clientv3.Client, []*etcdserverpb.Member, error) {
-	config, err := credentials.tls()
-	if err != nil {
-		return nil, nil, err
-	}
 	var failures []error
 	for _, endpoint := range endpoints {
-		client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, TLS: config, DialTimeout: dialTimeout, Logger: zap.NewNop(), Context: ctx})
+		client, err := Dial(ctx, []string{endpoint}, credentials)
 		if err != nil {
-			return nil, nil, fmt.Errorf("build etcd client: %w", err)
+			return nil, nil, err
 		}
 		attempt, cancel := context.WithTimeout(ctx, dialTimeout)
 		list, err := client.MemberList(attempt) // linearizable: it has a leader

@@ -53,18 +53,19 @@ type Member struct {
 
 // State is the cluster's memory: what cluster.json holds.
 type State struct {
-	Name           string       `json:"name"`
-	Subnet         netip.Prefix `json:"subnet"`
-	PodCIDR        string       `json:"podCIDR"`
-	ServiceCIDR    string       `json:"serviceCIDR"`
-	DNSAddress     string       `json:"dnsAddress"`
-	DNSDomain      string       `json:"dnsDomain"`
-	BootstrapToken string       `json:"bootstrapToken"`
-	ServerArgs     []string     `json:"serverArgs,omitempty"` // further flags of keelson server
-	Balanced       bool         `json:"balanced,omitempty"`   // the API is reached by a balancer on the machine
-	Members        []Member     `json:"members"`
-	Fleets         []Fleet      `json:"fleets,omitempty"`
-	Faults         []Fault      `json:"faults,omitempty"` // that are not undone
+	Name           string        `json:"name"`
+	Subnet         netip.Prefix  `json:"subnet"`
+	PodCIDR        string        `json:"podCIDR"`
+	ServiceCIDR    string        `json:"serviceCIDR"`
+	DNSAddress     string        `json:"dnsAddress"`
+	DNSDomain      string        `json:"dnsDomain"`
+	BootstrapToken string        `json:"bootstrapToken"`
+	ServerArgs     []string      `json:"serverArgs,omitempty"` // further flags of keelson server
+	Etcd           *ExternalEtcd `json:"etcd,omitempty"`
+	Balanced       bool          `json:"balanced,omitempty"` // the API is reached by a balancer on the machine
+	Members        []Member      `json:"members"`
+	Fleets         []Fleet       `json:"fleets,omitempty"`
+	Faults         []Fault       `json:"faults,omitempty"` // that are not undone
 	// Restoring is the snapshot that replaces the cluster while that is under way.
 	Restoring string `json:"restoring,omitempty"`
 }

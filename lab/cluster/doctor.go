@@ -15,6 +15,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -235,18 +236,25 @@ func (e *examination) certificate(path string) time.Time {
 
 // etcd asks the database of every server that is on.
 func (e *examination) etcd(ctx context.Context) {
+	if e.Etcd != nil {
+		if err := e.member(ctx, "external", e.dialDatabase); err != nil {
+			e.add(Problem, "etcd", "%s: %v", strings.Join(e.Etcd.Servers, ", "), err)
+		}
+		return
+	}
 	for _, m := range e.servers() {
 		if status, err := e.Node(m).Status(ctx); err != nil || status != node.Running {
 			continue
 		}
-		if err := e.member(ctx, m); err != nil {
+		dial := func() (*clientv3.Client, func(), error) { return snapshot.Dial(e.Node(m).StatePath(dataDir)) }
+		if err := e.member(ctx, m.Name, dial); err != nil {
 			e.add(Problem, "etcd", "%s: %v; see %s", m.Name, err, filepath.Join(e.Node(m).StatePath("/var/log"), "keelson-server.log"))
 		}
 	}
 }
 
-func (e *examination) member(ctx context.Context, m Member) error {
-	client, end, err := snapshot.Dial(e.Node(m).StatePath(dataDir))
+func (e *examination) member(ctx context.Context, name string, dial func() (*clientv3.Client, func(), error)) error {
+	client, end, err := dial()
 	if err != nil {
 		return err
 	}
@@ -261,10 +269,10 @@ func (e *examination) member(ctx context.Context, m Member) error {
 		return err
 	}
 	if took > slowEtcd {
-		e.add(Warning, "etcd", "%s: a read took %s: the disk, or the machine, is too busy", m.Name, took.Round(time.Millisecond))
+		e.add(Warning, "etcd", "%s: a read took %s: the disk, or the machine, is too busy", name, took.Round(time.Millisecond))
 	}
 	if quota := status.DbSizeQuota; quota > 0 && float64(status.DbSizeInUse) > fullEtcd*float64(quota) {
-		e.add(Problem, "etcd", "%s: %d of %d MiB are used: delete objects, then etcdctl compact and defrag", m.Name, status.DbSizeInUse>>20, quota>>20)
+		e.add(Problem, "etcd", "%s: %d of %d MiB are used: delete objects, then etcdctl compact and defrag", name, status.DbSizeInUse>>20, quota>>20)
 	}
 	alarms, err := client.AlarmList(ctx)
 	if err != nil {
@@ -277,10 +285,10 @@ func (e *examination) member(ctx context.Context, m Member) error {
 	}
 	for _, text := range status.Errors {
 		if len(alarms.Alarms) == 0 {
-			e.add(Problem, "etcd", "%s: %s", m.Name, text)
+			e.add(Problem, "etcd", "%s: %s", name, text)
 		}
 	}
-	e.fine(since, "etcd", "%s: revision %d, %.1f MiB, a read takes %s", m.Name, status.Header.Revision, float64(status.DbSize)/(1<<20), took.Round(100*time.Microsecond))
+	e.fine(since, "etcd", "%s: revision %d, %.1f MiB, a read takes %s", name, status.Header.Revision, float64(status.DbSize)/(1<<20), took.Round(100*time.Microsecond))
 	return nil
 }
 

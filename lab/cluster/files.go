@@ -172,6 +172,10 @@ func (c *Cluster) services(m Member) ([]supervisor.Service, error) {
 		if m.Joins {
 			joins = append(joins, "--join", strings.Join(c.apiServers(m.Name), ","))
 		}
+		etcd, err := c.etcdArgs(m)
+		if err != nil {
+			return nil, err
+		}
 		list = append(list, supervisor.Service{
 			Name: "server", Log: "/var/log/keelson-server.log",
 			Args: slices.Concat([]string{
@@ -179,7 +183,7 @@ func (c *Cluster) services(m Member) ([]supervisor.Service, error) {
 				"--cluster-cidr", c.PodCIDR, "--service-cidr", c.ServiceCIDR, "--cluster-domain", c.DNSDomain,
 				"--node-monitor-grace-period", nodeMonitorGrace,
 				"--load-balancer-cidr", c.network().LoadBalancers().String(),
-			}, joins, c.ServerArgs),
+			}, joins, etcd, c.ServerArgs),
 		})
 		if len(c.Members) > len(c.servers()) {
 			agent = append(agent, "--register-with-taints", controlPlaneTaint)

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,11 +47,6 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 		s.API = err.Error()
 	}
 	return s, nil
-}
-
-func (c *Cluster) etcdFlags() []string {
-	files := c.etcdCredentials()
-	return []string{"--endpoints=" + strings.Join(c.etcdEndpoints(""), ","), "--cacert=" + files.CAFile, "--cert=" + files.CertFile, "--key=" + files.KeyFile}
 }
 
 // Nodes tells which nodes have power.

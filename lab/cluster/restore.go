@@ -123,7 +123,7 @@ func place(from, to string) error {
 func (c *Cluster) adopt(s *snapshot.Snapshot) (State, error) {
 	if s.State == nil {
 		adopted := c.State
-		adopted.Restoring = ""
+		adopted.Restoring, adopted.Etcd = "", nil
 		return adopted, nil
 	}
 	var adopted State
@@ -131,6 +131,7 @@ func (c *Cluster) adopt(s *snapshot.Snapshot) (State, error) {
 		return State{}, fmt.Errorf("read cluster state: %w", err)
 	}
 	adopted.Name, adopted.Subnet, adopted.Restoring = c.Name, c.Subnet, ""
+	adopted.Etcd = nil // what an external etcd held goes into one of its own
 	first := true
 	for i := range adopted.Members {
 		m := &adopted.Members[i]

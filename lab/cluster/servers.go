@@ -2,13 +2,10 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 
-	"keelson.dev/internal/etcdcluster"
 	"keelson.dev/internal/kubeconfig"
 	"keelson.dev/internal/serverpool"
 )
@@ -70,28 +67,4 @@ func (c *Cluster) joined(ctx context.Context, m Member) error {
 		return err
 	}
 	return c.waitServers(ctx, []Member{m})
-}
-
-func (c *Cluster) removeEtcdMember(ctx context.Context, name string) error {
-	err := etcdcluster.Remove(ctx, c.etcdEndpoints(name), c.etcdCredentials(), name)
-	if errors.Is(err, etcdcluster.ErrNotFound) { // it never joined, or this was begun before
-		return nil
-	}
-	return err
-}
-
-// etcdEndpoints are the client URLs of the databases of all servers but the one called name.
-func (c *Cluster) etcdEndpoints(name string) (urls []string) {
-	for _, m := range c.servers() {
-		if m.Name != name {
-			urls = append(urls, "https://"+net.JoinHostPort(m.Address.String(), "2379"))
-		}
-	}
-	return urls
-}
-
-// etcdCredentials are the files by which this machine reaches the databases.
-func (c *Cluster) etcdCredentials() etcdcluster.Credentials {
-	client := filepath.Join(c.PKIDir(), "apiserver-etcd-client")
-	return etcdcluster.Credentials{CAFile: filepath.Join(c.PKIDir(), "etcd/ca.crt"), CertFile: client + ".crt", KeyFile: client + ".key"}
 }

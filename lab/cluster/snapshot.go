@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/component-base/version"
 
 	"keelson.dev/internal/pki"
@@ -194,13 +193,4 @@ func DiffSnapshots(ctx context.Context, name, bundle, before, after string, all 
 	}
 	now, err := snapshot.Objects(ctx, db, filepath.Join(c.PKIDir(), pki.EncryptionConfig))
 	return snapshot.Diff(old, now, all), err
-}
-
-// dialDatabase reaches the etcd of a server that runs.
-func (c *Cluster) dialDatabase() (*clientv3.Client, func(), error) {
-	living := c.living()
-	if len(living) == 0 {
-		return nil, nil, fmt.Errorf("no server of cluster %s runs", c.Name)
-	}
-	return snapshot.Dial(c.Node(living[0]).StatePath(dataDir))
 }

@@ -26,7 +26,9 @@ type Options struct {
 	Demo    bool
 	// ServerArgs are further flags of keelson server, for a new cluster.
 	ServerArgs []string
-	Timeout    time.Duration
+	// Etcd is what a new cluster uses in place of its servers' own.
+	Etcd    ExternalEtcd
+	Timeout time.Duration
 	// Kubeconfig is the file that gets the cluster's context; empty leaves the user's files alone.
 	Kubeconfig string
 	// Step is told what is being done.
@@ -67,6 +69,9 @@ func (c *Cluster) populate(options Options) error {
 		return nil
 	}
 	c.ServerArgs = options.ServerArgs
+	if err := c.useEtcd(options.Etcd); err != nil {
+		return err
+	}
 	roles := slices.Concat(slices.Repeat([]Role{Server}, max(1, options.Servers)), slices.Repeat([]Role{Worker}, options.Workers))
 	for _, role := range roles {
 		if _, err := c.addMember(role); err != nil {

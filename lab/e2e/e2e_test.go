@@ -145,6 +145,8 @@ func runFiles(t *testing.T, client string, params testscript.Params) {
 		Programs: map[string]string{
 			"keelson": fmt.Sprintf("case \"$1\" in --name) exec %[1]s \"$@\" ;; esac\nexec %[1]s --name %[2]s \"$@\"", keelson, *clusterName),
 			"helm":    "exec " + tool("helm") + ` --namespace "$NS" "$@"`,
+			"etcd":    "exec " + filepath.Join(filepath.Dir(keelson), "etcd") + ` "$@"`,
+			"etcdctl": "exec " + filepath.Join(filepath.Dir(keelson), "etcdctl") + ` "$@"`,
 		},
 		Golden: filepath.Join("testdata/golden", t.Name()),
 		Env:    map[string]string{"CLUSTER": *clusterName, "KEELSON": keelson, "KEELSON_HOME": home()},

@@ -174,6 +174,10 @@ churn: images ## PODS=1000 pods of all kinds come and go while agents and contai
 full-node: images ## A node with 110 probed pods: none may restart or be not Ready FOR=30m; with what its agent needs
 	@$(E2E) -run TestFullNode -full.for $(or $(FOR),30m)
 
+.PHONY: by-hand
+by-hand: images ## The commands of docs/labs/by-hand.md, in which every part of a cluster is started on its own
+	@go test -count=1 -v -timeout 20m -tags e2e ./lab/byhand
+
 FAULTS_FOR ?= 30m
 .PHONY: fault-servers
 fault-servers: images ## Kill, freeze and cut off the servers of three for FAULTS_FOR under writers (SEED repeats a run): linearizable, nothing lost

@@ -64,6 +64,9 @@ func Build(spec Spec) (v1.Image, error) {
 	return mutate.ConfigFile(image, file)
 }
 
+// containerdName is the annotation by which `ctr images import` knows an image's name.
+const containerdName = "io.containerd.image.name"
+
 // AddToLayout writes the image into the OCI layout at path under its reference, in place of an older one.
 func AddToLayout(path string, spec Spec) error {
 	image, err := Build(spec)
@@ -81,7 +84,7 @@ func AddToLayout(path string, spec Spec) error {
 		return fmt.Errorf("open image layout: %w", err)
 	}
 	named := match.Annotation(registry.RefAnnotation, spec.Ref)
-	err = images.ReplaceImage(image, named, layout.WithAnnotations(map[string]string{registry.RefAnnotation: spec.Ref}))
+	err = images.ReplaceImage(image, named, layout.WithAnnotations(map[string]string{registry.RefAnnotation: spec.Ref, containerdName: spec.Ref}))
 	if err != nil {
 		return fmt.Errorf("write image %s: %w", spec.Ref, err)
 	}

@@ -178,6 +178,10 @@ full-node: images ## A node with 110 probed pods: none may restart or be not Rea
 by-hand: images ## The commands of docs/labs/by-hand.md, in which every part of a cluster is started on its own
 	@go test -count=1 -v -timeout 20m -tags e2e ./lab/byhand
 
+.PHONY: upgrade-test
+upgrade-test: images ## A cluster that commit OLD (default: 20 back) has made goes on with this build; its pods do not notice
+	@OLD=$(OLD) hack/upgrade.sh
+
 FAULTS_FOR ?= 30m
 .PHONY: fault-servers
 fault-servers: images ## Kill, freeze and cut off the servers of three for FAULTS_FOR under writers (SEED repeats a run): linearizable, nothing lost

@@ -40,7 +40,7 @@ func root() *cobra.Command {
 	}
 	command.PersistentFlags().StringVar(&name, "name", name, "the cluster that is meant")
 	command.AddCommand(
-		upCommand(&name), downCommand(&name), statusCommand(&name), nodeCommand(&name), imageCommand(&name), addonCommand(&name),
+		upCommand(&name), downCommand(&name), upgradeCommand(&name), statusCommand(&name), nodeCommand(&name), imageCommand(&name), addonCommand(&name),
 		kubectlCommand(&name), whyCommand(&name), snapshotCommand(&name), doctorCommand(&name), faultCommand(&name), tokenCommand(&name),
 		serverCommand(), agentCommand(), hollowCommand(), registryCommand(&name), balancerCommand(&name),
 	)

@@ -15,6 +15,7 @@ import (
 	"keelson.dev/lab/addons"
 	"keelson.dev/lab/images"
 	"keelson.dev/lab/network"
+	"keelson.dev/lab/supervisor"
 )
 
 // Options say what a new cluster looks like and what to wait for.
@@ -116,19 +117,28 @@ func (c *Cluster) start(ctx context.Context, options Options) error {
 }
 
 func (c *Cluster) startNode(ctx context.Context, m Member) error {
+	services, err := c.furnish(m)
+	if err != nil {
+		return err
+	}
+	return c.Node(m).Start(ctx, services)
+}
+
+// furnish writes the files that a node starts from, and returns what it is to run.
+func (c *Cluster) furnish(m Member) ([]supervisor.Service, error) {
 	if m.Role == Server && !m.Invited {
 		if err := c.writeServerFiles(m); err != nil {
-			return fmt.Errorf("node %s: %w", m.Name, err)
+			return nil, fmt.Errorf("node %s: %w", m.Name, err)
 		}
 	}
 	if err := c.writeNodeFiles(m); err != nil {
-		return fmt.Errorf("node %s: %w", m.Name, err)
+		return nil, fmt.Errorf("node %s: %w", m.Name, err)
 	}
 	services, err := c.services(m)
 	if err != nil {
-		return fmt.Errorf("node %s: %w", m.Name, err)
+		return nil, fmt.Errorf("node %s: %w", m.Name, err)
 	}
-	return c.Node(m).Start(ctx, services)
+	return services, nil
 }
 
 // settle waits for the API, applies the addons and waits until the cluster serves.

@@ -50,7 +50,7 @@ func run(m *testing.M) int {
 		_ = command("down", "--kubeconfig", "").Run() // of a run that was killed
 		defer command("down", "--kubeconfig", "").Run()
 	}
-	up := command("up", "--workers", "2", "--demo", "--kubeconfig", "")
+	up := exec.Command(maker(), "--name", *clusterName, "up", "--workers", "2", "--demo", "--kubeconfig", "")
 	up.Stderr = os.Stderr
 	if err := up.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "cluster for the tests:", err)

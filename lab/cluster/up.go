@@ -52,8 +52,8 @@ func Up(ctx context.Context, options Options) (*Cluster, error) {
 		return nil, err
 	}
 	defer c.Close()
-	if c.Restoring != "" {
-		return nil, fmt.Errorf("cluster %s is half restored: keelson --name %[1]s snapshot restore %s", c.Name, c.Restoring)
+	if err := c.whole(); err != nil {
+		return nil, err
 	}
 	if err := c.populate(options); err != nil {
 		return nil, err
@@ -62,6 +62,14 @@ func Up(ctx context.Context, options Options) (*Cluster, error) {
 		return nil, err
 	}
 	return c, c.settle(ctx, options)
+}
+
+// whole is an error while a restore has been cut short.
+func (c *Cluster) whole() error {
+	if c.Restoring == "" {
+		return nil
+	}
+	return fmt.Errorf("cluster %s is half restored: keelson --name %[1]s snapshot restore %s", c.Name, c.Restoring)
 }
 
 // populate adds the members of a new cluster.

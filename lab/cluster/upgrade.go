@@ -26,6 +26,9 @@ func Upgrade(ctx context.Context, options Options) (*Cluster, error) {
 		return nil, err
 	}
 	defer c.Close()
+	if err := c.whole(); err != nil {
+		return nil, err
+	}
 	for _, m := range c.Members {
 		status, err := c.Node(m).Status(ctx)
 		if err == nil && !m.Off && status != node.Running {

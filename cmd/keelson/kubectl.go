@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"os"
+	"os/signal"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	kubectl "k8s.io/kubectl/pkg/cmd"
@@ -29,6 +31,7 @@ func kubectlCommand(name *string) *cobra.Command {
 }
 
 func runKubectl(command *cobra.Command, kubeconfig string, args []string) error {
+	signal.Reset(unix.SIGTERM, unix.SIGINT) // kubectl ends with them, or handles them itself
 	configFlags := genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag().WithDiscoveryBurst(300).WithDiscoveryQPS(50)
 	if kubeconfig != "" {
 		configFlags.KubeConfig = &kubeconfig

@@ -1,6 +1,7 @@
 package cgroups
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,23 +92,33 @@ func TestSliceNames(t *testing.T) {
 	}
 }
 
-// TestRealTree makes a pod's group under a root of its own, runs a process in it and removes all.
+// TestRealTree makes a pod's group under a root of its own, runs a process in it and removes all. systemd must know of what its driver
+// makes, or it would undo that when it reads its units again.
 func TestRealTree(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("cgroups need root")
 	}
-	m, err := New(Config{Root: "/keelson-cgroups-test", PodPidsLimit: 50, EnforceAllocatable: true})
+	t.Run("cgroupfs", func(t *testing.T) { testRealTree(t, false, func() {}) })
+	t.Run("systemd", func(t *testing.T) {
+		if _, err := os.Stat("/run/systemd/system"); err != nil {
+			t.Skip("there is no systemd")
+		}
+		testRealTree(t, true, func() {
+			if out, err := exec.CommandContext(t.Context(), "systemctl", "daemon-reload").CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		})
+	})
+}
+
+func testRealTree(t *testing.T, systemd bool, disturb func()) {
+	m, err := New(Config{Root: "/keelson-cgroups-test", PodPidsLimit: 50, EnforceAllocatable: true, Systemd: systemd})
 	if err != nil {
 		t.Skip(err)
 	}
 	t.Cleanup(func() {
-		if err := m.driver.remove(t.Context(), group{"keelson-cgroups-test"}); err != nil && t.Context().Err() == nil {
+		if err := m.driver.remove(context.WithoutCancel(t.Context()), group{"keelson-cgroups-test"}); err != nil {
 			t.Error(err)
-		}
-		for _, mount := range m.tree.mounts() {
-			for _, dir := range []string{"kubepods/besteffort", "kubepods/burstable", "kubepods", ""} {
-				_ = os.Remove(filepath.Join(mount, "keelson-cgroups-test", dir))
-			}
 		}
 	})
 	if err := m.EnsureRoot(list("2", "1Gi")); err != nil {
@@ -119,6 +130,7 @@ func TestRealTree(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	disturb()
 	file := "memory.limit_in_bytes"
 	if m.V2() {
 		file = "memory.max"
@@ -138,7 +150,7 @@ func TestRealTree(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	for _, mount := range m.tree.mounts() {
-		if err := writeFile(filepath.Join(mount, m.PodParent(p), "cgroup.procs"), decimal(int64(cmd.Process.Pid))); err != nil {
+		if err := writeFile(filepath.Join(mount, m.driver.dir(m.podGroup(p.UID, QoS(p))), "cgroup.procs"), decimal(int64(cmd.Process.Pid))); err != nil {
 			_ = cmd.Process.Kill()
 			t.Fatal(err)
 		}

@@ -1,7 +1,9 @@
 package shutdown
 
 import (
+	"os"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,4 +112,42 @@ func TestEnd(t *testing.T) {
 			t.Errorf("admits: %v", r)
 		}
 	})
+}
+
+// TestLogind follows the shutdown of a machine with systemd, which somebody else asks for: the file that $SHUTDOWN_TEST names tells how far
+// the pods got before systemd ended this process.
+func TestLogind(t *testing.T) {
+	path := os.Getenv("SHUTDOWN_TEST")
+	if path == "" {
+		t.Skip("it ends with the machine: make test-vm runs it")
+	}
+	note := func(text string) {
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|os.O_SYNC, 0o600)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer file.Close()
+		_, _ = file.WriteString(text + "\n") // what is missing will be missed
+	}
+	var active atomic.Bool
+	active.Store(true)
+	var m *Manager
+	m = New(Config{
+		Periods: []Period{{Priority: 0, ShutdownGracePeriodSeconds: 60}},
+		Pods:    func() []*corev1.Pod { return []*corev1.Pod{pod("one", 0, 30)} },
+		Active:  func(types.UID) bool { return active.Load() },
+		Stop: func(uid types.UID, _ podplan.Stop) {
+			note(string(uid) + " is told to end")
+			time.AfterFunc(8*time.Second, func() { // longer than logind waits if nobody asks for more
+				note(string(uid) + " has ended")
+				active.Store(false)
+				m.Wake()
+			})
+		},
+		Changed: func() {}, Clock: clock.RealClock{},
+	})
+	if err := m.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }

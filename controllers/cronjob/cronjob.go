@@ -20,8 +20,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/controllers/env"
+	"keelson.dev/internal/expectation"
 	"keelson.dev/internal/lister"
 )
+
+const staleRetry = time.Second // as in package replicaset
 
 var kind = batchv1.SchemeGroupVersion.WithKind("CronJob")
 
@@ -32,6 +35,7 @@ type Reconciler struct {
 	Jobs     lister.Of[*batchv1.Job]
 	Recorder record.EventRecorder
 	Clock    clock.PassiveClock
+	own      *expectation.Tracker // of writes to CronJobs themselves: a Job that stands in the list of active ones would look unexpected
 }
 
 // Add wires the controller.
@@ -44,7 +48,9 @@ func Add(e *env.Env, workers int) error {
 	if err != nil {
 		return err
 	}
-	r := &Reconciler{Client: e.Client, CronJobs: cronJobs, Jobs: jobs, Recorder: e.Recorder("cronjob-controller"), Clock: e.Clock}
+	r := &Reconciler{
+		Client: e.Client, CronJobs: cronJobs, Jobs: jobs, Recorder: e.Recorder("cronjob-controller"), Clock: e.Clock, own: expectation.New(cronJobs),
+	}
 	return e.Controller("cronjob", workers, r.Reconcile, env.For(&batchv1.CronJob{}), env.Owned(&batchv1.Job{}, kind))
 }
 
@@ -53,6 +59,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	cached, ok := r.CronJobs.Find(req.Namespace, req.Name)
 	if !ok {
 		return ctrl.Result{}, nil
+	}
+	if !r.own.Satisfied(cached.UID) {
+		return ctrl.Result{RequeueAfter: staleRetry}, nil
 	}
 	cj := cached.DeepCopy()
 	jobs := r.Jobs.Controlled(cj.Namespace, cj.UID)
@@ -64,7 +73,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	wait, err := r.run(ctx, cj, jobs)
 	if !equality.Semantic.DeepEqual(cached.Status, cj.Status) {
-		if updateErr := r.Client.Status().Update(ctx, cj); updateErr != nil && err == nil {
+		updateErr := r.Client.Status().Update(ctx, cj)
+		if updateErr == nil {
+			r.own.Wrote(cj.UID, cj)
+		} else if err == nil {
 			err = client.IgnoreNotFound(updateErr)
 		}
 	}

@@ -41,7 +41,9 @@ func main() {
 	}
 	a := &app{pod: envOr("POD_NAME", hostname), node: envOr("NODE_NAME", "unknown")}
 	server := &http.Server{Addr: ":" + envOr("PORT", "8080"), Handler: a.handler(), ReadHeaderTimeout: 5 * time.Second}
+	drained := make(chan struct{})
 	context.AfterFunc(ctx, func() {
+		defer close(drained)
 		bounded, cancel := context.WithTimeout(context.Background(), drain)
 		defer cancel()
 		if err := server.Shutdown(bounded); err != nil {
@@ -52,6 +54,7 @@ func main() {
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		log.Fatal(err)
 	}
+	<-drained // it returns as soon as nobody can come in
 }
 
 // get prints what a URL answers: the images of a lab hold no curl.

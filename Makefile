@@ -27,6 +27,10 @@ build: deps ## Build Keelson and the programs its nodes run, into bin/
 images: build ## Build the images that a cluster needs, without any outside registry
 	@hack/images.sh bin
 
+.PHONY: ingress
+ingress: images ## Build what `keelson addon enable ingress` needs: Traefik, its image and the types of the Gateway API
+	@hack/ingress.sh bin
+
 .PHONY: up
 up: images ## Make a running cluster of one server and two workers, with a demo application
 	@bin/keelson up --workers $(WORKERS) --demo

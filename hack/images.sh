@@ -3,9 +3,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 bin=$1
-stamp=$( { sha256sum hack/images.sh lab/images/pause/pause.c lab/demo/*.go lab/images/*.go "$bin/coredns" "$bin/metrics-server"; } | sha256sum | cut -d' ' -f1)
+traefik=
+[ -e "$bin/traefik" ] && traefik=$bin/traefik # make ingress
+stamp=$( { sha256sum hack/images.sh lab/images/pause/pause.c lab/demo/*.go lab/images/*.go "$bin/coredns" "$bin/metrics-server" $traefik; } | sha256sum | cut -d' ' -f1)
 [ "$(cat "$bin/images/.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
-echo "images: pause, coredns, metrics-server, demo, toolbox"
+echo "images: pause, coredns, metrics-server, demo, toolbox${traefik:+, traefik}"
 gcc -Os -static -o "$bin/pause" lab/images/pause/pause.c
 strip "$bin/pause"
 go build -ldflags '-s -w' -o "$bin/demo" ./lab/demo

@@ -6,7 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-$here/../../bin}
 mkdir -p "$out/cni"
 out=$(cd "$out" && pwd)
-stamp=$(cat "$here"/*/go.mod "$here"/*/go.sum "$here"/*/main.go "$0" | sha256sum | cut -d' ' -f1)
+stamp=$(cd "$here" && cat coredns/go.* coredns/main.go metricsserver/go.* runtime/go.* build.sh | sha256sum | cut -d' ' -f1)
 [ "$(cat "$out/.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 
 step() { echo "  building $1" >&2; }

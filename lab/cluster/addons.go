@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"keelson.dev/internal/pki"
 	"keelson.dev/lab/addons"
 	"keelson.dev/lab/images"
+	"keelson.dev/lab/registry"
 )
 
 // addonPatience is how long an addon may take to be available.
@@ -25,6 +28,9 @@ type Addon struct {
 	Enabled     bool
 	namespace   string // where its Deployment of the same name is
 	values      func(*Cluster) (any, error)
+	// apart is a file of the bundle with types that must be there first; like the addon's image it is built on its own. The types stay when
+	// the addon is disabled: they, and objects of them, may be others'.
+	apart string
 }
 
 func allAddons() []Addon {
@@ -32,6 +38,10 @@ func allAddons() []Addon {
 		{
 			Name: "demo", About: "a web program in the namespace demo", namespace: "demo",
 			values: func(*Cluster) (any, error) { return addons.Demo{Image: images.Demo}, nil },
+		},
+		{
+			Name: "ingress", About: "Ingress and Gateway API by Traefik (make ingress builds it)", namespace: "ingress", apart: "gateway-api.yaml",
+			values: func(*Cluster) (any, error) { return addons.Ingress{Image: images.Traefik}, nil },
 		},
 		{
 			Name: "metrics-server", About: "kubectl top, and metrics for the autoscaler", namespace: metav1.NamespaceSystem,
@@ -67,12 +77,30 @@ func (c *Cluster) EnableAddon(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, addonPatience)
+	defer cancel()
+	if err := c.prepare(ctx, addon, api); err != nil {
+		return err
+	}
 	if err := addons.Apply(ctx, api.dynamic, name, values); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, addonPatience)
-	defer cancel()
 	return api.waitDeployment(ctx, addon.namespace, name)
+}
+
+// prepare brings the types and the image of an addon that is built apart, perhaps after the cluster came up.
+func (c *Cluster) prepare(ctx context.Context, addon Addon, api *api) error {
+	if addon.apart == "" {
+		return nil
+	}
+	types := filepath.Join(c.bundle, addon.apart)
+	if _, err := os.Stat(types); err != nil {
+		return fmt.Errorf("addon %s is not part of this bundle: make %s builds it (%w)", addon.Name, addon.Name, err)
+	}
+	if err := registry.Import(ctx, c.ImageHandler(ctx), filepath.Join(c.bundle, "images")); err != nil {
+		return err
+	}
+	return addons.ApplyFile(ctx, api.dynamic, types)
 }
 
 // DisableAddon removes all that an addon consists of.

@@ -125,6 +125,14 @@ func TestHelm(t *testing.T) {
 // TestAlone runs the scripts that nothing else could run beside.
 func TestAlone(t *testing.T) { oneByOne(t, builtIn(), "alone") }
 
+// TestIngress needs what make ingress builds.
+func TestIngress(t *testing.T) {
+	if _, err := os.Stat(filepath.Join(filepath.Dir(keelson), "traefik")); err != nil {
+		t.Skipf("make ingress has not built it: %v", err)
+	}
+	oneByOne(t, builtIn(), "ingress")
+}
+
 // oneByOne waits for each script of a folder before it runs the next.
 func oneByOne(t *testing.T, client, dir string) {
 	files, err := filepath.Glob(filepath.Join("testdata/script", dir, "*.txt"))

@@ -13,7 +13,9 @@ const (
 	Demo    = "registry.keelson.dev/demo:1"
 	// MetricsServer is pulled by clusters that have the addon of that name.
 	MetricsServer = "registry.keelson.dev/metrics-server:0.9.0"
-	Toolbox       = "registry.keelson.dev/toolbox:1"
+	// Traefik is pulled by clusters that have the addon ingress. It is there once make ingress has built it.
+	Traefik = "registry.keelson.dev/traefik:3.7.13"
+	Toolbox = "registry.keelson.dev/toolbox:1"
 )
 
 // BuildBundled makes the bundled images from the binaries in dir and writes them into its OCI layout dir/images.
@@ -40,6 +42,12 @@ func BuildBundled(dir string) error {
 			Files: map[string]string{"/": filepath.Join(dir, "toolbox"), "bin/demo": filepath.Join(dir, "demo")},
 		},
 	}
+	if traefik := filepath.Join(dir, "traefik"); exists(traefik) {
+		specs = append(specs, Spec{
+			Ref: Traefik, User: "65532:65532", Entrypoint: []string{"/traefik"}, Ports: []string{"80/tcp", "443/tcp"},
+			Files: map[string]string{"traefik": traefik},
+		})
+	}
 	target := filepath.Join(dir, "images")
 	if err := os.RemoveAll(target); err != nil {
 		return fmt.Errorf("clear image layout: %w", err)
@@ -50,4 +58,9 @@ func BuildBundled(dir string) error {
 		}
 	}
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

@@ -86,7 +86,7 @@ func TestAudit(t *testing.T) {
 		o.Audit.LogOptions.MaxSize, o.Audit.LogOptions.MaxBackups = 1, 2
 		o.Audit.WebhookOptions.ConfigFile = kubeconfig(t, receiver.URL, nil)
 		o.Audit.WebhookOptions.InitialBackoff = time.Second
-		o.Audit.WebhookOptions.BatchOptions.BatchConfig.MaxBatchWait = 50 * time.Millisecond
+		o.Audit.WebhookOptions.BatchOptions.BatchConfig.MaxBatchWait = time.Second
 	})
 	ctx, core := t.Context(), s.client.CoreV1()
 	must(core.Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{

@@ -15,11 +15,16 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"keelson.dev/internal/podstate"
 )
 
 var trafficFor = flag.Duration("traffic", 0, "how long TestTraffic and TestNames go on at least; 0: they do not run")
@@ -61,6 +66,7 @@ spec:
       containers:
       - name: demo
         image: %s
+        resources: {requests: {cpu: 50m}} # without a share of its own a pod gets nearly nothing of a busy machine
         readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
         lifecycle: {preStop: {sleep: {seconds: 5}}} # for rules that are behind
 `
@@ -89,6 +95,7 @@ func TestTraffic(t *testing.T) {
 		must(t, kubectl("rollout", "status", "-n", namespace, "deployment/traffic", "--timeout=3m"))
 	}
 	settled()
+	log := chronicle(t, client, namespace)
 	port := output(t, "get", "-n", namespace, "service/traffic", "-o", "jsonpath={.spec.ports[0].nodePort}")
 	crowd := startCrowd("http://" + net.JoinHostPort(serverAddress(t), port) + "/")
 
@@ -121,13 +128,81 @@ func TestTraffic(t *testing.T) {
 		if f.ended.After(killed) && f.sent.Before(givenUp.Add(behind)) {
 			cause += ", node dead and not given up"
 		} else {
-			t.Errorf("%s after the start, %s after the node was killed: %v", f.sent.Sub(began).Round(time.Millisecond), f.sent.Sub(killed).Round(time.Millisecond), f.err)
+			t.Errorf("%s after the start, %s after the node was killed: %v\n%s", f.sent.Sub(began).Round(time.Millisecond), f.sent.Sub(killed).Round(time.Millisecond), f.err,
+				log.before(f.ended))
 		}
 		causes[cause]++
 	}
 	took := time.Since(began)
 	t.Logf("figures: %d of %d requests failed (%.0f a second, %s, %d rounds of an update and three scalings; the node was given up after %.1f s): %v",
 		len(failures), crowd.sent, float64(crowd.sent)/took.Seconds(), took.Round(time.Second), rounds, givenUp.Sub(killed).Seconds(), causes)
+}
+
+// happening is what a watch told of a pod.
+type happening struct {
+	at   time.Time
+	what string
+}
+
+// happenings is the history of a namespace's pods and endpoints, for whoever asks why a request failed.
+type happenings struct {
+	mu   sync.Mutex
+	list []happening
+}
+
+func (h *happenings) note(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.list = append(h.list, happening{time.Now(), fmt.Sprintf(format, args...)})
+}
+
+// before is what happened in the time before a failure that may have to do with it.
+func (h *happenings) before(failure time.Time) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var text strings.Builder
+	for _, e := range h.list {
+		if ago := failure.Sub(e.at); ago > -time.Second && ago < 20*time.Second {
+			fmt.Fprintf(&text, "  %.1f s before: %s\n", ago.Seconds(), e.what)
+		}
+	}
+	return text.String()
+}
+
+// chronicle follows pods and endpoints until the test ends.
+func chronicle(t *testing.T, client kubernetes.Interface, namespace string) *happenings {
+	h := &happenings{}
+	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(namespace))
+	_, err := factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(old, now any) {
+			if was, pod := old.(*corev1.Pod), now.(*corev1.Pod); was.DeletionTimestamp == nil && pod.DeletionTimestamp != nil {
+				h.note("%s with %s on %s is to end within %d s", pod.Name, pod.Status.PodIP, pod.Spec.NodeName, *pod.DeletionGracePeriodSeconds)
+			} else if podstate.Ready(was) != podstate.Ready(pod) {
+				h.note("%s with %s on %s is ready: %t", pod.Name, pod.Status.PodIP, pod.Spec.NodeName, podstate.Ready(pod))
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if pod, ok := obj.(*corev1.Pod); ok {
+				h.note("%s with %s is gone", pod.Name, pod.Status.PodIP)
+			}
+		},
+	})
+	must(t, err)
+	_, err = factory.Discovery().V1().EndpointSlices().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(_, now any) {
+			var ready []string
+			for _, e := range now.(*discoveryv1.EndpointSlice).Endpoints {
+				if *e.Conditions.Ready {
+					ready = append(ready, e.Addresses[0])
+				}
+			}
+			h.note("endpoints: %v", ready)
+		},
+	})
+	must(t, err)
+	factory.StartWithContext(t.Context())
+	factory.WaitForCacheSyncWithContext(t.Context())
+	return h
 }
 
 // powerOf kills or starts a node.

@@ -17,8 +17,12 @@ import (
 	"keelson.dev/lab/supervisor"
 )
 
-// restartPatience is how long the node's first process may take to start its services again.
-const restartPatience = 30 * time.Second
+const (
+	// endGrace is how long a service that was asked to end may take.
+	endGrace = 8 * time.Second
+	// restartPatience is how long the node's first process may take to start its services again.
+	restartPatience = 2 * time.Minute
+)
 
 // Upgrade lets a node that runs go on with the programs of the bundle, and returns once all its services have been started again. Pods do
 // not notice. Services with other arguments than before get these when the node is started the next time.
@@ -46,10 +50,14 @@ func (n *Node) Upgrade(ctx context.Context, services []supervisor.Service) error
 			return fmt.Errorf("stop %s of node %s: %w", name, n.Name, err)
 		}
 	}
+	asked := time.Now()
 	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, restartPatience, true, func(context.Context) (bool, error) {
 		now, err := serviceProcesses(first, services)
 		for name, pid := range now {
 			if before[name] == pid {
+				if time.Since(asked) > endGrace {
+					_ = unix.Kill(pid, unix.SIGKILL) // it may have ended
+				}
 				return false, err
 			}
 		}

@@ -1,5 +1,5 @@
 // Command demo is the web program that a new cluster runs: it tells which pod on which node answered, and can be told to fail its
-// health check, so that people can watch a cluster heal. `demo get URL` is its client.
+// health check, so that people can watch a cluster heal. `demo get URL [HOST]` is its client.
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -27,8 +28,8 @@ type app struct {
 }
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == "get" {
-		if err := get(os.Args[2]); err != nil {
+	if len(os.Args) >= 3 && os.Args[1] == "get" {
+		if err := get(os.Args[2], os.Args[3:]...); err != nil {
 			log.Fatal(err)
 		}
 		return
@@ -57,10 +58,15 @@ func main() {
 	<-drained // it returns as soon as nobody can come in
 }
 
-// get prints what a URL answers: the images of a lab hold no curl.
-func get(url string) error {
+// get prints what a URL answers, asked by another name of the host if one is given: the images of a lab hold no curl.
+func get(url string, host ...string) error {
 	client := &http.Client{Timeout: drain}
-	response, err := client.Get(url) //nolint:noctx // bounded by the client's timeout
+	request, err := http.NewRequest(http.MethodGet, url, nil) //nolint:noctx // bounded by the client's timeout
+	if err != nil {
+		return err
+	}
+	request.Host = strings.Join(host, "")
+	response, err := client.Do(request)
 	if err != nil {
 		return err
 	}
@@ -71,7 +77,7 @@ func get(url string) error {
 
 func (a *app) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "pod %s on node %s, request %d\n", a.pod, a.node, a.served.Add(1))
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

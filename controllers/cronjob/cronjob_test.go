@@ -38,7 +38,9 @@ func TestJobIsSeenFirst(t *testing.T) {
 	}
 	cronJobs := lister.Of[*batchv1.CronJob]{Indexer: toolscache.NewIndexer(toolscache.MetaNamespaceKeyFunc, toolscache.Indexers{})}
 	jobs := lister.Of[*batchv1.Job]{Indexer: toolscache.NewIndexer(toolscache.MetaNamespaceKeyFunc, toolscache.Indexers{
-		lister.ByController: func(obj any) ([]string, error) { return []string{lister.ControllerKey("ns", obj.(*batchv1.Job).OwnerReferences[0].UID)}, nil },
+		lister.ByController: func(obj any) ([]string, error) {
+			return []string{lister.ControllerKey("ns", obj.(*batchv1.Job).OwnerReferences[0].UID)}, nil
+		},
 	})}
 	events := record.NewFakeRecorder(10)
 	r := &Reconciler{Client: api, CronJobs: cronJobs, Jobs: jobs, Recorder: events, Clock: clocktesting.NewFakePassiveClock(now), own: expectation.New(cronJobs)}

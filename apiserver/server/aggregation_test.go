@@ -78,6 +78,10 @@ func TestAggregatedServer(t *testing.T) {
 		return apiregistrationv1.APIServiceCondition{}
 	}
 	eventually(t, "the server is available", func() bool { return condition().Status == apiregistrationv1.ConditionTrue })
+	eventually(t, "requests reach it, which learn of that later", func() bool {
+		code, _ := s.raw(t, "GET", "/apis/"+sampleGroup+"/v1/whoami", "", "application/json", "")
+		return code != http.StatusServiceUnavailable
+	})
 
 	t.Run("identity", func(t *testing.T) { s.testIdentity(t) })
 	t.Run("documents", func(t *testing.T) { s.testDocuments(t, true) })

@@ -246,15 +246,17 @@ func (e *examination) etcd(ctx context.Context) {
 		if status, err := e.Node(m).Status(ctx); err != nil || status != node.Running {
 			continue
 		}
-		dial := func() (*clientv3.Client, func(), error) { return snapshot.Dial(e.Node(m).StatePath(dataDir)) }
+		dial := func(context.Context) (*clientv3.Client, func(), error) {
+			return snapshot.Dial(e.Node(m).StatePath(dataDir))
+		}
 		if err := e.member(ctx, m.Name, dial); err != nil {
 			e.add(Problem, "etcd", "%s: %v; see %s", m.Name, err, filepath.Join(e.Node(m).StatePath("/var/log"), "keelson-server.log"))
 		}
 	}
 }
 
-func (e *examination) member(ctx context.Context, name string, dial func() (*clientv3.Client, func(), error)) error {
-	client, end, err := dial()
+func (e *examination) member(ctx context.Context, name string, dial func(context.Context) (*clientv3.Client, func(), error)) error {
+	client, end, err := dial(ctx)
 	if err != nil {
 		return err
 	}

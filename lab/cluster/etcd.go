@@ -112,9 +112,9 @@ func (c *Cluster) etcdFlags() []string {
 }
 
 // dialDatabase reaches the etcd of a server that runs, or the external one.
-func (c *Cluster) dialDatabase() (*clientv3.Client, func(), error) {
+func (c *Cluster) dialDatabase(ctx context.Context) (*clientv3.Client, func(), error) {
 	if c.Etcd != nil {
-		client, err := etcdcluster.Dial(context.Background(), c.etcdEndpoints(""), c.etcdCredentials())
+		client, err := etcdcluster.Dial(ctx, c.etcdEndpoints(""), c.etcdCredentials())
 		if err != nil {
 			return nil, nil, err
 		}

@@ -90,7 +90,7 @@ func (c *Cluster) SaveSnapshot(ctx context.Context, file string, withImages bool
 	if err != nil {
 		return "", 0, fmt.Errorf("encode cluster state: %w", err)
 	}
-	client, end, err := c.dialDatabase()
+	client, end, err := c.dialDatabase(ctx)
 	if err != nil {
 		return "", 0, err
 	}
@@ -182,7 +182,7 @@ func DiffSnapshots(ctx context.Context, name, bundle, before, after string, all 
 	if err != nil {
 		return nil, err
 	}
-	client, end, err := c.dialDatabase()
+	client, end, err := c.dialDatabase(ctx)
 	if err != nil {
 		return nil, err
 	}

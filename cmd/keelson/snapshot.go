@@ -46,25 +46,18 @@ func snapshotRestoreCommand(name *string) *cobra.Command {
 	command := &cobra.Command{
 		Use: "restore SNAPSHOT", Short: "Replace the cluster, or make a new one (keelson --name NEW snapshot restore ...)", Args: cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
-			bundle, err := bundleDir()
-			if err != nil {
+			if err := fill(&options, *name); err != nil {
 				return err
 			}
 			file, err := cluster.FindSnapshot(args[0])
 			if err != nil {
 				return err
 			}
-			options.Name, options.Bundle, options.Step = *name, bundle, steps()
 			c, err := cluster.Restore(command.Context(), file, options)
-			if err != nil {
-				return err
-			}
-			options.Step("cluster %s is up: kubectl --context %s get nodes", c.Name, c.Name)
-			return nil
+			return isUp(options, c, err)
 		},
 	}
-	command.Flags().DurationVar(&options.Timeout, "timeout", options.Timeout, "how long to wait until the cluster serves")
-	command.Flags().StringVar(&options.Kubeconfig, "kubeconfig", options.Kubeconfig, "file that gets the cluster's context; empty for none")
+	addServingFlags(command.Flags(), &options)
 	return command
 }
 

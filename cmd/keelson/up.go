@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"keelson.dev/internal/kubeconfig"
 	"keelson.dev/lab/cluster"
@@ -19,17 +20,11 @@ func upCommand(name *string) *cobra.Command {
 		Short: "Make a cluster, or bring one back as it was",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			bundle, err := bundleDir()
-			if err != nil {
+			if err := fill(&options, *name); err != nil {
 				return err
 			}
-			options.Name, options.Bundle, options.Step = *name, bundle, steps()
 			c, err := cluster.Up(command.Context(), options)
-			if err != nil {
-				return err
-			}
-			options.Step("cluster %s is up: kubectl --context %s get nodes", c.Name, c.Name)
-			return nil
+			return isUp(options, c, err)
 		},
 	}
 	flags := command.Flags()
@@ -41,9 +36,29 @@ func upCommand(name *string) *cobra.Command {
 	for i, file := range []*string{&options.Etcd.CAFile, &options.Etcd.CertFile, &options.Etcd.KeyFile} {
 		flags.StringVar(file, etcdFlags[i+1].name, "", etcdFlags[i+1].usage)
 	}
+	addServingFlags(flags, &options)
+	return command
+}
+
+// addServingFlags adds the flags of all commands that return when a cluster serves.
+func addServingFlags(flags *pflag.FlagSet, options *cluster.Options) {
 	flags.DurationVar(&options.Timeout, "timeout", options.Timeout, "how long to wait until the cluster serves")
 	flags.StringVar(&options.Kubeconfig, "kubeconfig", options.Kubeconfig, "file that gets the cluster's context; empty for none")
-	return command
+}
+
+// fill sets the options that no flag sets.
+func fill(options *cluster.Options, name string) (err error) {
+	options.Name, options.Step = name, steps()
+	options.Bundle, err = bundleDir()
+	return err
+}
+
+// isUp tells how to use a cluster that came up without an error.
+func isUp(options cluster.Options, c *cluster.Cluster, err error) error {
+	if err == nil {
+		options.Step("cluster %s is up: kubectl --context %s get nodes", c.Name, c.Name)
+	}
+	return err
 }
 
 func downCommand(name *string) *cobra.Command {

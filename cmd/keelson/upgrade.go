@@ -17,11 +17,9 @@ func upgradeCommand(name *string) *cobra.Command {
 		Short: "Let a cluster go on with this version of Keelson, node after node; its pods keep running",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			bundle, err := bundleDir()
-			if err != nil {
+			if err := fill(&options, *name); err != nil {
 				return err
 			}
-			options.Name, options.Bundle, options.Step = *name, bundle, steps()
 			c, err := cluster.Upgrade(command.Context(), options)
 			if err != nil {
 				return err
@@ -30,7 +28,6 @@ func upgradeCommand(name *string) *cobra.Command {
 			return nil
 		},
 	}
-	command.Flags().DurationVar(&options.Timeout, "timeout", options.Timeout, "how long to wait until the cluster serves")
-	command.Flags().StringVar(&options.Kubeconfig, "kubeconfig", options.Kubeconfig, "file that gets the cluster's context; empty for none")
+	addServingFlags(command.Flags(), &options)
 	return command
 }

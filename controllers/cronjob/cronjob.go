@@ -24,8 +24,6 @@ import (
 	"keelson.dev/internal/lister"
 )
 
-const staleRetry = time.Second // as in package replicaset
-
 var kind = batchv1.SchemeGroupVersion.WithKind("CronJob")
 
 // Reconciler runs CronJobs.
@@ -61,7 +59,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	if !r.own.Satisfied(cached.UID) {
-		return ctrl.Result{RequeueAfter: staleRetry}, nil
+		return ctrl.Result{RequeueAfter: expectation.Retry}, nil
 	}
 	cj := cached.DeepCopy()
 	jobs := r.Jobs.Controlled(cj.Namespace, cj.UID)

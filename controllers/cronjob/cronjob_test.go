@@ -67,7 +67,7 @@ func TestJobIsSeenFirst(t *testing.T) {
 		t.Fatalf("%d jobs, status %+v", len(list.Items), stored().Status)
 	}
 	must(jobs.Add(&list.Items[0]))
-	if result := reconcile(); result.RequeueAfter != staleRetry {
+	if result := reconcile(); result.RequeueAfter != expectation.Retry {
 		t.Errorf("the old CronJob was acted on: %+v", result)
 	}
 	must(cronJobs.Update(stored()))

@@ -29,7 +29,6 @@ import (
 )
 
 const (
-	staleRetry = time.Second // as in package replicaset
 	// A pod that fails is replaced at once, and then more and more slowly.
 	failedBackoff, failedBackoffMost = time.Second, 15 * time.Minute
 )
@@ -139,7 +138,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if settled {
 		manageErr = r.act(ctx, view, &result)
 	} else {
-		result.RequeueAfter = staleRetry
+		result.RequeueAfter = expectation.Retry
 	}
 	if err := r.report(ctx, view, collisions); err != nil {
 		return ctrl.Result{}, err

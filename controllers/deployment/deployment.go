@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -25,8 +24,6 @@ import (
 	"keelson.dev/internal/expectation"
 	"keelson.dev/internal/lister"
 )
-
-const staleRetry = time.Second // as in package replicaset
 
 var (
 	kind    = appsv1.SchemeGroupVersion.WithKind("Deployment")
@@ -129,7 +126,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	if settled, err := r.settled(ctx, d); err != nil || !settled {
-		return ctrl.Result{RequeueAfter: staleRetry}, err
+		return ctrl.Result{RequeueAfter: expectation.Retry}, err
 	}
 	sets, err := r.claim(ctx, d)
 	if err != nil {

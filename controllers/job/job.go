@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -29,8 +28,6 @@ import (
 	"keelson.dev/internal/lister"
 	"keelson.dev/internal/podstate"
 )
-
-const staleRetry = time.Second // as in package replicaset
 
 var kind = batchv1.SchemeGroupVersion.WithKind("Job")
 
@@ -81,7 +78,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	if !r.own.Satisfied(cached.UID) {
-		return ctrl.Result{RequeueAfter: staleRetry}, nil
+		return ctrl.Result{RequeueAfter: expectation.Retry}, nil
 	}
 	job := cached.DeepCopy()
 	selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
@@ -105,7 +102,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	v.suspend()
 	result, err := r.act(ctx, v, settled)
 	if err == nil && !settled {
-		result.RequeueAfter = staleRetry
+		result.RequeueAfter = expectation.Retry
 	}
 	if accountErr := r.account(ctx, v); accountErr != nil || err != nil {
 		return ctrl.Result{}, errors.Join(err, accountErr)

@@ -6,14 +6,11 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"keelson.dev/internal/vip"
 )
-
-const staleRetry = time.Second // as in package replicaset
 
 var errNoIPv4 = errors.New("addresses are IPv4 only, and the Service is not")
 

@@ -90,7 +90,7 @@ func (r *reconciler) reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	if !r.pending.Satisfied(pool) {
-		return ctrl.Result{RequeueAfter: staleRetry}, nil
+		return ctrl.Result{RequeueAfter: expectation.Retry}, nil
 	}
 	service := cached.DeepCopy()
 	if !ours(service) {

@@ -5,7 +5,6 @@ package replicaset
 import (
 	"context"
 	"fmt"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -25,10 +24,6 @@ import (
 	"keelson.dev/internal/lister"
 	"keelson.dev/internal/podstate"
 )
-
-// staleRetry bounds the wait for our own writes to appear in the cache. Their event wakes us much earlier; only a pod that came and
-// went between two relists of the cache never sends one.
-const staleRetry = time.Second
 
 var kind = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
 
@@ -111,7 +106,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	settled, err := r.Control.Settled(ctx, set, selector)
 	if err != nil || !settled {
-		return ctrl.Result{RequeueAfter: staleRetry}, err
+		return ctrl.Result{RequeueAfter: expectation.Retry}, err
 	}
 	candidates := append(r.Pods.Controlled(set.Namespace, set.UID), podstate.Select(r.Pods.Orphans(set.Namespace), podstate.Active)...)
 	claimer := ownership.Claimer{Client: r.Control.Client, Owner: r.Kind.GVK, Fresh: r.Kind.Fresh}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -28,8 +27,6 @@ import (
 	"keelson.dev/internal/lister"
 	"keelson.dev/internal/podstate"
 )
-
-const staleRetry = time.Second // as in package replicaset
 
 var kind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
 
@@ -87,7 +84,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil //nolint:nilerr // validation does not let it through
 	}
 	if settled, err := r.Control.Settled(ctx, set, selector); err != nil || !settled {
-		return ctrl.Result{RequeueAfter: staleRetry}, err
+		return ctrl.Result{RequeueAfter: expectation.Retry}, err
 	}
 	revisions, err := r.History.Owned(ctx, set, selector)
 	if err != nil {

@@ -10,12 +10,17 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 )
+
+// Retry bounds the wait of a controller for its own writes to appear in the cache. Their event wakes it much earlier; only an object that came
+// and went between two relists of the cache never sends one.
+const Retry = time.Second
 
 // View is the part of an informer's store that tells how far it has come.
 type View interface {

@@ -279,7 +279,7 @@ func (a *agent) endOrphans(ctx context.Context) {
 	}
 	for uid := range groups {
 		if !known(uid) {
-			if err := a.cgroups.RemovePod(uid); err != nil { //nolint:contextcheck // it has a time limit of its own, which begun work must not undercut
+			if err := a.cgroups.RemovePod(uid); err != nil { //nolint:contextcheck // it has a time limit of its own
 				logger.Error(err, "Control group of an old pod not removed", "podUID", uid)
 			}
 		}

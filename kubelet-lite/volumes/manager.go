@@ -179,7 +179,7 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	if err := m.prepare(); err != nil {
 		return err
 	}
-	m.cfg.Objects.Register(pod) //nolint:contextcheck // what is watched outlives the call
+	m.cfg.Objects.Register(pod) //nolint:contextcheck // its watches outlive this call
 	s := m.state(pod)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -284,7 +284,7 @@ func (m *Manager) setUpImage(context.Context, *corev1.Pod, *corev1.Volume) (*mou
 // Refresh takes a changed pod (labels, annotations, ephemeral containers) and projects its volumes again.
 func (m *Manager) Refresh(_ context.Context, pod *corev1.Pod) {
 	if s, old := m.known(pod.UID); s != nil && old != pod {
-		m.cfg.Objects.Register(pod) //nolint:contextcheck // what is watched outlives the call
+		m.cfg.Objects.Register(pod) //nolint:contextcheck // its watches outlive this call
 		m.state(pod)
 		m.queue.Add(pod.UID)
 	}

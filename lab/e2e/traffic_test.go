@@ -123,13 +123,17 @@ func TestTraffic(t *testing.T) {
 
 	failures := crowd.stop()
 	causes := map[string]int{}
+	var told time.Time // failures that follow each other closely have one history
 	for _, f := range failures {
 		cause := f.cause()
 		if f.ended.After(killed) && f.sent.Before(givenUp.Add(behind)) {
 			cause += ", node dead and not given up"
 		} else {
-			t.Errorf("%s after the start, %s after the node was killed: %v\n%s", f.sent.Sub(began).Round(time.Millisecond), f.sent.Sub(killed).Round(time.Millisecond), f.err,
-				log.before(f.ended))
+			t.Errorf("%s after the start, %s after the node was killed: %v", f.sent.Sub(began).Round(time.Millisecond), f.sent.Sub(killed).Round(time.Millisecond), f.err)
+			if f.ended.Sub(told) > patience {
+				t.Log(log.before(f.ended))
+				told = f.ended
+			}
 		}
 		causes[cause]++
 	}

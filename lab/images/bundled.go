@@ -42,7 +42,8 @@ func BuildBundled(dir string) error {
 			Files: map[string]string{"/": filepath.Join(dir, "toolbox"), "bin/demo": filepath.Join(dir, "demo")},
 		},
 	}
-	if traefik := filepath.Join(dir, "traefik"); exists(traefik) {
+	traefik := filepath.Join(dir, "traefik")
+	if _, err := os.Stat(traefik); err == nil {
 		specs = append(specs, Spec{
 			Ref: Traefik, User: "65532:65532", Entrypoint: []string{"/traefik"}, Ports: []string{"80/tcp", "443/tcp"},
 			Files: map[string]string{"traefik": traefik},
@@ -58,9 +59,4 @@ func BuildBundled(dir string) error {
 		}
 	}
 	return nil
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }

@@ -108,7 +108,7 @@ differential: build ## Send our API server and upstream's the same requests: fai
 
 .PHONY: interop
 interop: images ## Our parts with upstream's and the other way round, on real clusters
-	@conformance/upstream.sh
+	@conformance/upstream.sh && hack/debian-runtime.sh
 	@go test -count=1 -v -timeout 60m -tags interop $(if $(FOCUS),-run 'TestInterop/$(FOCUS)') ./lab/interop
 
 .PHONY: held

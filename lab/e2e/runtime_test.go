@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+
 	"keelson.dev/kubelet-lite/cri"
 	"keelson.dev/kubelet-lite/cri/contract"
 	"keelson.dev/lab/cluster"
@@ -21,6 +24,8 @@ func TestContainerdKeepsTheContract(t *testing.T) {
 	must(t, err)
 	pid, err := c.Node(*member).PID(t.Context())
 	must(t, err)
+	klog.SetLogger(logr.Discard()) // the CRI client tells each error that the contract asks for
+	t.Cleanup(klog.ClearLogger)
 	client, err := cri.Dial(t.Context(), fmt.Sprintf("unix:///proc/%d/root/run/containerd/containerd.sock", pid), "")
 	must(t, err)
 	contract.Test(t, contract.Subject{Client: client, Image: images.Demo, Command: []string{"/demo"}, LogDir: "/tmp"})

@@ -63,7 +63,12 @@ func Start(ctx context.Context, bin string, mix Mix) (*Cluster, error) {
 			return c, err
 		}
 	}
-	c.services = runtimeServices()
+	if mix.Runtime == Debian {
+		if err := writeFile(c.node.StatePath(containerdConfig), []byte(debianRuntime)); err != nil {
+			return c, err
+		}
+	}
+	c.services = runtimeServices(mix)
 	for _, part := range parts(c.node.Address.String()) {
 		c.services = append(c.services, part.service(mix))
 	}

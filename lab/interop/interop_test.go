@@ -25,18 +25,19 @@ var mixes = []struct {
 	name string
 	Mix
 }{
-	{"AllUpstream", Mix{Upstream, Upstream, Upstream, Upstream, Upstream}},
-	{"OurAPIServer", Mix{Ours, Upstream, Upstream, Upstream, Upstream}},
-	{"OurControllers", Mix{Upstream, Ours, Upstream, Upstream, Upstream}},
-	{"OurScheduler", Mix{Upstream, Upstream, Ours, Upstream, Upstream}},
-	{"OurKubelet", Mix{Upstream, Upstream, Upstream, Ours, Upstream}},
-	{"OurProxy", Mix{Upstream, Upstream, Upstream, Upstream, Ours}},
-	{"AllOurs", Mix{Ours, Ours, Ours, Ours, Ours}},
-	{"UpstreamAPIServer", Mix{Upstream, Ours, Ours, Ours, Ours}},
-	{"UpstreamControllers", Mix{Ours, Upstream, Ours, Ours, Ours}},
-	{"UpstreamScheduler", Mix{Ours, Ours, Upstream, Ours, Ours}},
-	{"UpstreamKubelet", Mix{Ours, Ours, Ours, Upstream, Ours}},
-	{"UpstreamProxy", Mix{Ours, Ours, Ours, Ours, Upstream}},
+	{"AllUpstream", Mix{Upstream, Upstream, Upstream, Upstream, Upstream, Ours}},
+	{"OurAPIServer", Mix{Ours, Upstream, Upstream, Upstream, Upstream, Ours}},
+	{"OurControllers", Mix{Upstream, Ours, Upstream, Upstream, Upstream, Ours}},
+	{"OurScheduler", Mix{Upstream, Upstream, Ours, Upstream, Upstream, Ours}},
+	{"OurKubelet", Mix{Upstream, Upstream, Upstream, Ours, Upstream, Ours}},
+	{"OurProxy", Mix{Upstream, Upstream, Upstream, Upstream, Ours, Ours}},
+	{"AllOurs", Mix{Ours, Ours, Ours, Ours, Ours, Ours}},
+	{"UpstreamAPIServer", Mix{Upstream, Ours, Ours, Ours, Ours, Ours}},
+	{"UpstreamControllers", Mix{Ours, Upstream, Ours, Ours, Ours, Ours}},
+	{"UpstreamScheduler", Mix{Ours, Ours, Upstream, Ours, Ours, Ours}},
+	{"UpstreamKubelet", Mix{Ours, Ours, Ours, Upstream, Ours, Ours}},
+	{"UpstreamProxy", Mix{Ours, Ours, Ours, Ours, Upstream, Ours}},
+	{"DebianRuntime", Mix{Ours, Ours, Ours, Ours, Ours, Debian}},
 }
 
 func TestInterop(t *testing.T) {

@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"keelson.dev/lab/images"
 	"keelson.dev/lab/node"
 	"keelson.dev/lab/supervisor"
 )
@@ -8,15 +9,18 @@ import (
 // Origin is whose a part of a cluster is.
 type Origin string
 
-// Ours are built from this repository; Upstream's are what conformance/upstream.sh has built.
+// Ours are built from this repository; Upstream's are what conformance/upstream.sh has built; Debian's what hack/debian-runtime.sh has taken
+// from its packages.
 const (
 	Ours     Origin = "ours"
 	Upstream Origin = "upstream"
+	Debian   Origin = "debian"
 )
 
-// Mix says whose each part of a cluster is. The database is upstream's etcd in each.
+// Mix says whose each part of a cluster is. The database is upstream's etcd in each. The container runtime is the containerd and runc that
+// this repository bundles, or an older containerd of Debian's with crun.
 type Mix struct {
-	APIServer, Controllers, Scheduler, Kubelet, Proxy Origin
+	APIServer, Controllers, Scheduler, Kubelet, Proxy, Runtime Origin
 }
 
 // part is a program in either make, with the flags that both take and those that only upstream's needs.
@@ -56,11 +60,15 @@ const (
 	domain      = "cluster.local"
 )
 
-func runtimeServices() []supervisor.Service {
+func runtimeServices(mix Mix) []supervisor.Service {
 	etcd := pkiDir + "/etcd/"
+	containerd := node.ProgramDir + "/containerd"
+	if mix.Runtime == Debian {
+		containerd = debianDir + "/containerd"
+	}
 	return []supervisor.Service{
 		{Name: "containerd", Log: "/var/log/containerd.log", Args: []string{
-			node.ProgramDir + "/containerd", "--config", containerdConfig, "--log-level", "warn",
+			containerd, "--config", containerdConfig, "--log-level", "warn",
 		}},
 		{Name: "etcd", Log: "/var/log/etcd.log", Args: []string{
 			node.ProgramDir + "/upstream/etcd", "--data-dir=/var/lib/keelson/etcd", "--unsafe-no-fsync",
@@ -166,6 +174,41 @@ syncFrequency: 10s
 evictionHard: {memory.available: 100Mi, nodefs.available: 500Mi, nodefs.inodesFree: 1%, imagefs.available: 500Mi, imagefs.inodesFree: 1%}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
+`
+
+// debianDir is where a node finds what hack/debian-runtime.sh has taken from Debian's packages.
+const debianDir = node.ProgramDir + "/debian"
+
+// debianRuntime is the configuration of Debian's containerd, an older series than the bundled one, with crun in place of runc.
+const debianRuntime = `version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "` + containerdSocket + `"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "` + images.Pause + `"
+  enable_unprivileged_ports = true
+  enable_unprivileged_icmp = true
+  restrict_oom_score_adj = true
+  tolerate_missing_hugetlb_controller = true
+  disable_hugetlb_controller = true
+  netns_mounts_under_state_dir = true
+  disable_tcp_service = true
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "` + node.ProgramDir + `/cni"
+    conf_dir = "` + cniDir + `"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "` + certsDir + `"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "crun"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
+      runtime_type = "io.containerd.runc.v2"
+      runtime_path = "` + debianDir + `/containerd-shim-runc-v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
+        BinaryName = "/usr/bin/crun"
+        Root = "/run/containerd/crun"
 `
 
 // cniConfiguration is what an administrator writes on a cluster of one node.

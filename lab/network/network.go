@@ -80,6 +80,7 @@ func overlapsRoute(candidate netip.Prefix, routes []netlink.Route) bool {
 func (n Network) Up(ctx context.Context) error {
 	attributes := netlink.NewLinkAttrs()
 	attributes.Name = n.Bridge()
+	attributes.HardwareAddr = hardware(n.Gateway()) // without one of its own it changes with the nodes' cables, and nodes send to the old one
 	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attributes}); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make bridge %s: %w", n.Bridge(), err)
 	}
@@ -166,7 +167,7 @@ func (n Network) Plug(pid int, address netip.Addr) error {
 			return fmt.Errorf("remove old cable %s: %w", attributes.Name, err)
 		}
 	}
-	cable := &netlink.Veth{LinkAttrs: attributes, PeerName: "eth0", PeerNamespace: netlink.NsPid(pid)}
+	cable := &netlink.Veth{LinkAttrs: attributes, PeerName: "eth0", PeerNamespace: netlink.NsPid(pid), PeerHardwareAddr: hardware(address)}
 	if err := netlink.LinkAdd(cable); err != nil {
 		return fmt.Errorf("make cable %s: %w", attributes.Name, err)
 	}
@@ -174,6 +175,13 @@ func (n Network) Plug(pid int, address netip.Addr) error {
 		return fmt.Errorf("start cable %s: %w", attributes.Name, err)
 	}
 	return n.configure(pid, address)
+}
+
+// hardware is the link-layer address of who has that address: the same whenever a node comes back, so that no neighbour sends to one
+// that is gone.
+func hardware(address netip.Addr) net.HardwareAddr {
+	four := address.As4()
+	return net.HardwareAddr{0x0a, 0x58, four[0], four[1], four[2], four[3]} // locally administered
 }
 
 // configure sets up the node's end.

@@ -17,7 +17,7 @@ import (
 )
 
 // settle is how long the output of a command may take to become what it should be: events and status follow what they tell of.
-const settle = 20 * time.Second
+const settle = 60 * time.Second
 
 // held holds what a kubectl command prints against what upstream's own cluster made the same kubectl print: held NAME KUBECTL-ARGS...
 // Negated, the command has to fail. The archive of a script has a file a name, all that is chance in them replaced.

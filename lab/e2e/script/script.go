@@ -45,7 +45,10 @@ func (c Cluster) Run(t *testing.T, params testscript.Params) {
 		params.Cmds[name] = program(name)
 	}
 	maps.Copy(params.Cmds, c.Commands)
-	testscript.Run(t, params)
+	if deadline, ok := t.Deadline(); ok {
+		params.Deadline = deadline
+	}
+	testscript.RunT(brief{t}, params)
 }
 
 // setup gives a script a namespace, $NS, and puts its programs where also the shells that it starts find them.

@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string) error {
 func (s *settings) once(ctx context.Context, kubelet string) (_ []figure, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	mix := interop.Mix{APIServer: interop.Ours, Controllers: interop.Ours, Scheduler: interop.Ours, Kubelet: interop.Ours, Proxy: interop.Ours}
+	mix := interop.Mix{APIServer: interop.Ours, Controllers: interop.Ours, Scheduler: interop.Ours, Kubelet: interop.Ours, Proxy: interop.Ours, Runtime: interop.Ours}
 	if kubelet == bench.Upstream {
 		mix.Kubelet = interop.Upstream
 	}

@@ -1,0 +1,19 @@
+#!/bin/bash
+# Takes Debian's own containerd out of its package, into bin/debian, and installs crun: a second container runtime, an older one than
+# ours, for `make interop FOCUS=DebianRuntime`. The package is not installed, since that would start it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=$PWD/bin/debian
+[ -x "$out/containerd" ] && command -v crun >/dev/null && exit 0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+chmod 755 "$work"
+cd "$work"
+if ! command -v crun >/dev/null; then
+	echo "runtime: apt-get install crun"
+	apt-get install -y -qq --no-install-recommends crun >/dev/null
+fi
+apt-get download -qq containerd 2>/dev/null
+dpkg -x containerd_*.deb .
+mkdir -p "$out"
+cp usr/bin/containerd usr/bin/containerd-shim-runc-v2 "$out"

@@ -1,0 +1,82 @@
+package network
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// TestAddressesStay has nodes come and go: neighbours keep who they send to, so nobody's link-layer address may change.
+func TestAddressesStay(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("makes network namespaces, which only root may")
+	}
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	machine, err := netns.New()
+	must(t, err)
+	t.Cleanup(func() { machine.Close() })
+	n := Network{Cluster: "addresses", Subnet: netip.MustParsePrefix("172.30.9.0/24")}
+	must(t, n.Up(t.Context()))
+	before := hardwareOf(t, n.Bridge())
+	first, second := netip.MustParseAddr("172.30.9.2"), netip.MustParseAddr("172.30.9.3")
+	for range 8 { // a bridge would take the lowest address of its ports, which are chance
+		pid := node(t)
+		must(t, n.Plug(pid, first))
+		if got := insideOf(t, pid); !bytes.Equal(got, hardware(first)) {
+			t.Errorf("a node has %v, want %v", got, hardware(first))
+		}
+		must(t, n.Plug(node(t), second))
+		if now := hardwareOf(t, n.Bridge()); !bytes.Equal(now, before) {
+			t.Fatalf("the machine's end changed from %v to %v", before, now)
+		}
+	}
+}
+
+// node is a process with a network namespace of its own.
+func node(t *testing.T) int {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "unshare", "--net", "sh", "-c", "echo; exec sleep 600")
+	ready, err := command.StdoutPipe()
+	must(t, err)
+	must(t, command.Start())
+	t.Cleanup(func() {
+		_ = command.Process.Kill()
+		_ = command.Wait()
+	})
+	_, err = ready.Read(make([]byte, 1))
+	must(t, err)
+	return command.Process.Pid
+}
+
+func hardwareOf(t *testing.T, name string) []byte {
+	t.Helper()
+	link, err := netlink.LinkByName(name)
+	must(t, err)
+	return link.Attrs().HardwareAddr
+}
+
+func insideOf(t *testing.T, pid int) []byte {
+	t.Helper()
+	namespace, err := netns.GetFromPid(pid)
+	must(t, err)
+	defer namespace.Close()
+	inside, err := netlink.NewHandleAt(namespace)
+	must(t, err)
+	defer inside.Close()
+	link, err := inside.LinkByName("eth0")
+	must(t, err)
+	return link.Attrs().HardwareAddr
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -210,11 +210,10 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	// Caches start with the lease, not before: one that was filled earlier may lag behind what the last leader wrote.
-	return leadership.Run(ctx, client, cfg.Leader, cfg.Identity, func(ctx context.Context, gate *leadership.Gate) error {
-		gated := rest.CopyConfig(restConfig)
-		gated.Wrap(gate.Wrap)
-		return run(ctx, cfg, gated)
-	})
+	gate := &leadership.Gate{}
+	gated := rest.CopyConfig(restConfig)
+	gated.Wrap(gate.Wrap)
+	return leadership.Run(ctx, client, cfg.Leader, cfg.Identity, gate, func(ctx context.Context) error { return run(ctx, cfg, gated) })
 }
 
 func run(ctx context.Context, cfg Config, restConfig *rest.Config) error {

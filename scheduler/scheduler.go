@@ -86,7 +86,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	leader := leaderConfig(cfg.Leader, &conf.LeaderElection)
-	gate := &leadership.Later{}
+	gate := &leadership.Gate{}
 	restConfig = rest.CopyConfig(restConfig)
 	restConfig.Wrap(apiclient.Bounded(maxRequests))
 	if leader.LeaderElect {
@@ -103,8 +103,7 @@ func Run(ctx context.Context, cfg Config) error {
 	work := func(ctx context.Context) error { s.loop(ctx); return nil } //nolint:unparam // leading may fail
 	if leader.LeaderElect {
 		work = func(ctx context.Context) error {
-			return leadership.Run(ctx, cfg.Serving.Client, leader, cfg.Identity, func(ctx context.Context, held *leadership.Gate) error {
-				gate.Open(held)
+			return leadership.Run(ctx, cfg.Serving.Client, leader, cfg.Identity, gate, func(ctx context.Context) error {
 				s.loop(ctx)
 				return nil
 			})

@@ -18,7 +18,9 @@ type turn struct {
 	check    func() error
 }
 
-func (g *Gate) open(renewing context.Context, check func() error) { g.turn.Store(&turn{renewing, check}) }
+func (g *Gate) open(renewing context.Context, check func() error) {
+	g.turn.Store(&turn{renewing, check})
+}
 
 func (g *Gate) close() { g.turn.Store(nil) }
 

@@ -16,6 +16,7 @@ import (
 const (
 	reconnectDelay = time.Second     // between attempts to reach a runtime that went away
 	relistPeriod   = 2 * time.Second // for a runtime without events
+	relists        = 30              // of one that is not asked for events again: it may be a newer one by then
 	eventBuffer    = 256             // a burst of container events that may wait for us
 )
 
@@ -28,17 +29,19 @@ func (c *Client) Follow(ctx context.Context, clk clock.WithTicker, changed func(
 		if ctx.Err() != nil {
 			return
 		}
-		delay := reconnectDelay
+		delay, times := reconnectDelay, 1
 		if status.Code(err) == codes.Unimplemented {
-			delay = relistPeriod
+			delay, times = relistPeriod, relists
 		} else {
 			logger.Info("Container event stream ended, reconnecting", "err", err)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-clk.After(delay):
-			resync()
+		for range times {
+			select {
+			case <-ctx.Done():
+				return
+			case <-clk.After(delay):
+				resync()
+			}
 		}
 	}
 }

@@ -62,14 +62,12 @@ const (
 
 func runtimeServices(mix Mix) []supervisor.Service {
 	etcd := pkiDir + "/etcd/"
-	containerd := node.ProgramDir + "/containerd"
-	if mix.Runtime == Debian {
-		containerd = debianDir + "/containerd"
+	containerd := []string{node.ProgramDir + "/containerd"}
+	if mix.Runtime == Debian { // which looks for its shim in the path
+		containerd = []string{"/usr/bin/env", "PATH=" + debianDir + ":/usr/sbin:/usr/bin:/sbin:/bin", debianDir + "/containerd"}
 	}
 	return []supervisor.Service{
-		{Name: "containerd", Log: "/var/log/containerd.log", Args: []string{
-			containerd, "--config", containerdConfig, "--log-level", "warn",
-		}},
+		{Name: "containerd", Log: "/var/log/containerd.log", Args: append(containerd, "--config", containerdConfig, "--log-level", "warn")},
 		{Name: "etcd", Log: "/var/log/etcd.log", Args: []string{
 			node.ProgramDir + "/upstream/etcd", "--data-dir=/var/lib/keelson/etcd", "--unsafe-no-fsync",
 			"--listen-client-urls=https://127.0.0.1:2379", "--advertise-client-urls=https://127.0.0.1:2379",
@@ -197,7 +195,7 @@ state = "/run/containerd"
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "` + node.ProgramDir + `/cni"
+    bin_dir = "` + debianDir + `/cni"
     conf_dir = "` + cniDir + `"
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "` + certsDir + `"
@@ -205,7 +203,6 @@ state = "/run/containerd"
     default_runtime_name = "crun"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
       runtime_type = "io.containerd.runc.v2"
-      runtime_path = "` + debianDir + `/containerd-shim-runc-v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
         BinaryName = "/usr/bin/crun"
         Root = "/run/containerd/crun"

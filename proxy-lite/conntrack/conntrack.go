@@ -1,76 +1,91 @@
-// Package conntrack forgets UDP flows that lead nowhere. The kernel decides where a flow goes with its first packet; UDP clients
-// that keep a socket (resolvers) would talk to an endpoint that is gone, or to a Service as if it still had none, until they
-// pause. TCP needs no help: it is reset or times out.
+// Package conntrack forgets flows that lead nowhere. The kernel decides where a flow goes with its first packet. UDP clients that keep
+// a socket (resolvers) would talk to an endpoint that is gone, or to a Service as if it still had none, until they pause. A TCP connection
+// that was never answered, since its endpoint's node died, would go there for two minutes more, and so would a new one that happens
+// to get its port. What is established is left alone: it is reset or times out.
 package conntrack
 
 import (
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"keelson.dev/proxy-lite/rules"
 )
 
-// Flow is a tracked UDP flow: what the client sends to, and who answers.
+// Flow is a tracked flow: what the client sends to, and who answers.
 type Flow struct {
-	Dst   netip.AddrPort
-	Reply netip.AddrPort
+	Frontend rules.Frontend
+	Reply    netip.AddrPort
+}
+
+func (f Flow) translated() bool {
+	return f.Reply != netip.AddrPortFrom(f.Frontend.Addr, f.Frontend.Port)
 }
 
 // Stale says whether a flow contradicts the entries: it goes to an endpoint that its frontend no longer has, or to the frontend
 // itself although that has endpoints now. gone are frontends that no longer exist at all.
-func Stale(f Flow, entries map[netip.AddrPort]rules.Entry, gone map[netip.AddrPort]bool) bool {
-	translated := f.Reply != f.Dst
-	if gone[f.Dst] {
-		return translated
+func Stale(f Flow, entries map[rules.Frontend]rules.Entry, gone map[rules.Frontend]bool) bool {
+	if gone[f.Frontend] {
+		return f.translated()
 	}
-	e, ok := entries[f.Dst]
+	e, ok := entries[f.Frontend]
 	if !ok {
 		return false
 	}
-	if !translated {
+	if !f.translated() {
 		return len(e.Endpoints) > 0 || (e.Local != nil && len(*e.Local) > 0)
 	}
-	return !slices.Contains(e.Endpoints, f.Reply) && (e.Local == nil || !slices.Contains(*e.Local, f.Reply))
+	return !takes(e, f.Reply)
 }
 
-// Change is what to look at after Services changed: their UDP entries before and after.
+func takes(e rules.Entry, endpoint netip.AddrPort) bool {
+	return slices.Contains(e.Endpoints, endpoint) || (e.Local != nil && slices.Contains(*e.Local, endpoint))
+}
+
+// Change is what to look at after Services changed: their UDP entries before and after, and the TCP entries that have lost endpoints.
 type Change struct {
-	entries map[netip.AddrPort]rules.Entry
-	gone    map[netip.AddrPort]bool
+	entries map[rules.Frontend]rules.Entry
+	gone    map[rules.Frontend]bool
 }
 
 // Changed compares a Service before and after; add collects several.
 func (c *Change) Changed(before, after rules.Service) {
 	if c.entries == nil {
-		c.entries, c.gone = map[netip.AddrPort]rules.Entry{}, map[netip.AddrPort]bool{}
+		c.entries, c.gone = map[rules.Frontend]rules.Entry{}, map[rules.Frontend]bool{}
 	}
+	had := map[rules.Frontend]rules.Entry{}
 	for _, e := range before.Entries {
-		if e.Protocol == rules.UDP {
-			c.gone[netip.AddrPortFrom(e.Addr, e.Frontend.Port)] = true
+		if e.Protocol == rules.UDP || e.Protocol == rules.TCP {
+			had[e.Frontend] = e
+			c.gone[e.Frontend] = true
 		}
 	}
 	for _, e := range after.Entries {
-		if e.Protocol == rules.UDP {
-			key := netip.AddrPortFrom(e.Addr, e.Frontend.Port)
-			delete(c.gone, key)
-			c.entries[key] = e
+		delete(c.gone, e.Frontend)
+		if e.Protocol == rules.UDP || (e.Protocol == rules.TCP && lost(had[e.Frontend], e)) {
+			c.entries[e.Frontend] = e
 		}
 	}
 }
 
-// Clean deletes the stale flows from the kernel. It is a no-op if no UDP frontend changed.
+// lost says whether an endpoint is missing after a change.
+func lost(before, after rules.Entry) bool {
+	missing := func(endpoint netip.AddrPort) bool { return !takes(after, endpoint) }
+	return slices.ContainsFunc(before.Endpoints, missing) || (before.Local != nil && slices.ContainsFunc(*before.Local, missing))
+}
+
+// Clean deletes the stale flows from the kernel. It is a no-op if nothing that Changed has told of concerns any.
 func (c *Change) Clean() (deleted int, err error) {
-	if len(c.entries)+len(c.gone) == 0 {
-		return 0, nil
-	}
 	families := map[netlink.InetFamily]bool{}
-	for _, keys := range []map[netip.AddrPort]bool{c.gone, keysOf(c.entries)} {
-		for key := range keys {
-			if key.Addr().Is6() {
+	for _, frontends := range []iter.Seq[rules.Frontend]{maps.Keys(c.gone), maps.Keys(c.entries)} {
+		for frontend := range frontends {
+			if frontend.Addr.Is6() {
 				families[unix.AF_INET6] = true
 			} else {
 				families[unix.AF_INET] = true
@@ -87,23 +102,28 @@ func (c *Change) Clean() (deleted int, err error) {
 	return deleted, nil
 }
 
-func keysOf(entries map[netip.AddrPort]rules.Entry) map[netip.AddrPort]bool {
-	out := make(map[netip.AddrPort]bool, len(entries))
-	for key := range entries {
-		out[key] = true
-	}
-	return out
-}
-
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (c *Change) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	if flow.Forward.Protocol != unix.IPPROTO_UDP {
-		return false
-	}
 	dst, ok1 := netip.AddrFromSlice(flow.Forward.DstIP)
 	reply, ok2 := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	return ok1 && ok2 && Stale(Flow{
-		Dst:   netip.AddrPortFrom(dst.Unmap(), flow.Forward.DstPort),
-		Reply: netip.AddrPortFrom(reply.Unmap(), flow.Reverse.SrcPort),
-	}, c.entries, c.gone)
+	if !ok1 || !ok2 {
+		return false
+	}
+	f := Flow{
+		Frontend: rules.Frontend{Addr: dst.Unmap(), Port: flow.Forward.DstPort},
+		Reply:    netip.AddrPortFrom(reply.Unmap(), flow.Reverse.SrcPort),
+	}
+	switch flow.Forward.Protocol {
+	case unix.IPPROTO_UDP:
+		f.Frontend.Protocol = rules.UDP
+	case unix.IPPROTO_TCP:
+		f.Frontend.Protocol = rules.TCP
+		tcp, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
+		if !ok || tcp.State != nl.TCP_CONNTRACK_SYN_SENT || !f.translated() {
+			return false
+		}
+	default:
+		return false
+	}
+	return Stale(f, c.entries, c.gone)
 }

@@ -397,7 +397,7 @@ func (p *Proxier) find(name types.NamespacedName) *corev1.Service {
 	return svc
 }
 
-// cleanFlows forgets the UDP flows that the change has made wrong.
+// cleanFlows forgets the flows that the change has made wrong.
 func (p *Proxier) cleanFlows(ctx context.Context, changed []rules.Service) error {
 	var c conntrack.Change
 	for _, s := range changed {
@@ -411,7 +411,7 @@ func (p *Proxier) cleanFlows(ctx context.Context, changed []rules.Service) error
 	n, err := c.Clean()
 	if err != nil {
 		// The rules are right; a flow that is left over ends by its own timeout.
-		klog.FromContext(ctx).Error(err, "Stale UDP flows may remain")
+		klog.FromContext(ctx).Error(err, "Stale flows may remain")
 	}
 	if n > 0 {
 		klog.FromContext(ctx).V(3).Info("Forgot stale UDP flows", "count", n)

@@ -1,0 +1,72 @@
+package conntrack
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"keelson.dev/proxy-lite/rules"
+)
+
+var (
+	alive = netip.MustParseAddrPort("10.244.0.2:8080")
+	dead  = netip.MustParseAddrPort("10.244.1.2:8080")
+	other = netip.MustParseAddrPort("10.244.1.3:8080")
+)
+
+func service(protocol rules.Protocol, endpoints ...netip.AddrPort) rules.Service {
+	if endpoints == nil {
+		return rules.Service{}
+	}
+	frontend := rules.Frontend{Addr: netip.MustParseAddr("10.96.0.9"), Port: 80, Protocol: protocol}
+	return rules.Service{Entries: []rules.Entry{{Frontend: frontend, Endpoints: endpoints}}}
+}
+
+func flow(protocol uint8, state uint8, reply netip.AddrPort) *netlink.ConntrackFlow {
+	f := &netlink.ConntrackFlow{
+		Forward: netlink.IPTuple{Protocol: protocol, DstIP: net.ParseIP("10.96.0.9"), DstPort: 80},
+		Reverse: netlink.IPTuple{Protocol: protocol, SrcIP: reply.Addr().AsSlice(), SrcPort: reply.Port()},
+	}
+	if protocol == unix.IPPROTO_TCP {
+		f.ProtoInfo = &netlink.ProtoInfoTCP{State: state}
+	}
+	return f
+}
+
+func TestMatch(t *testing.T) {
+	const tcp, udp = unix.IPPROTO_TCP, unix.IPPROTO_UDP
+	const unanswered, established = nl.TCP_CONNTRACK_SYN_SENT, nl.TCP_CONNTRACK_ESTABLISHED
+	frontend := netip.MustParseAddrPort("10.96.0.9:80")
+	both, one := []netip.AddrPort{alive, dead}, []netip.AddrPort{alive}
+	for name, c := range map[string]struct {
+		protocol      rules.Protocol
+		before, after []netip.AddrPort
+		flow          *netlink.ConntrackFlow
+		want          bool
+	}{
+		"unanswered by who is gone":          {rules.TCP, both, one, flow(tcp, unanswered, dead), true},
+		"unanswered by who is there":         {rules.TCP, both, one, flow(tcp, unanswered, alive), false},
+		"established with who is gone":       {rules.TCP, both, one, flow(tcp, established, dead), false},
+		"unanswered, service gone":           {rules.TCP, both, nil, flow(tcp, unanswered, dead), true},
+		"established, service gone":          {rules.TCP, both, nil, flow(tcp, established, dead), false},
+		"not translated":                     {rules.TCP, both, one, flow(tcp, unanswered, frontend), false},
+		"another protocol":                   {rules.UDP, both, one, flow(tcp, unanswered, dead), false},
+		"nothing lost":                       {rules.TCP, one, both, flow(tcp, unanswered, other), false},
+		"datagrams to who is gone":           {rules.UDP, both, one, flow(udp, 0, dead), true},
+		"datagrams to who is there":          {rules.UDP, both, one, flow(udp, 0, alive), false},
+		"datagrams from when there was none": {rules.UDP, []netip.AddrPort{}, one, flow(udp, 0, frontend), true},
+		"datagrams, service gone":            {rules.UDP, both, nil, flow(udp, 0, dead), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var change Change
+			change.Changed(service(c.protocol, c.before...), service(c.protocol, c.after...))
+			if got := change.MatchConntrackFlow(c.flow); got != c.want {
+				t.Errorf("stale: %t, want %t", got, c.want)
+			}
+		})
+	}
+}

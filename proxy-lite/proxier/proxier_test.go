@@ -8,10 +8,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -230,4 +234,43 @@ func TestUDPClientFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the same socket reaches the other endpoint", func() bool { return ask().Server == "b" })
+}
+
+// TestUnansweredConnectionFollows has a client wait for an endpoint that does not answer, as if its node had died: once that is given up,
+// the connection gets through to another one, with the same port and without a new attempt.
+func TestUnansweredConnectionFollows(t *testing.T) {
+	n := testnet.New(t)
+	_, nodeAddr := n.Outside("192.168.50.9")
+	a, b, pod := n.Pod("10.244.7.2"), n.Pod("10.244.7.3"), n.Pod("10.244.7.4")
+	a.ServeTCP(8080, "a")
+	b.ServeTCP(8080, "b")
+	client := start(t, n, testNode(nodeAddr.String()), testService(), testSlice("10.244.7.2"))
+	vip := netip.MustParseAddrPort("10.96.0.50:80")
+	eventually(t, "the service answers", func() bool { return pod.Ask("tcp4", vip).Server == "a" })
+
+	a.Run("ip", "route", "add", "blackhole", pod.Addr.String())
+	dialed := make(chan error, 1)
+	go pod.Do(func() {
+		connection, err := net.DialTimeout("tcp4", vip.String(), 20*time.Second)
+		if err == nil {
+			err = connection.Close()
+		}
+		dialed <- err
+	})
+	eventually(t, "the kernel has sent the client to the dead endpoint", func() (waits bool) {
+		n.Node.Do(func() {
+			flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+			waits = err == nil && slices.ContainsFunc(flows, func(f *netlink.ConntrackFlow) bool {
+				tcp, ok := f.ProtoInfo.(*netlink.ProtoInfoTCP)
+				return ok && tcp.State == nl.TCP_CONNTRACK_SYN_SENT
+			})
+		})
+		return waits
+	})
+	if _, err := client.DiscoveryV1().EndpointSlices("default").Update(t.Context(), testSlice("10.244.7.3"), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-dialed; err != nil {
+		t.Errorf("the connection ended with %v", err)
+	}
 }

@@ -17,11 +17,12 @@ import (
 
 // commands are what scripts have beyond testscript's own.
 var commands = map[string]func(*testscript.TestScript, bool, []string){
-	"kubectl": program("kubectl"),
-	"until":   until,
-	"http":    httpGet,
-	"forward": forward,
-	"expand":  expand,
+	"kubectl":  program("kubectl"),
+	"until":    until,
+	"succeeds": succeeds,
+	"http":     httpGet,
+	"forward":  forward,
+	"expand":   expand,
 }
 
 // program runs a program and checks whether it succeeds.
@@ -60,6 +61,14 @@ func until(ts *testscript.TestScript, negate bool, args []string) {
 		}
 		return nil
 	})
+}
+
+// succeeds repeats a program until it succeeds: succeeds PROGRAM ARGS...
+func succeeds(ts *testscript.TestScript, negate bool, args []string) {
+	if negate || len(args) == 0 {
+		ts.Fatalf("usage: succeeds PROGRAM ARGS...")
+	}
+	eventually(ts, func(context.Context) error { return ts.Exec(args[0], args[1:]...) })
 }
 
 // httpGet asks a URL from this machine until the answer matches: http URL PATTERN

@@ -2,6 +2,7 @@ package script
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -20,17 +21,13 @@ func TestGist(t *testing.T) {
 		t.Errorf("%d lines", len(got))
 	}
 	for _, want := range []string{"line 75", "FAIL: script.txt:100: no match", "line 124", "[…]", "FAIL: script.txt:400: no match"} {
-		found := false
-		for _, line := range got {
-			found = found || line == want
-		}
-		if !found {
+		if !slices.Contains(got, want) {
 			t.Errorf("%q is missing", want)
 		}
 	}
-	for _, line := range got {
-		if line == "line 74" || line == "line 250" {
-			t.Errorf("%q is far from a failure", line)
+	for _, far := range []string{"line 74", "line 250"} {
+		if slices.Contains(got, far) {
+			t.Errorf("%q is far from a failure", far)
 		}
 	}
 }

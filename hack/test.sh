@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 echo "test: unit tests"
 go test -p 2 ./... 2>&1 | { grep -v 'no test files' || true; }
+go -C hack/bundle/runtime test ./...
 [ "${1:-}" = unit ] && exit 0
 echo "test: end to end"
 hack/e2e.sh bin/e2e

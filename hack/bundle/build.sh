@@ -6,7 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-$here/../../bin}
 mkdir -p "$out/cni"
 out=$(cd "$out" && pwd)
-stamp=$(cd "$here" && cat coredns/go.* coredns/main.go metricsserver/go.* runtime/go.* build.sh | sha256sum | cut -d' ' -f1)
+stamp=$(cd "$here" && cat coredns/go.* coredns/main.go metricsserver/go.* runtime/go.* runtime/*.go build.sh | sha256sum | cut -d' ' -f1)
 [ "$(cat "$out/.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 
 step() { echo "  building $1" >&2; }
@@ -18,7 +18,7 @@ build() {
 
 cd "$here/runtime"
 minimal=no_btrfs,no_devmapper,no_zfs,no_aufs,no_blockfile,no_erofs,no_tracing
-build containerd github.com/containerd/containerd/v2/cmd/containerd \
+build containerd . \
 	"-X github.com/containerd/containerd/v2/version.Version=$(go list -m -f '{{.Version}}' github.com/containerd/containerd/v2)" $minimal
 build containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 build ctr github.com/containerd/containerd/v2/cmd/ctr "" $minimal

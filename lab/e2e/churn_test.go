@@ -61,11 +61,11 @@ func (s *stage) leftovers() []string {
 	return strings.FieldsFunc(string(out), func(r rune) bool { return r == '\n' })
 }
 
-// mustBeEmpty waits until all pods are gone, and with them everything that they had.
+// mustBeEmpty waits until all pods are gone, and with them everything that they had. What containerd has lost it keeps for five minutes.
 func (s *stage) mustBeEmpty() {
 	s.Helper()
 	s.gone()
-	waitFor(s.T, 3*time.Minute, func() error {
+	waitFor(s.T, 8*time.Minute, func() error {
 		left := slices.DeleteFunc(s.leftovers(), func(line string) bool { return s.before[line] })
 		if len(left) > 0 {
 			return fmt.Errorf("pods have left on the node:\n%s", strings.Join(left, "\n"))

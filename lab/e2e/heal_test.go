@@ -178,7 +178,11 @@ func (l *load) note(err error) {
 }
 
 func ask(client *http.Client, url string) error {
-	response, err := client.Get(url)
+	return answered(client.Get(url))
+}
+
+// answered is nil for a whole answer that says OK.
+func answered(response *http.Response, err error) error {
 	if err != nil {
 		return err
 	}

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -110,7 +112,9 @@ func TestTraffic(t *testing.T) {
 			}
 		}
 	}
+	crowd.curious.Store(true)
 	work(*trafficFor / 2)
+	crowd.curious.Store(false)
 	killed := time.Now()
 	t.Cleanup(func() { _ = powerOf("start", "worker-1") }) // of a test that ended early
 	must(t, powerOf("kill", "worker-1"))
@@ -119,6 +123,7 @@ func TestTraffic(t *testing.T) {
 	settled()
 	must(t, powerOf("start", "worker-1"))
 	must(t, kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s"))
+	crowd.curious.Store(true)
 	work(*trafficFor)
 
 	failures := crowd.stop()
@@ -282,8 +287,9 @@ func (f failure) cause() string {
 
 // crowd is many clients, each with a connection that it keeps while it can.
 type crowd struct {
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	cancel  context.CancelFunc
+	done    sync.WaitGroup
+	curious atomic.Bool // what fails is looked into at once
 
 	mu       sync.Mutex
 	sent     int
@@ -304,16 +310,43 @@ func startCrowd(url string) *crowd {
 			defer tick.Stop()
 			for n := 1; ctx.Err() == nil; n++ {
 				sent := time.Now()
-				err := ask(client, url)
+				err := c.traced(client, url)
+				ended := time.Now()
 				if n%renewed == 0 { // or pods that are new would never be asked
 					client.CloseIdleConnections()
 				}
-				c.note(failure{sent, time.Now(), err})
+				c.note(failure{sent, ended, err})
 				<-tick.C
 			}
 		})
 	}
 	return c
+}
+
+// traced asks, and an error says what became of the connection: its port is what to look for in the node's table of connections.
+func (c *crowd) traced(client *http.Client, url string) error {
+	connection, port := "no connection was made", ""
+	var written time.Time
+	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			connection = fmt.Sprintf("connection from %s, used before: %t, idle for %s", info.Conn.LocalAddr(), info.Reused, info.IdleTime)
+			_, port, _ = net.SplitHostPort(info.Conn.LocalAddr().String())
+		},
+		WroteRequest: func(httptrace.WroteRequestInfo) { written = time.Now() },
+	})
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return err
+	}
+	if err := answered(client.Do(request)); err != nil {
+		err = fmt.Errorf("%w (%s, request written: %t)", err, connection, !written.IsZero())
+		if port != "" && c.curious.Load() {
+			table, _ := command("node", "exec", "server-1", "--", "grep", "port="+port+" ", "/proc/net/nf_conntrack").CombinedOutput()
+			err = fmt.Errorf("%w; the server's table of connections:\n%s", err, table)
+		}
+		return err
+	}
+	return nil
 }
 
 func (c *crowd) note(f failure) {

@@ -163,7 +163,7 @@ func (s *syncer) sync() error {
 		return fmt.Errorf("list nodes: %w", err)
 	}
 	network := For(s.config.NodeName, nodes)
-	if err := syncRoutes(network.Peers); err != nil {
+	if err := syncRoutes(network); err != nil {
 		return err
 	}
 	return s.writeCNI(network.PodCIDRs)

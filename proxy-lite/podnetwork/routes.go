@@ -12,8 +12,9 @@ import (
 // routeProtocol marks the routes that are ours to remove (rtnetlink's protocol numbers from 192 up are free for daemons).
 const routeProtocol netlink.RouteProtocol = 201
 
-// syncRoutes makes the kernel's routes of our protocol those to the peers.
-func syncRoutes(peers []Peer) error {
+// syncRoutes makes the kernel's routes of our protocol those of the network: one to each peer, and for the node's own ranges one that
+// swallows what no pod's own route takes. Without that, a packet to a pod that has gone would leave the node by its default route.
+func syncRoutes(network Network) error {
 	present, err := netlink.RouteListFiltered(netlink.FAMILY_ALL,
 		&netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
@@ -29,15 +30,14 @@ func syncRoutes(peers []Peer) error {
 			stale[netip.PrefixFrom(address.Unmap(), ones)] = route
 		}
 	}
-	for _, peer := range peers {
-		old, exists := stale[peer.PodCIDR]
-		delete(stale, peer.PodCIDR)
-		want := routeTo(peer)
+	for cidr, want := range routes(network) {
+		old, exists := stale[cidr]
+		delete(stale, cidr)
 		if exists && old.Gw.Equal(want.Gw) && old.Type == want.Type {
 			continue
 		}
 		if err := netlink.RouteReplace(want); err != nil {
-			return fmt.Errorf("route to pods %s by %s: %w", peer.PodCIDR, peer.Gateway, err)
+			return fmt.Errorf("route to pods %s by %q: %w", cidr, want.Gw, err)
 		}
 	}
 	for cidr, route := range stale {
@@ -48,17 +48,21 @@ func syncRoutes(peers []Peer) error {
 	return nil
 }
 
-func routeTo(peer Peer) *netlink.Route {
-	kind := unix.RTN_UNICAST
-	if !peer.Gateway.IsValid() {
-		kind = unix.RTN_UNREACHABLE
+func routes(network Network) map[netip.Prefix]*netlink.Route {
+	wanted := map[netip.Prefix]*netlink.Route{}
+	for _, cidr := range network.PodCIDRs {
+		wanted[cidr.Masked()] = &netlink.Route{Type: unix.RTN_BLACKHOLE}
 	}
-	return &netlink.Route{
-		Type: kind,
-		Dst: &net.IPNet{
-			IP: peer.PodCIDR.Masked().Addr().AsSlice(), Mask: net.CIDRMask(peer.PodCIDR.Bits(), peer.PodCIDR.Addr().BitLen()),
-		},
-		Gw:       peer.Gateway.AsSlice(),
-		Protocol: routeProtocol,
+	for _, peer := range network.Peers {
+		route := &netlink.Route{Type: unix.RTN_UNICAST, Gw: peer.Gateway.AsSlice()}
+		if !peer.Gateway.IsValid() {
+			route.Type = unix.RTN_UNREACHABLE
+		}
+		wanted[peer.PodCIDR.Masked()] = route
 	}
+	for cidr, route := range wanted {
+		route.Dst = &net.IPNet{IP: cidr.Addr().AsSlice(), Mask: net.CIDRMask(cidr.Bits(), cidr.Addr().BitLen())}
+		route.Protocol = routeProtocol
+	}
+	return wanted
 }

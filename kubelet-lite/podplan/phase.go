@@ -31,7 +31,7 @@ func Phase(pod *corev1.Pod, o Observed) corev1.PodPhase {
 			waiting++
 		case inst == nil:
 			alive++ // the runtime forgot it; it is about to be started again
-		case inst.State == cri.Created && o.Pod.Before(inst) == nil:
+		case o.Pod.Before(inst) == nil && (inst.State == cri.Created || (starting(o, inst) && !ranBefore(pod.Status.ContainerStatuses, c.Name))):
 			waiting++
 		case inst.State != cri.Exited || ShouldRestart(pod, c, inst):
 			alive++
@@ -48,6 +48,12 @@ func Phase(pod *corev1.Pod, o Observed) corev1.PodPhase {
 		return corev1.PodFailed
 	}
 	return corev1.PodSucceeded
+}
+
+// starting says whether a container runs whose start is not done, since its postStart hook has not returned.
+func starting(o Observed, inst *cri.Container) bool {
+	_, busy := o.InFlight[Key{Start, inst.Name}]
+	return busy && inst.State == cri.Running
 }
 
 // initPhase is the phase of a pod whose init containers decide it; empty if they are done.

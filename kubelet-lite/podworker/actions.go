@@ -25,6 +25,7 @@ import (
 // action is a step under way.
 type action struct {
 	podplan.Action
+	began   time.Time
 	cancel  context.CancelFunc
 	release chan struct{} // Kill: the container's turn has come
 	hooked  atomic.Bool   // Kill: preStop has been started
@@ -53,7 +54,7 @@ func (w *worker) execute(ctx context.Context, pod *corev1.Pod, seen *cri.Pod, pl
 		hooked = old.hooked.Load()
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &action{Action: planned, cancel: cancel, release: make(chan struct{})}
+	a := &action{Action: planned, began: w.m.cfg.Clock.Now(), cancel: cancel, release: make(chan struct{})}
 	a.hooked.Store(hooked)
 	if !a.Wait {
 		close(a.release)
@@ -75,9 +76,11 @@ func (w *worker) finish(ctx context.Context, a *action, apply func(), err error)
 			return
 		}
 		delete(w.inFlight, a.Key)
-		w.mu.Lock()
-		w.stale = true
-		w.mu.Unlock()
+		if a.Kind != podplan.SetUpVolumes && a.Kind != podplan.Pull && a.Kind != releaseStep {
+			w.mu.Lock()
+			w.stale = true
+			w.mu.Unlock()
+		}
 		if err != nil && !cancelled {
 			klog.FromContext(ctx).Info("Action did not succeed", "action", a.Kind, "container", a.Container, "err", err)
 			w.setBack(a.Key, err)
@@ -290,9 +293,12 @@ func (w *worker) removeContainer(ctx context.Context, pod *corev1.Pod, seen *cri
 	return nil
 }
 
+// releaseStep is a step that no plan has: it comes when nothing of the pod runs any more.
+const releaseStep podplan.Kind = "Release"
+
 // release hands back what a stopped pod still holds: volumes, devices and cgroups.
 func (w *worker) release(ctx context.Context, pod *corev1.Pod) {
-	key := podplan.Key{Kind: "Release"}
+	key := podplan.Key{Kind: releaseStep}
 	if w.inFlight[key] != nil || w.setbacks[key].RetryAt.After(w.m.cfg.Clock.Now()) {
 		return
 	}

@@ -158,7 +158,7 @@ func (m *Manager) Stopping(uid types.UID) (stopping bool) {
 
 // Wake tells that the runtime has news of a pod.
 func (m *Manager) Wake(uid types.UID) {
-	m.with(uid, func(w *worker) { w.update(func() { w.stale = true }) })
+	m.with(uid, func(w *worker) { w.update(func() { w.news = true }) })
 }
 
 // Poke asks for a new plan with what is known, after a probe's result or a volume's arrival.
@@ -233,7 +233,8 @@ func (m *Manager) drop(uid types.UID) {
 }
 
 const (
-	observeRetry = time.Second // until a runtime that did not answer is asked again
-	setbackStart = time.Second // first delay after an action that failed
+	observeRetry = time.Second     // until a runtime that did not answer is asked again
+	longStep     = 5 * time.Second // after which the runtime's news are looked at although a step is under way
+	setbackStart = time.Second     // first delay after an action that failed
 	setbackMax   = 15 * time.Second
 )

@@ -30,7 +30,8 @@ type worker struct {
 	pod      *corev1.Pod
 	stop     *podplan.Stop
 	removed  bool // gone from its source
-	stale    bool // the runtime may have news
+	stale    bool // what the runtime told is no longer so
+	news     bool // the runtime has told of a change
 	retry    bool // setbacks of the volumes are void
 	seen     *cri.Pod
 	released bool // stopped, and its volumes and cgroups are gone
@@ -108,7 +109,8 @@ func (w *worker) sync(ctx context.Context) (again time.Time, over bool) {
 		kind = "create"
 	}
 	defer func() { metrics.PodWorker.WithLabelValues(kind).Observe(w.m.cfg.Clock.Since(now).Seconds()) }()
-	pod, stop, removed, seen, err := w.observe(ctx)
+	settled := w.settled(now)
+	pod, stop, removed, seen, err := w.observe(ctx, settled.IsZero())
 	if err != nil {
 		klog.FromContext(ctx).Info("Runtime not observed, will try again", "err", err)
 		return now.Add(observeRetry), false
@@ -136,21 +138,45 @@ func (w *worker) sync(ctx context.Context) (again time.Time, over bool) {
 		plan.Done = false
 	}
 	w.report(pod, observed, plan, removed)
-	if removed && plan.Done {
-		return plan.Again, w.purge(ctx, pod, seen)
+	again = plan.Again
+	if !settled.IsZero() && (again.IsZero() || settled.Before(again)) {
+		again = settled
 	}
-	return plan.Again, false
+	if removed && plan.Done {
+		return again, w.purge(ctx, pod, seen)
+	}
+	return again, false
 }
 
-// observe asks the runtime if it may have news.
-func (w *worker) observe(ctx context.Context) (*corev1.Pod, *podplan.Stop, bool, *cri.Pod, error) {
+// settled is when to look at the runtime's news at the latest; zero: now. A step under way makes several events and is looked at when
+// it is done, once, unless it takes long.
+func (w *worker) settled(now time.Time) (at time.Time) {
+	for key, a := range w.inFlight {
+		switch key.Kind {
+		case podplan.CreateSandbox, podplan.Start, podplan.StopSandbox, podplan.RemoveSandbox, podplan.RemoveContainer:
+			if limit := a.began.Add(longStep); limit.After(now) && (at.IsZero() || limit.Before(at)) {
+				at = limit
+			}
+		default: // waits for something else, or changes nothing in the runtime
+		}
+	}
+	return at
+}
+
+// observe asks the runtime if what it told is no longer so, and if it has news, unless those are to wait.
+func (w *worker) observe(ctx context.Context, news bool) (*corev1.Pod, *podplan.Stop, bool, *cri.Pod, error) {
 	w.mu.Lock()
 	pod, stop, removed, stale, seen := w.pod, w.stop, w.removed, w.stale, w.seen
 	if w.retry {
 		delete(w.setbacks, podplan.Key{Kind: podplan.SetUpVolumes})
 		w.retry = false
 	}
-	w.stale = false
+	if news {
+		stale = stale || w.news
+	}
+	if stale || seen == nil {
+		w.stale, w.news = false, false
+	}
 	w.mu.Unlock()
 	if removed && stop == nil {
 		stop = &podplan.Stop{}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 
 	"keelson.dev/kubelet-lite/metrics"
 )
@@ -56,6 +57,10 @@ func New(client kubernetes.Interface) *Manager {
 	return &Manager{client: client, queue: workqueue.NewTypedRateLimitingQueue(limiter), pods: map[types.UID]*entry{}}
 }
 
+// company is how long a change that few wait for stays for a greater one: the ID of a container that is about to start, the pod's
+// generation when it is about to end.
+const company = 500 * time.Millisecond
+
 // Set records the newest status of the API object pod; pod.Status is what the API is known to have.
 func (m *Manager) Set(pod *corev1.Pod, status corev1.PodStatus) {
 	m.mu.Lock()
@@ -64,13 +69,43 @@ func (m *Manager) Set(pod *corev1.Pod, status corev1.PodStatus) {
 		e = &entry{known: *pod.Status.DeepCopy()}
 		m.pods[pod.UID] = e
 	}
+	last := &e.known
+	if e.want != nil {
+		last = e.want
+	}
+	small := minor(last, &status)
 	e.pod, e.want = pod, &status
 	e.version++
 	if e.since.IsZero() {
 		e.since = time.Now()
 	}
 	m.mu.Unlock()
+	if small {
+		m.queue.AddAfter(pod.UID, company)
+		return
+	}
 	m.queue.Add(pod.UID)
+}
+
+// minor says whether a status tells nothing more about a pod's progress than the one before: phase, addresses, conditions that are met
+// and what each container does are the same. That its sandbox is gone adds nothing to an end that is told next.
+func minor(before, after *corev1.PodStatus) bool {
+	if before.Phase != after.Phase || len(before.PodIPs) != len(after.PodIPs) || len(before.Conditions) != len(after.Conditions) {
+		return false
+	}
+	for i, c := range after.Conditions {
+		b := before.Conditions[i]
+		if b.Type != c.Type || (b.Status != c.Status && (c.Type != corev1.PodReadyToStartContainers || c.Status == corev1.ConditionTrue)) {
+			return false
+		}
+	}
+	same := func(a, b corev1.ContainerStatus) bool {
+		return a.Name == b.Name && a.Ready == b.Ready && a.RestartCount == b.RestartCount && ptr.Deref(a.Started, false) == ptr.Deref(b.Started, false) &&
+			equality.Semantic.DeepEqual(a.State, b.State) && equality.Semantic.DeepEqual(a.Resources, b.Resources)
+	}
+	return slices.EqualFunc(before.InitContainerStatuses, after.InitContainerStatuses, same) &&
+		slices.EqualFunc(before.ContainerStatuses, after.ContainerStatuses, same) &&
+		slices.EqualFunc(before.EphemeralContainerStatuses, after.EphemeralContainerStatuses, same)
 }
 
 // Remove deletes the API object once its last status has been written.
@@ -198,10 +233,13 @@ func (m *Manager) write(ctx context.Context, uid types.UID) error {
 	}
 	zero := int64(0)
 	err := m.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &pod.UID}})
-	if isGone(err) {
-		return nil
+	if err != nil && !isGone(err) {
+		return err
 	}
-	return err
+	m.mu.Lock()
+	e.remove = false // or each later status would delete it again
+	m.mu.Unlock()
+	return nil
 }
 
 func isGone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConflict(err) }

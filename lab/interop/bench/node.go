@@ -12,6 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
+	"k8s.io/klog/v2"
 
 	"keelson.dev/internal/bench"
 	"keelson.dev/lab/images"
@@ -129,11 +132,13 @@ type took struct{ running, gone time.Duration }
 // round makes pods, does something while they run, and deletes them.
 func (n *node) round(ctx context.Context, size int, meanwhile func(context.Context) error) (t took, err error) {
 	pods := n.client.CoreV1().Pods(namespace)
-	events, err := pods.Watch(ctx, metav1.ListOptions{LabelSelector: "app=bench"})
-	if err != nil {
-		return t, fmt.Errorf("watch pods: %w", err)
-	}
+	// An informer, since the server ends a watch that it finds slow, which on a busy machine may be any.
+	ours := cache.NewFilteredListWatchFromClient(n.client.CoreV1().RESTClient(), "pods", namespace, func(o *metav1.ListOptions) { o.LabelSelector = "app=bench" })
+	_, informer, events, _ := watchtools.NewIndexerInformerWatcherWithLogger(klog.FromContext(ctx), ours, &corev1.Pod{})
 	defer events.Stop()
+	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+		return t, fmt.Errorf("list pods: %w", ctx.Err())
+	}
 	began := time.Now()
 	running := map[string]bool{}
 	err = both(ctx, size, func(ctx context.Context, i int) error {
@@ -167,7 +172,7 @@ func (n *node) round(ctx context.Context, size int, meanwhile func(context.Conte
 	return t, err
 }
 
-// both does something for each pod and meanwhile follows events, as the server ends a watch that is not read, until enough is true.
+// both does something for each pod and meanwhile follows events until enough is true.
 func both(ctx context.Context, size int, do func(context.Context, int) error, events watch.Interface, enough func(watch.EventType, *corev1.Pod) bool) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return bench.Parallel(ctx, size, do) })

@@ -431,6 +431,7 @@ func TestPhase(t *testing.T) {
 		"nothing yet":                     {newPod(main("a")), seen(), corev1.PodPending},
 		"one waits":                       {newPod(main("a", "b")), seen(ready, running("a")), corev1.PodPending},
 		"all run":                         {newPod(main("a")), seen(ready, running("a")), corev1.PodRunning},
+		"postStart has not returned":      {newPod(main("a")), seen(ready, running("a"), flying(Start, "a")), corev1.PodPending},
 		"crash looping is running":        {newPod(main("a")), seen(ready, exited("a", 1)), corev1.PodRunning},
 		"succeeded":                       {newPod(never, main("a", "b")), seen(ready, exited("a", 0), exited("b", 0)), corev1.PodSucceeded},
 		"one failed":                      {newPod(never, main("a", "b")), seen(ready, exited("a", 0), exited("b", 3)), corev1.PodFailed},

@@ -113,3 +113,66 @@ func TestOthersDoNotGetTheLastWord(t *testing.T) {
 		t.Error("the correction took away another writer's condition")
 	}
 }
+
+func TestMinor(t *testing.T) {
+	base := func() *corev1.PodStatus {
+		return &corev1.PodStatus{
+			Phase:      corev1.PodRunning,
+			PodIPs:     []corev1.PodIP{{IP: "10.0.0.1"}},
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: "True"}, {Type: corev1.PodReady, Status: "False"}},
+			ContainerStatuses: []corev1.ContainerStatus{{
+				Name: "a", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}},
+			}},
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(*corev1.PodStatus)
+		want   bool
+	}{
+		"container ID":    {func(s *corev1.PodStatus) { s.ContainerStatuses[0].ContainerID = "x://1" }, true},
+		"generation":      {func(s *corev1.PodStatus) { s.ObservedGeneration = 2 }, true},
+		"sandbox is gone": {func(s *corev1.PodStatus) { s.Conditions[0].Status = "False" }, true},
+		"phase":           {func(s *corev1.PodStatus) { s.Phase = corev1.PodFailed }, false},
+		"address":         {func(s *corev1.PodStatus) { s.PodIPs = nil }, false},
+		"ready":           {func(s *corev1.PodStatus) { s.Conditions[1].Status = "True" }, false},
+		"condition":       {func(s *corev1.PodStatus) { s.Conditions = s.Conditions[:1] }, false},
+		"waits for else":  {func(s *corev1.PodStatus) { s.ContainerStatuses[0].State.Waiting.Reason = "ErrImagePull" }, false},
+		"runs": {func(s *corev1.PodStatus) {
+			s.ContainerStatuses[0].State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+		}, false},
+		"started":          {func(s *corev1.PodStatus) { s.ContainerStatuses[0].Started = new(true) }, false},
+		"init container":   {func(s *corev1.PodStatus) { s.InitContainerStatuses = s.ContainerStatuses }, false},
+		"actual resources": {func(s *corev1.PodStatus) { s.ContainerStatuses[0].Resources = &corev1.ResourceRequirements{} }, false},
+	} {
+		before, after := base(), base()
+		tc.change(after)
+		if got := minor(before, after); got != tc.want {
+			t.Errorf("%s: minor is %t, want %t", name, got, tc.want)
+		}
+	}
+}
+
+// TestMinorChangesTravelTogether has three changes of which only the last matters to others.
+func TestMinorChangesTravelTogether(t *testing.T) {
+	pod := newPod()
+	client := fake.NewClientset(pod)
+	m := start(t, client)
+	status := *pod.Status.DeepCopy()
+	status.ObservedGeneration = 1
+	m.Set(pod, status)
+	m.Set(pod, running(pod))
+	eventually(t, "status", func() bool { return get(t, client).Status.Phase == corev1.PodRunning })
+	status = running(pod)
+	status.ObservedGeneration = 2
+	m.Set(pod, status)
+	eventually(t, "the small change alone", func() bool { return get(t, client).Status.ObservedGeneration == 2 })
+	patches := 0
+	for _, a := range client.Actions() {
+		if a.GetVerb() == "patch" {
+			patches++
+		}
+	}
+	if patches != 2 {
+		t.Errorf("%d patches, want 2: the first change has no patch of its own", patches)
+	}
+}

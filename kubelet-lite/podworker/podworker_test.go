@@ -353,6 +353,40 @@ func TestRestartOfTheAgentTouchesNothing(t *testing.T) {
 	}
 }
 
+// After a power cut containers start at once, whatever back-off they had; one that crashed while the agent was away waits.
+func TestPowerCutIsNoCrash(t *testing.T) {
+	for _, cut := range []bool{true, false} {
+		r := newRuntime()
+		before := newBench(t, r)
+		pod := newPod(corev1.RestartPolicyAlways, "a")
+		before.Update(pod)
+		status := before.await(t, "phase Running", phaseIs(corev1.PodRunning))
+		before.stop()
+		before.Wait()
+		id := r.id(t, "a")
+		r.containers[id].Annotations["dev.keelson.container.backoff"] = "5m"
+		r.changed = func(types.UID) {}
+		r.exit(id, 255)
+		if cut {
+			for _, s := range r.sandboxes {
+				s.State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+			}
+		}
+
+		after := newBench(t, r)
+		pod = pod.DeepCopy()
+		pod.Status = status
+		after.Update(pod)
+		after.await(t, "its container in the state that is due", func(s corev1.PodStatus) bool {
+			c := s.ContainerStatuses[0]
+			if cut {
+				return c.State.Running != nil && c.RestartCount == 1
+			}
+			return c.State.Waiting != nil && c.State.Waiting.Reason == "CrashLoopBackOff"
+		})
+	}
+}
+
 func TestOrphanIsEnded(t *testing.T) {
 	r := newRuntime()
 	before := newBench(t, r)

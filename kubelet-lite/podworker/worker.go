@@ -48,6 +48,7 @@ type worker struct {
 	resources resourceState
 	placed    map[string]string // container ID → the CPUs that it was given since its start
 	restored  bool
+	forgiven  map[string]bool // IDs of containers that owe no back-off
 	purged    bool
 	synced    *corev1.Pod // the spec that the volumes know
 }
@@ -189,9 +190,28 @@ func (w *worker) observe(ctx context.Context, news bool) (*corev1.Pod, *podplan.
 			w.stale = true
 			return nil, nil, false, nil, err
 		}
+		w.forgive(fresh)
 		seen, w.seen = fresh, fresh
 	}
 	return w.withStatus(pod), stop, removed, seen, nil
+}
+
+// forgive lets containers start at once that ended with their whole pod before this agent was there, as in a power cut: they have not
+// crashed. Without that, every cut would double what all pods of a node wait.
+func (w *worker) forgive(seen *cri.Pod) {
+	if w.forgiven == nil {
+		w.forgiven = map[string]bool{}
+		if s := seen.Sandbox(); s == nil || !s.Ready {
+			for _, c := range seen.Containers {
+				w.forgiven[c.ID] = true
+			}
+		}
+	}
+	for _, c := range seen.Containers {
+		if w.forgiven[c.ID] {
+			c.BackOff = 0
+		}
+	}
 }
 
 // withStatus puts the status that was last reported into the pod, since the API's copy may lag behind, and keeps from the API what

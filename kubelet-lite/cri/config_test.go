@@ -219,3 +219,25 @@ func TestPlace(t *testing.T) {
 		t.Errorf("the pod: %v, %v", sandbox.GetLinux().GetResources(), err)
 	}
 }
+
+// A container without a limit of its own is bounded by its pod's.
+func TestLimitOfThePod(t *testing.T) {
+	limits := func(cpu, memory string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+	}
+	pod := &corev1.Pod{Spec: corev1.PodSpec{
+		Resources:  &corev1.ResourceRequirements{Limits: limits("80m", "95Mi")},
+		Containers: []corev1.Container{{Name: "none"}, {Name: "own", Resources: corev1.ResourceRequirements{Limits: limits("20m", "10Mi")}}},
+	}}
+	node := &Node{}
+	for i, want := range []struct{ quota, memory int64 }{{8000, 95 << 20}, {2000, 10 << 20}} {
+		got := node.Resources(pod, &pod.Spec.Containers[i])
+		if got.CpuQuota != want.quota || got.MemoryLimitInBytes != want.memory {
+			t.Errorf("container %s: quota %d, memory %d, want %+v", pod.Spec.Containers[i].Name, got.CpuQuota, got.MemoryLimitInBytes, want)
+		}
+	}
+	pod.Spec.Resources = nil
+	if got := node.Resources(pod, &pod.Spec.Containers[0]); got.CpuQuota != 0 || got.MemoryLimitInBytes != 0 {
+		t.Errorf("without any limit: quota %d, memory %d", got.CpuQuota, got.MemoryLimitInBytes)
+	}
+}

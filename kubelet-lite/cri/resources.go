@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"keelson.dev/kubelet-lite/cgroups"
@@ -36,11 +37,20 @@ func Quota(milli int64) int64 {
 	return max(milli*cfsPeriod/1000, minQuota)
 }
 
+// Limit is what bounds a container's use of CPU or memory: its own limit, else that of its pod as a whole, by which a program in it that
+// looks at its own control group sees what it may use (KEP-2837).
+func Limit(pod *corev1.Pod, c *corev1.Container, name corev1.ResourceName) resource.Quantity {
+	if own, ok := c.Resources.Limits[name]; ok || pod.Spec.Resources == nil {
+		return own
+	}
+	return pod.Spec.Resources.Limits[name]
+}
+
 // Resources are the limits of one container's cgroup.
 func (n *Node) Resources(pod *corev1.Pod, c *corev1.Container) *runtimeapi.LinuxContainerResources {
 	out := &runtimeapi.LinuxContainerResources{OomScoreAdj: OOMScoreAdj(pod, c, n.MemoryCapacity)}
 	request, hasRequest := c.Resources.Requests[corev1.ResourceCPU]
-	limit := c.Resources.Limits[corev1.ResourceCPU]
+	limit, memory := Limit(pod, c, corev1.ResourceCPU), Limit(pod, c, corev1.ResourceMemory)
 	if !hasRequest {
 		request = limit
 	}
@@ -54,7 +64,7 @@ func (n *Node) Resources(pod *corev1.Pod, c *corev1.Container) *runtimeapi.Linux
 			out.CpuQuota = -1
 		}
 	}
-	out.MemoryLimitInBytes = c.Resources.Limits.Memory().Value()
+	out.MemoryLimitInBytes = memory.Value()
 	if n.CgroupV2 {
 		out.Unified = map[string]string{"memory.oom.group": "1"}
 		if n.SwapAccounting {

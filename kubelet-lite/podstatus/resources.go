@@ -19,10 +19,10 @@ func (in Input) setResources(status *corev1.ContainerStatus, c *corev1.Container
 		return
 	}
 	actual := inst.Resources
-	setLimit(status.Resources, corev1.ResourceMemory, actual.MemoryLimitInBytes, func(have *resource.Quantity) int64 { return have.Value() },
+	in.setLimit(status.Resources, c, corev1.ResourceMemory, actual.MemoryLimitInBytes, func(have *resource.Quantity) int64 { return have.Value() },
 		func(v int64) resource.Quantity { return *resource.NewQuantity(v, resource.BinarySI) })
 	if actual.CpuQuota >= 0 { // with CPUs of its own, a container has its limit without a quota
-		setLimit(status.Resources, corev1.ResourceCPU, actual.CpuQuota, func(have *resource.Quantity) int64 { return cri.Quota(have.MilliValue()) },
+		in.setLimit(status.Resources, c, corev1.ResourceCPU, actual.CpuQuota, func(have *resource.Quantity) int64 { return cri.Quota(have.MilliValue()) },
 			func(v int64) resource.Quantity {
 				return *resource.NewMilliQuantity(milliFromQuota(actual), resource.DecimalSI)
 			})
@@ -42,10 +42,13 @@ func (in Input) podResources(requests corev1.ResourceList) *corev1.ResourceRequi
 	return out
 }
 
-// setLimit replaces a limit only if the runtime enforces another one, so that rounding in the kernel's units does not show.
-func setLimit(r *corev1.ResourceRequirements, name corev1.ResourceName, actual int64, encode func(*resource.Quantity) int64, decode func(int64) resource.Quantity) {
+// setLimit replaces a limit only if the runtime enforces another one, so that rounding in the kernel's units does not show. A limit that
+// the container has from its pod is not its own.
+func (in Input) setLimit(r *corev1.ResourceRequirements, c *corev1.Container, name corev1.ResourceName, actual int64, encode func(*resource.Quantity) int64, decode func(int64) resource.Quantity) {
 	have, ok := r.Limits[name]
+	inherited := cri.Limit(in.Pod, c, name)
 	switch {
+	case !ok && encode(&inherited) == actual:
 	case actual <= 0:
 		delete(r.Limits, name)
 	case !ok && r.Limits == nil:

@@ -1,10 +1,13 @@
 package podnetwork
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -49,5 +52,30 @@ func TestFor(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	network := Network{
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
+		Peers: []Peer{
+			{PodCIDR: netip.MustParsePrefix("10.244.2.0/24"), Gateway: netip.MustParseAddr("10.0.0.2")},
+			{PodCIDR: netip.MustParsePrefix("fd00:2::/64"), Gateway: netip.MustParseAddr("fd01::2")},
+			{PodCIDR: netip.MustParsePrefix("100.64.0.0/24")},
+		},
+	}
+	got := map[string]string{}
+	for cidr, r := range routes(network) {
+		if r.Dst.String() != cidr.String() || r.Protocol != routeProtocol {
+			t.Errorf("route to %s is %v", cidr, r)
+		}
+		got[cidr.String()] = fmt.Sprint(r.Type, r.Gw)
+	}
+	want := map[string]string{
+		"10.244.1.0/24": fmt.Sprint(unix.RTN_BLACKHOLE, net.IP(nil)), "10.244.2.0/24": fmt.Sprint(unix.RTN_UNICAST, net.ParseIP("10.0.0.2")),
+		"fd00:2::/64": fmt.Sprint(unix.RTN_UNICAST, net.ParseIP("fd01::2")), "100.64.0.0/24": fmt.Sprint(unix.RTN_UNREACHABLE, net.IP(nil)),
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }

@@ -66,6 +66,10 @@ generate: ## Generate OpenAPI and validators again
 verify: ## Build and vet every package; check generated code, layers and tidiness
 	@hack/verify.sh
 
+.PHONY: vuln
+vuln: ## Known vulnerabilities in what we build and nodes run; says so plainly where the database cannot be reached
+	@hack/vuln.sh
+
 .PHONY: lint
 lint: ## golangci-lint with the rules of .golangci.yml
 	@hack/lint.sh

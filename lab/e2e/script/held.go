@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,7 +38,7 @@ func (c Cluster) held(ts *testscript.TestScript, negate bool, args []string) {
 		if c.TakeGolden && (got == last || !reading[args[1]]) {
 			return nil // twice the same
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(byText(want), byText(got)); diff != "" {
 			return errors.New(diff)
 		}
 		return nil
@@ -116,6 +117,28 @@ var chance = []struct {
 	{regexp.MustCompile(`(\S) {2,}`), "$1  "},
 	{regexp.MustCompile(` +\n`), "\n"},
 	{regexp.MustCompile(`-{3,}`), "---"},
+}
+
+// managers are the entries of an object's managedFields.
+var managers = regexp.MustCompile(`(?m)^  managedFields:\n((?:  - .*\n(?:    .*\n)*)+)`)
+
+// byText sorts the entries of managedFields: they are listed by time, to the second, so that the speed of a cluster decides which comes first.
+func byText(text string) string {
+	return managers.ReplaceAllStringFunc(text, func(list string) string {
+		entries := strings.SplitAfter(list, "\n")
+		title, lines := entries[0], entries[1:]
+		var all []string
+		for _, line := range lines {
+			if strings.HasPrefix(line, "  - ") {
+				all = append(all, "")
+			}
+			if line != "" {
+				all[len(all)-1] += line
+			}
+		}
+		slices.Sort(all)
+		return title + strings.Join(all, "")
+	})
 }
 
 func withoutChance(text, namespace string) string {

@@ -15,7 +15,9 @@ func TestByText(t *testing.T) {
     manager: controller
     subresource: status
 `
-	object := func(managed string) string { return "metadata:\n  managedFields:\n" + managed + "  name: web\nspec:\n  - apiVersion: z\n" }
+	object := func(managed string) string {
+		return "metadata:\n  managedFields:\n" + managed + "  name: web\nspec:\n  - apiVersion: z\n"
+	}
 	a, b := byText(object(first+second)), byText(object(second+first))
 	if a != b || a != object(second+first) {
 		t.Errorf("sorted:\n%s\nand:\n%s", a, b)

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -323,30 +325,72 @@ func startCrowd(url string) *crowd {
 	return c
 }
 
-// traced asks, and an error says what became of the connection: its port is what to look for in the node's table of connections.
+// traced asks, and an error says what became of the connection, and what the nodes' kernels knew of it shortly before it was given up.
 func (c *crowd) traced(client *http.Client, url string) error {
-	connection, port := "no connection was made", ""
-	var written time.Time
+	var local atomic.Pointer[string]
 	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
-			connection = fmt.Sprintf("connection from %s, used before: %t, idle for %s", info.Conn.LocalAddr(), info.Reused, info.IdleTime)
-			_, port, _ = net.SplitHostPort(info.Conn.LocalAddr().String())
+			local.Store(new(fmt.Sprintf("%s, used before: %t", info.Conn.LocalAddr(), info.Reused)))
 		},
-		WroteRequest: func(httptrace.WroteRequestInfo) { written = time.Now() },
 	})
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return err
 	}
-	if err := answered(client.Do(request)); err != nil {
-		err = fmt.Errorf("%w (%s, request written: %t)", err, connection, !written.IsZero())
-		if port != "" && c.curious.Load() {
-			table, _ := command("node", "exec", "server-1", "--", "grep", "port="+port+" ", "/proc/net/nf_conntrack").CombinedOutput()
-			err = fmt.Errorf("%w; the server's table of connections:\n%s", err, table)
+	tables := make(chan string, 1)
+	inquiry := time.AfterFunc(patience-time.Second, func() {
+		if !c.curious.Load() {
+			return
 		}
+		ports := unanswered(request.URL.Port())
+		if at := local.Load(); at != nil {
+			_, port, _ := net.SplitHostPort(strings.Split(*at, ",")[0])
+			ports = append(ports, port)
+		}
+		tables <- connectionsOf(ports)
+	})
+	err = answered(client.Do(request))
+	if inquiry.Stop() || err == nil {
 		return err
 	}
-	return nil
+	connection := "none was made"
+	if at := local.Load(); at != nil {
+		connection = *at
+	}
+	select {
+	case text := <-tables:
+		return fmt.Errorf("%w (connection: %s)\n%s", err, connection, text)
+	case <-time.After(patience): // nobody was curious
+		return fmt.Errorf("%w (connection: %s)", err, connection)
+	}
+}
+
+// unanswered are the local ports of this machine's connections to a port that have not been answered yet.
+func unanswered(port string) (ports []string) {
+	const synSent = "02" // as include/net/tcp_states.h has it
+	number, _ := strconv.ParseUint(port, 10, 16)
+	table, _ := os.ReadFile("/proc/net/tcp")
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) > 3 && fields[3] == synSent && strings.HasSuffix(fields[2], fmt.Sprintf(":%04X", number)) {
+			local, _ := strconv.ParseUint(fields[1][strings.IndexByte(fields[1], ':')+1:], 16, 16)
+			ports = append(ports, strconv.FormatUint(local, 10))
+		}
+	}
+	return ports
+}
+
+// connectionsOf is what the nodes' kernels know of a client's ports.
+func connectionsOf(ports []string) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "ports %v\n", ports)
+	for _, node := range []string{"server-1", "worker-1", "worker-2"} {
+		for _, port := range ports {
+			out, _ := command("node", "exec", node, "--", "grep", "port="+port+" ", "/proc/net/nf_conntrack").CombinedOutput() // none is an error
+			fmt.Fprintf(&text, "%s: %s", node, out)
+		}
+	}
+	return text.String()
 }
 
 func (c *crowd) note(f failure) {

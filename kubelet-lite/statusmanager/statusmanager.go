@@ -58,8 +58,8 @@ func New(client kubernetes.Interface) *Manager {
 }
 
 // company is how long a change that few wait for stays for a greater one: the ID of a container that is about to start, the pod's
-// generation when it is about to end.
-const company = 500 * time.Millisecond
+// generation when it is about to end. Longer, and who updates a pod twice a second would meet our write each time.
+const company = 200 * time.Millisecond
 
 // Set records the newest status of the API object pod; pod.Status is what the API is known to have.
 func (m *Manager) Set(pod *corev1.Pod, status corev1.PodStatus) {

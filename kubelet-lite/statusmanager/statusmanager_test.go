@@ -152,7 +152,7 @@ func TestMinor(t *testing.T) {
 	}
 }
 
-// TestMinorChangesTravelTogether has three changes of which only the last matters to others.
+// TestMinorChangesTravelTogether has a small change that a great one follows, and one that none follows.
 func TestMinorChangesTravelTogether(t *testing.T) {
 	pod := newPod()
 	client := fake.NewClientset(pod)

@@ -327,12 +327,8 @@ func startCrowd(url string) *crowd {
 
 // traced asks, and an error says what became of the connection, and what the nodes' kernels knew of it shortly before it was given up.
 func (c *crowd) traced(client *http.Client, url string) error {
-	var local atomic.Pointer[string]
-	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) {
-			local.Store(new(fmt.Sprintf("%s, used before: %t", info.Conn.LocalAddr(), info.Reused)))
-		},
-	})
+	var got atomic.Pointer[httptrace.GotConnInfo]
+	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { got.Store(&info) }})
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return err
@@ -340,11 +336,12 @@ func (c *crowd) traced(client *http.Client, url string) error {
 	tables := make(chan string, 1)
 	inquiry := time.AfterFunc(patience-time.Second, func() {
 		if !c.curious.Load() {
+			tables <- ""
 			return
 		}
 		ports := unanswered(request.URL.Port())
-		if at := local.Load(); at != nil {
-			_, port, _ := net.SplitHostPort(strings.Split(*at, ",")[0])
+		if info := got.Load(); info != nil {
+			_, port, _ := net.SplitHostPort(info.Conn.LocalAddr().String())
 			ports = append(ports, port)
 		}
 		tables <- connectionsOf(ports)
@@ -354,15 +351,10 @@ func (c *crowd) traced(client *http.Client, url string) error {
 		return err
 	}
 	connection := "none was made"
-	if at := local.Load(); at != nil {
-		connection = *at
+	if info := got.Load(); info != nil {
+		connection = fmt.Sprintf("%s, used before: %t", info.Conn.LocalAddr(), info.Reused)
 	}
-	select {
-	case text := <-tables:
-		return fmt.Errorf("%w (connection: %s)\n%s", err, connection, text)
-	case <-time.After(patience): // nobody was curious
-		return fmt.Errorf("%w (connection: %s)", err, connection)
-	}
+	return fmt.Errorf("%w (connection: %s)\n%s", err, connection, <-tables)
 }
 
 // unanswered are the local ports of this machine's connections to a port that have not been answered yet.

@@ -119,25 +119,18 @@ var chance = []struct {
 	{regexp.MustCompile(`-{3,}`), "---"},
 }
 
-// managers are the entries of an object's managedFields.
-var managers = regexp.MustCompile(`(?m)^  managedFields:\n((?:  - .*\n(?:    .*\n)*)+)`)
+// managed is the list of an object's managedFields, and manager one entry of it.
+var (
+	managed = regexp.MustCompile(`(?m)^  managedFields:\n(?:  - .*\n(?:    .*\n)*)+`)
+	manager = regexp.MustCompile(`(?m)^  - .*\n(?:    .*\n)*`)
+)
 
 // byText sorts the entries of managedFields: they are listed by time, to the second, so that the speed of a cluster decides which comes first.
 func byText(text string) string {
-	return managers.ReplaceAllStringFunc(text, func(list string) string {
-		entries := strings.SplitAfter(list, "\n")
-		title, lines := entries[0], entries[1:]
-		var all []string
-		for _, line := range lines {
-			if strings.HasPrefix(line, "  - ") {
-				all = append(all, "")
-			}
-			if line != "" {
-				all[len(all)-1] += line
-			}
-		}
-		slices.Sort(all)
-		return title + strings.Join(all, "")
+	return managed.ReplaceAllStringFunc(text, func(list string) string {
+		entries := manager.FindAllString(list, -1)
+		slices.Sort(entries)
+		return "  managedFields:\n" + strings.Join(entries, "")
 	})
 }
 

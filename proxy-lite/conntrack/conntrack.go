@@ -1,7 +1,8 @@
 // Package conntrack forgets flows that lead nowhere. The kernel decides where a flow goes with its first packet. UDP clients that keep
 // a socket (resolvers) would talk to an endpoint that is gone, or to a Service as if it still had none, until they pause. A TCP connection
 // that was never answered, since its endpoint's node died, would go there for two minutes more, and so would a new one that happens
-// to get its port. What is established is left alone: it is reset or times out.
+// to get its port. The same holds for a connection that its client has closed and nobody acknowledges: the kernel keeps it for two
+// minutes, longer than the client keeps the port. What is established is left alone: it is reset, times out, or is closed in the end.
 package conntrack
 
 import (
@@ -10,6 +11,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -48,82 +50,171 @@ func takes(e rules.Entry, endpoint netip.AddrPort) bool {
 	return slices.Contains(e.Endpoints, endpoint) || (e.Local != nil && slices.Contains(*e.Local, endpoint))
 }
 
-// Change is what to look at after Services changed: their UDP entries before and after, and the TCP entries that have lost endpoints.
-type Change struct {
+// Patience is how long nobody has acknowledged that a connection is closed when it is forgotten: enough for packets that were lost on
+// the way, and less than a client's kernel keeps the port (tcp_orphan_retries in the kernel's ip-sysctl.txt).
+const Patience = 30 * time.Second
+
+// Flows follows what Services lose. It is not for concurrent use.
+type Flows struct {
+	// Patience is Patience, unless it is a test's.
+	Patience time.Duration
+
+	// entries and gone are of the changes since Clean: UDP frontends that are there, and those that are not.
 	entries map[rules.Frontend]rules.Entry
 	gone    map[rules.Frontend]bool
+	// lost are the TCP endpoints that left their frontends while connections to them remain: true, if the present look found one.
+	lost map[Flow]bool
+	// closing are the connections to lost endpoints that are being closed, and since when; next is what the present look finds.
+	closing, next map[connection]time.Time
+	// fresh says that something changed since the last look, which was at now.
+	fresh bool
+	now   time.Time
 }
 
-// Changed compares a Service before and after; add collects several.
-func (c *Change) Changed(before, after rules.Service) {
-	if c.entries == nil {
-		c.entries, c.gone = map[rules.Frontend]rules.Entry{}, map[rules.Frontend]bool{}
+// connection is a flow and its client.
+type connection struct {
+	Flow
+	client netip.AddrPort
+}
+
+// Changed compares a Service before and after; what it finds is for Clean.
+func (f *Flows) Changed(before, after rules.Service) {
+	if f.entries == nil {
+		f.entries, f.gone, f.lost = map[rules.Frontend]rules.Entry{}, map[rules.Frontend]bool{}, map[Flow]bool{}
 	}
-	had := map[rules.Frontend]rules.Entry{}
+	had := maps.Collect(endpoints(before))
+	for flow := range endpoints(after) {
+		delete(had, flow)
+		delete(f.lost, flow)
+	}
+	f.fresh = f.fresh || len(had) > 0
+	maps.Copy(f.lost, had)
 	for _, e := range before.Entries {
-		if e.Protocol == rules.UDP || e.Protocol == rules.TCP {
-			had[e.Frontend] = e
-			c.gone[e.Frontend] = true
+		if e.Protocol == rules.UDP {
+			f.gone[e.Frontend], f.fresh = true, true
 		}
 	}
 	for _, e := range after.Entries {
-		delete(c.gone, e.Frontend)
-		if e.Protocol == rules.UDP || (e.Protocol == rules.TCP && lost(had[e.Frontend], e)) {
-			c.entries[e.Frontend] = e
+		if e.Protocol == rules.UDP {
+			delete(f.gone, e.Frontend)
+			f.entries[e.Frontend], f.fresh = e, true
 		}
 	}
 }
 
-// lost says whether an endpoint is missing after a change.
-func lost(before, after rules.Entry) bool {
-	missing := func(endpoint netip.AddrPort) bool { return !takes(after, endpoint) }
-	return slices.ContainsFunc(before.Endpoints, missing) || (before.Local != nil && slices.ContainsFunc(*before.Local, missing))
-}
-
-// Clean deletes the stale flows from the kernel. It is a no-op if nothing that Changed has told of concerns any.
-func (c *Change) Clean() (deleted int, err error) {
-	families := map[netlink.InetFamily]bool{}
-	for _, frontends := range []iter.Seq[rules.Frontend]{maps.Keys(c.gone), maps.Keys(c.entries)} {
-		for frontend := range frontends {
-			if frontend.Addr.Is6() {
-				families[unix.AF_INET6] = true
-			} else {
-				families[unix.AF_INET] = true
+// endpoints yields where a Service's TCP connections go.
+func endpoints(s rules.Service) iter.Seq2[Flow, bool] {
+	return func(yield func(Flow, bool) bool) {
+		for _, e := range s.Entries {
+			if e.Protocol != rules.TCP {
+				continue
+			}
+			all := e.Endpoints
+			if e.Local != nil {
+				all = slices.Concat(all, *e.Local)
+			}
+			for _, endpoint := range all {
+				if !yield(Flow{e.Frontend, endpoint}, false) {
+					return
+				}
 			}
 		}
 	}
-	for family := range families {
-		n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, c)
-		deleted += int(n)
-		if err != nil {
-			return deleted, fmt.Errorf("delete conntrack entries: %w", err)
+}
+
+// Clean deletes the stale flows from the kernel and tells how many. After changes that concern none it is a no-op. If again is true,
+// connections to endpoints that are gone remain, and it is to be called again when Patience has passed.
+func (f *Flows) Clean(now time.Time) (deleted int, again bool, err error) {
+	if !f.fresh && now.Sub(f.now) < f.Patience {
+		return 0, len(f.lost) > 0, nil
+	}
+	families := map[netlink.InetFamily]bool{}
+	note := func(frontend rules.Frontend) {
+		if frontend.Addr.Is6() {
+			families[unix.AF_INET6] = true
+		} else {
+			families[unix.AF_INET] = true
 		}
 	}
-	return deleted, nil
+	for frontend := range f.gone {
+		note(frontend)
+	}
+	for frontend := range f.entries {
+		note(frontend)
+	}
+	for flow := range f.lost {
+		note(flow.Frontend)
+	}
+	f.begin(now)
+	for family := range families {
+		n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f)
+		deleted += int(n)
+		if err != nil {
+			return deleted, len(f.lost) > 0, fmt.Errorf("delete conntrack entries: %w", err)
+		}
+	}
+	f.end()
+	return deleted, len(f.lost) > 0, nil
+}
+
+// begin a look at the kernel's connections.
+func (f *Flows) begin(now time.Time) {
+	f.now, f.next = now, map[connection]time.Time{}
+	for flow := range f.lost {
+		f.lost[flow] = false
+	}
+}
+
+func (f *Flows) end() {
+	maps.DeleteFunc(f.lost, func(_ Flow, found bool) bool { return !found })
+	f.closing, f.fresh = f.next, false
+	clear(f.entries)
+	clear(f.gone)
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
-func (c *Change) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+func (f *Flows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	src, ok0 := netip.AddrFromSlice(flow.Forward.SrcIP)
 	dst, ok1 := netip.AddrFromSlice(flow.Forward.DstIP)
 	reply, ok2 := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	if !ok1 || !ok2 {
+	if !ok0 || !ok1 || !ok2 {
 		return false
 	}
-	f := Flow{
+	c := connection{client: netip.AddrPortFrom(src.Unmap(), flow.Forward.SrcPort), Flow: Flow{
 		Frontend: rules.Frontend{Addr: dst.Unmap(), Port: flow.Forward.DstPort},
 		Reply:    netip.AddrPortFrom(reply.Unmap(), flow.Reverse.SrcPort),
-	}
+	}}
 	switch flow.Forward.Protocol {
 	case unix.IPPROTO_UDP:
-		f.Frontend.Protocol = rules.UDP
+		c.Frontend.Protocol = rules.UDP
+		return Stale(c.Flow, f.entries, f.gone)
 	case unix.IPPROTO_TCP:
-		f.Frontend.Protocol = rules.TCP
+		c.Frontend.Protocol = rules.TCP
 		tcp, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
-		if !ok || tcp.State != nl.TCP_CONNTRACK_SYN_SENT || !f.translated() {
-			return false
-		}
-	default:
+		return ok && f.staleConnection(c, tcp.State)
+	}
+	return false
+}
+
+func (f *Flows) staleConnection(c connection, state uint8) bool {
+	if _, lost := f.lost[c.Flow]; !lost {
 		return false
 	}
-	return Stale(f, c.entries, c.gone)
+	switch state {
+	case nl.TCP_CONNTRACK_TIME_WAIT: // the kernel itself lets a new connection begin here
+		return false
+	case nl.TCP_CONNTRACK_SYN_SENT, nl.TCP_CONNTRACK_CLOSE:
+		return true
+	case nl.TCP_CONNTRACK_FIN_WAIT, nl.TCP_CONNTRACK_LAST_ACK:
+		since, known := f.closing[c]
+		if !known {
+			since = f.now
+		}
+		if f.now.Sub(since) >= f.Patience {
+			return true
+		}
+		f.next[c] = since
+	}
+	f.lost[c.Flow] = true
+	return false
 }

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -28,7 +29,7 @@ func service(protocol rules.Protocol, endpoints ...netip.AddrPort) rules.Service
 
 func flow(protocol uint8, state uint8, reply netip.AddrPort) *netlink.ConntrackFlow {
 	f := &netlink.ConntrackFlow{
-		Forward: netlink.IPTuple{Protocol: protocol, DstIP: net.ParseIP("10.96.0.9"), DstPort: 80},
+		Forward: netlink.IPTuple{Protocol: protocol, SrcIP: net.ParseIP("10.244.0.9"), SrcPort: 40000, DstIP: net.ParseIP("10.96.0.9"), DstPort: 80},
 		Reverse: netlink.IPTuple{Protocol: protocol, SrcIP: reply.Addr().AsSlice(), SrcPort: reply.Port()},
 	}
 	if protocol == unix.IPPROTO_TCP {
@@ -53,6 +54,10 @@ func TestMatch(t *testing.T) {
 		"established with who is gone":       {rules.TCP, both, one, flow(tcp, established, dead), false},
 		"unanswered, service gone":           {rules.TCP, both, nil, flow(tcp, unanswered, dead), true},
 		"established, service gone":          {rules.TCP, both, nil, flow(tcp, established, dead), false},
+		"reset by who is gone":               {rules.TCP, both, one, flow(tcp, nl.TCP_CONNTRACK_CLOSE, dead), true},
+		"closed with who is gone":            {rules.TCP, both, one, flow(tcp, nl.TCP_CONNTRACK_TIME_WAIT, dead), false},
+		"half closed with who is gone":       {rules.TCP, both, one, flow(tcp, nl.TCP_CONNTRACK_CLOSE_WAIT, dead), false},
+		"being closed for a moment":          {rules.TCP, both, one, flow(tcp, nl.TCP_CONNTRACK_FIN_WAIT, dead), false},
 		"not translated":                     {rules.TCP, both, one, flow(tcp, unanswered, frontend), false},
 		"another protocol":                   {rules.UDP, both, one, flow(tcp, unanswered, dead), false},
 		"nothing lost":                       {rules.TCP, one, both, flow(tcp, unanswered, other), false},
@@ -62,10 +67,44 @@ func TestMatch(t *testing.T) {
 		"datagrams, service gone":            {rules.UDP, both, nil, flow(udp, 0, dead), true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var change Change
-			change.Changed(service(c.protocol, c.before...), service(c.protocol, c.after...))
-			if got := change.MatchConntrackFlow(c.flow); got != c.want {
+			flows := Flows{Patience: time.Second}
+			flows.Changed(service(c.protocol, c.before...), service(c.protocol, c.after...))
+			flows.begin(time.Unix(0, 0))
+			if got := flows.MatchConntrackFlow(c.flow); got != c.want {
 				t.Errorf("stale: %t, want %t", got, c.want)
+			}
+		})
+	}
+}
+
+// TestClosing is about how long a connection is being closed without an answer.
+func TestClosing(t *testing.T) {
+	unanswered := func(state uint8) *netlink.ConntrackFlow { return flow(unix.IPPROTO_TCP, state, dead) }
+	for name, c := range map[string]struct {
+		looks []*netlink.ConntrackFlow // one each half of Patience
+		want  bool
+	}{
+		"closed by the client":            {[]*netlink.ConntrackFlow{unanswered(nl.TCP_CONNTRACK_FIN_WAIT), unanswered(nl.TCP_CONNTRACK_FIN_WAIT), unanswered(nl.TCP_CONNTRACK_FIN_WAIT)}, true},
+		"closed by both":                  {[]*netlink.ConntrackFlow{unanswered(nl.TCP_CONNTRACK_FIN_WAIT), unanswered(nl.TCP_CONNTRACK_LAST_ACK), unanswered(nl.TCP_CONNTRACK_LAST_ACK)}, true},
+		"too early":                       {[]*netlink.ConntrackFlow{unanswered(nl.TCP_CONNTRACK_FIN_WAIT), unanswered(nl.TCP_CONNTRACK_FIN_WAIT)}, false},
+		"acknowledged, and used further":  {[]*netlink.ConntrackFlow{unanswered(nl.TCP_CONNTRACK_FIN_WAIT), unanswered(nl.TCP_CONNTRACK_CLOSE_WAIT), unanswered(nl.TCP_CONNTRACK_LAST_ACK)}, false},
+		"established until just a moment": {[]*netlink.ConntrackFlow{unanswered(nl.TCP_CONNTRACK_ESTABLISHED), unanswered(nl.TCP_CONNTRACK_ESTABLISHED), unanswered(nl.TCP_CONNTRACK_FIN_WAIT)}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			flows := Flows{Patience: 2 * time.Second}
+			flows.Changed(service(rules.TCP, alive, dead), service(rules.TCP, alive))
+			stale := false
+			for i, look := range c.looks {
+				flows.begin(time.Unix(int64(i), 0))
+				stale = flows.MatchConntrackFlow(look)
+				flows.end()
+			}
+			if stale != c.want {
+				t.Errorf("stale: %t", stale)
+			}
+			flows.Changed(service(rules.TCP, alive), service(rules.TCP, alive, dead))
+			if len(flows.lost) > 0 {
+				t.Error("an endpoint that is back is still taken for lost")
 			}
 		})
 	}

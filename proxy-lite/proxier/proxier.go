@@ -88,6 +88,9 @@ type Proxier struct {
 
 	// current is what the kernel has. Only the loop uses it.
 	current map[types.NamespacedName]rules.Service
+	flows   conntrack.Flows
+	// flowTimer is when the flows are to be looked at again.
+	flowTimer clock.Timer
 
 	mu    sync.Mutex
 	node  rules.Node
@@ -149,7 +152,7 @@ func newProxier(cfg Config, rulesConfig rules.Config) *Proxier {
 		health: newHealth(clock.RealClock{}), healthChecks: newHealthChecks(),
 		current: map[types.NamespacedName]rules.Service{},
 		dirty:   map[types.NamespacedName]bool{}, wake: make(chan struct{}, 1),
-		policies: newPolicer(cfg.NodeName),
+		policies: newPolicer(cfg.NodeName), flows: conntrack.Flows{Patience: conntrack.Patience},
 	}
 	if cfg.LoadBalancers {
 		p.announcer = &announcer{node: cfg.NodeName, addresses: map[types.NamespacedName]netip.Addr{}}
@@ -297,12 +300,17 @@ func (p *Proxier) loop(ctx context.Context) error {
 	logger := klog.FromContext(ctx)
 	retry := p.clock.NewTimer(0) // also makes the first write happen when there is nothing to write
 	defer retry.Stop()
+	p.flowTimer = p.clock.NewTimer(p.flows.Patience)
+	defer p.flowTimer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-p.policies.wake:
 			p.policies.sync(ctx, retryAfter)
+			continue
+		case <-p.flowTimer.C():
+			p.cleanFlows(ctx)
 			continue
 		case <-p.wake:
 		case <-retry.C():
@@ -350,7 +358,9 @@ func (p *Proxier) sync(ctx context.Context) error {
 	}
 	p.health.synced()
 	p.healthChecks.update(ctx, changed)
-	return p.cleanFlows(ctx, changed)
+	p.replace(changed)
+	p.cleanFlows(ctx)
+	return nil
 }
 
 // restore marks Services without waking the loop, which waits before it tries again.
@@ -397,24 +407,29 @@ func (p *Proxier) find(name types.NamespacedName) *corev1.Service {
 	return svc
 }
 
-// cleanFlows forgets the flows that the change has made wrong.
-func (p *Proxier) cleanFlows(ctx context.Context, changed []rules.Service) error {
-	var c conntrack.Change
+// replace takes note of what the kernel has now.
+func (p *Proxier) replace(changed []rules.Service) {
 	for _, s := range changed {
-		c.Changed(p.current[s.Name], s)
+		p.flows.Changed(p.current[s.Name], s)
 		if len(s.Entries) == 0 {
 			delete(p.current, s.Name)
 			continue
 		}
 		p.current[s.Name] = s
 	}
-	n, err := c.Clean()
+}
+
+// cleanFlows forgets the flows that changes have made wrong.
+func (p *Proxier) cleanFlows(ctx context.Context) {
+	n, again, err := p.flows.Clean(p.clock.Now())
 	if err != nil {
 		// The rules are right; a flow that is left over ends by its own timeout.
 		klog.FromContext(ctx).Error(err, "Stale flows may remain")
 	}
 	if n > 0 {
-		klog.FromContext(ctx).V(3).Info("Forgot stale UDP flows", "count", n)
+		klog.FromContext(ctx).V(3).Info("Forgot stale flows", "count", n)
 	}
-	return nil
+	if again {
+		p.flowTimer.Reset(p.flows.Patience)
+	}
 }

@@ -73,7 +73,9 @@ func start(t *testing.T, n *testnet.Net, objects ...runtime.Object) *fake.Client
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go n.Node.Do(func() { done <- newProxier(cfg, rulesConfig).run(ctx, client) })
+	p := newProxier(cfg, rulesConfig)
+	p.flows.Patience = 2 * time.Second // eventually waits for 10
+	go n.Node.Do(func() { done <- p.run(ctx, client) })
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -273,4 +275,46 @@ func TestUnansweredConnectionFollows(t *testing.T) {
 	if err := <-dialed; err != nil {
 		t.Errorf("the connection ended with %v", err)
 	}
+}
+
+// TestAbandonedConnectionIsForgotten has a client close a connection to an endpoint that is gone without a word, as if its node had died:
+// when the client's kernel has given up and uses the port for a new connection, that gets to the endpoint that there is.
+func TestAbandonedConnectionIsForgotten(t *testing.T) {
+	n := testnet.New(t)
+	_, nodeAddr := n.Outside("192.168.50.9")
+	a, b, pod := n.Pod("10.244.7.2"), n.Pod("10.244.7.3"), n.Pod("10.244.7.4")
+	a.ServeTCP(8080, "a")
+	b.ServeTCP(8080, "b")
+	client := start(t, n, testNode(nodeAddr.String()), testService(), testSlice("10.244.7.2"))
+	vip := netip.MustParseAddrPort("10.96.0.50:80")
+	eventually(t, "the service answers", func() bool { return pod.Ask("tcp4", vip).Server == "a" })
+
+	pod.Run("sysctl", "-qw", "net.ipv4.tcp_orphan_retries=1") // to wait a second, not two minutes
+	var port net.Addr
+	pod.Do(func() {
+		connection, err := net.Dial("tcp4", vip.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := connection.Read(make([]byte, 1024)); err != nil { // closed with something unread it would be reset
+			t.Fatal(err)
+		}
+		port = connection.LocalAddr()
+		a.Run("ip", "route", "add", "blackhole", pod.Addr.String())
+		if err := connection.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if _, err := client.DiscoveryV1().EndpointSlices("default").Update(t.Context(), testSlice("10.244.7.3"), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the same port reaches the other endpoint", func() (reached bool) {
+		pod.Do(func() {
+			connection, err := (&net.Dialer{LocalAddr: port, Timeout: time.Second}).Dial("tcp4", vip.String())
+			if reached = err == nil; reached {
+				_ = connection.Close()
+			}
+		})
+		return reached
+	})
 }

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,6 +35,7 @@ import (
 var (
 	floodFor      = flag.Duration("flood.for", 0, "how long TestFlood floods; 0 skips it")
 	floodBin      = flag.String("flood.bin", "../../bin", "folder of apiserver and upstream/{kube-apiserver,etcd}")
+	floodFlags    = flag.String("flood.flags", "", "more flags of the server, separated by spaces")
 	floodUpstream = flag.Bool("flood.upstream", false, "flood upstream's server instead")
 )
 
@@ -71,7 +73,7 @@ func TestFlood(t *testing.T) {
 	if *floodUpstream {
 		whose = bench.Upstream
 	}
-	plane, err := bench.Programs{Ours: *floodBin, Upstream: filepath.Join(*floodBin, "upstream")}.Start(ctx, whose)
+	plane, err := bench.Programs{Ours: *floodBin, Upstream: filepath.Join(*floodBin, "upstream")}.Start(ctx, whose, strings.Fields(*floodFlags)...)
 	must(t, err)
 	defer plane.Stop("")
 	other := tenant(ctx, t, plane, "other")

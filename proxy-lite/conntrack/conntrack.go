@@ -1,8 +1,8 @@
 // Package conntrack forgets flows that lead nowhere. The kernel decides where a flow goes with its first packet. UDP clients that keep
 // a socket (resolvers) would talk to an endpoint that is gone, or to a Service as if it still had none, until they pause. A TCP connection
 // that was never answered, since its endpoint's node died, would go there for two minutes more, and so would a new one that happens
-// to get its port. The same holds for a connection that its client has closed and nobody acknowledges: the kernel keeps it for two
-// minutes, longer than the client keeps the port. What is established is left alone: it is reset, times out, or is closed in the end.
+// to get its port. The same holds for a connection that its client has closed, or sends on, and nobody acknowledges: the client's kernel
+// gives it and its port up after 100 seconds, and this one keeps it for up to five minutes. Every other connection is left alone.
 package conntrack
 
 import (
@@ -10,6 +10,7 @@ import (
 	"iter"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -19,6 +20,18 @@ import (
 
 	"keelson.dev/proxy-lite/rules"
 )
+
+// timeoutClose is the setting of how many seconds the kernel keeps a connection that was reset. While it does, it sends a new one from the
+// same port to the same endpoint, which may be gone meanwhile.
+const timeoutClose = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close"
+
+// Tune has the kernel forget connections that were reset after the shortest time that it knows.
+func Tune() error {
+	if err := os.WriteFile(timeoutClose, []byte("1"), 0o600); err != nil {
+		return fmt.Errorf("set how long reset connections are kept: %w", err)
+	}
+	return nil
+}
 
 // Flow is a tracked flow: what the client sends to, and who answers.
 type Flow struct {
@@ -53,6 +66,14 @@ func takes(e rules.Entry, endpoint netip.AddrPort) bool {
 // Patience is how long nobody has acknowledged that a connection is closed when it is forgotten: enough for packets that were lost on
 // the way, and less than a client's kernel keeps the port (tcp_orphan_retries in the kernel's ip-sysctl.txt).
 const Patience = 30 * time.Second
+
+// An established connection is kept for days, but only for unacknowledged after data that nobody has acknowledged yet
+// (nf_conntrack_tcp_timeout_unacknowledged, the kernel's default). When silence of that has passed it is not merely busy: the client
+// repeats the data at growing intervals.
+const (
+	unacknowledged = 5 * time.Minute
+	silence        = 10 * time.Second
+)
 
 // Flows follows what Services lose. It is not for concurrent use.
 type Flows struct {
@@ -191,12 +212,13 @@ func (f *Flows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	case unix.IPPROTO_TCP:
 		c.Frontend.Protocol = rules.TCP
 		tcp, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
-		return ok && f.staleConnection(c, tcp.State)
+		return ok && f.staleConnection(c, tcp.State, time.Duration(flow.TimeOut)*time.Second)
 	}
 	return false
 }
 
-func (f *Flows) staleConnection(c connection, state uint8) bool {
+// staleConnection decides by a connection's state and by how long the kernel keeps it if no packet comes.
+func (f *Flows) staleConnection(c connection, state uint8, kept time.Duration) bool {
 	if _, lost := f.lost[c.Flow]; !lost {
 		return false
 	}
@@ -205,6 +227,10 @@ func (f *Flows) staleConnection(c connection, state uint8) bool {
 		return false
 	case nl.TCP_CONNTRACK_SYN_SENT, nl.TCP_CONNTRACK_CLOSE:
 		return true
+	case nl.TCP_CONNTRACK_ESTABLISHED:
+		if kept < unacknowledged-silence {
+			return true
+		}
 	case nl.TCP_CONNTRACK_FIN_WAIT, nl.TCP_CONNTRACK_LAST_ACK:
 		since, known := f.closing[c]
 		if !known {

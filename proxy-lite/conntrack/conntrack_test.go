@@ -33,8 +33,13 @@ func flow(protocol uint8, state uint8, reply netip.AddrPort) *netlink.ConntrackF
 		Reverse: netlink.IPTuple{Protocol: protocol, SrcIP: reply.Addr().AsSlice(), SrcPort: reply.Port()},
 	}
 	if protocol == unix.IPPROTO_TCP {
-		f.ProtoInfo = &netlink.ProtoInfoTCP{State: state}
+		f.ProtoInfo, f.TimeOut = &netlink.ProtoInfoTCP{State: state}, 5*24*60*60
 	}
+	return f
+}
+
+func kept(f *netlink.ConntrackFlow, long time.Duration) *netlink.ConntrackFlow {
+	f.TimeOut = uint32(long.Seconds())
 	return f
 }
 
@@ -54,6 +59,9 @@ func TestMatch(t *testing.T) {
 		"established with who is gone":       {rules.TCP, both, one, flow(tcp, established, dead), false},
 		"unanswered, service gone":           {rules.TCP, both, nil, flow(tcp, unanswered, dead), true},
 		"established, service gone":          {rules.TCP, both, nil, flow(tcp, established, dead), false},
+		"busy with who is gone":              {rules.TCP, both, one, kept(flow(tcp, established, dead), unacknowledged), false},
+		"unanswered by who is gone for long": {rules.TCP, both, one, kept(flow(tcp, established, dead), unacknowledged-silence-time.Second), true},
+		"unanswered for long, and there":     {rules.TCP, both, one, kept(flow(tcp, established, alive), unacknowledged-silence-time.Second), false},
 		"reset by who is gone":               {rules.TCP, both, one, flow(tcp, nl.TCP_CONNTRACK_CLOSE, dead), true},
 		"closed with who is gone":            {rules.TCP, both, one, flow(tcp, nl.TCP_CONNTRACK_TIME_WAIT, dead), false},
 		"half closed with who is gone":       {rules.TCP, both, one, flow(tcp, nl.TCP_CONNTRACK_CLOSE_WAIT, dead), false},

@@ -166,6 +166,9 @@ func (p *Proxier) run(ctx context.Context, client kubernetes.Interface) error {
 	if err := p.openWriters(); err != nil {
 		return err
 	}
+	if err := conntrack.Tune(); err != nil {
+		klog.FromContext(ctx).Error(err, "Clients that soon use the port of a reset connection again may wait for some seconds")
+	}
 	w, err := p.watch(ctx, client)
 	if err != nil {
 		return err

@@ -208,9 +208,11 @@ func TestNothingLeaks(t *testing.T) {
 			return err
 		})
 		_ = killInNode(s.node, "while :; do sleep 600") // some container, if there is one
-		must(t, kubectl("delete", "pods", "-n", s.namespace, "--all", "--wait=false", fmt.Sprintf("--grace-period=%d", random.IntN(3)), "--force="+fmt.Sprint(random.IntN(2) == 0)))
+		ending := []string{"--grace-period=0 --force", "--grace-period=1", "--grace-period=2", ""}[random.IntN(4)]
+		must(t, kubectl(append([]string{"delete", "pods", "-n", s.namespace, "--all", "--wait=false"}, strings.Fields(ending)...)...))
 		strike("keelson agent", 2*time.Second)
 		s.gone()
+		t.Logf("%d pods, the last deleted with %q", made, ending)
 	}
 	s.mustBeEmpty()
 	t.Logf("figures: %d pods have come and gone, and left nothing", *leakPods)

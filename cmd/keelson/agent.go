@@ -22,6 +22,7 @@ func agentCommand() *cobra.Command {
 	config := agent.NewConfig()
 	config.Kubeconfig = "/etc/kubernetes/kubelet.conf"
 	var (
+		pods        = podnetwork.Config{ConfDir: "/etc/cni/net.d", DataDir: "/var/lib/cni"}
 		clusterCIDR string
 		servers     []string
 		join        invitation
@@ -34,17 +35,18 @@ func agentCommand() *cobra.Command {
 			if err := config.Resolve(command.Flags()); err != nil {
 				return err
 			}
-			return runAgent(command.Context(), config, clusterCIDR, servers, join)
+			return runAgent(command.Context(), config, pods, clusterCIDR, servers, join)
 		},
 	}
 	config.AddFlags(command.Flags())
 	command.Flags().StringVar(&clusterCIDR, "cluster-cidr", "10.244.0.0/16", "range of pod addresses of the whole cluster")
+	command.Flags().BoolVar(&pods.VXLAN, "vxlan", false, "reach the pods of every other node through VXLAN (UDP port 8472), not only of those that share no link with this one; the same on all nodes")
 	join.addFlags(command.Flags())
 	command.Flags().StringSliceVar(&servers, "server", nil, "API servers as https://host:port, the preferred one first, in place of the kubeconfig's; the agent learns of others")
 	return command
 }
 
-func runAgent(ctx context.Context, config agent.Config, clusterCIDR string, urls []string, join invitation) error {
+func runAgent(ctx context.Context, config agent.Config, pods podnetwork.Config, clusterCIDR string, urls []string, join invitation) error {
 	heap.Keep(ctx, 16<<20)
 	group, ctx := errgroup.WithContext(ctx)
 	follow := func(*rest.Config) error { return nil }
@@ -59,11 +61,8 @@ func runAgent(ctx context.Context, config agent.Config, clusterCIDR string, urls
 	}
 	config.Joined = func(identity *rest.Config) {
 		group.Go(func() error { return follow(identity) })
-		group.Go(func() error {
-			return podnetwork.Run(ctx, podnetwork.Config{
-				RESTConfig: identity, NodeName: config.NodeName, ConfDir: "/etc/cni/net.d", DataDir: "/var/lib/cni",
-			})
-		})
+		pods.RESTConfig, pods.NodeName = identity, config.NodeName
+		group.Go(func() error { return podnetwork.Run(ctx, pods) })
 		group.Go(func() error {
 			return proxier.Run(ctx, proxier.Config{
 				RESTConfig: identity, NodeName: config.NodeName, ClusterCIDR: clusterCIDR, MasqueradeEgress: true, NetworkPolicy: true, LoadBalancers: true,

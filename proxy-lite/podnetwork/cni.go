@@ -46,12 +46,33 @@ func conflist(cidrs []netip.Prefix, dataDir string, mtu int) ([]byte, error) {
 	return text, nil
 }
 
+// podMTU is what pods may send without a fragment: what the node's links carry, less what a tunnel adds. Pods that are older than the
+// first tunnel learn of it by path MTU discovery. 0 leaves the choice to the plugin.
+func (s *syncer) podMTU(network Network) int {
+	least := 0
+	for _, address := range network.Addresses {
+		mtu, err := linkMTU(address)
+		if err != nil {
+			continue
+		}
+		for _, t := range tunnels {
+			if t.family == family(address) && (s.config.VXLAN || len(t.peers(network)) > 0) {
+				mtu -= t.overhead
+			}
+		}
+		if least == 0 || mtu < least {
+			least = mtu
+		}
+	}
+	return least
+}
+
 // writeCNI puts the configuration where the runtime watches for it, in one step. Without a pod CIDR there is none yet.
-func (s *syncer) writeCNI(cidrs []netip.Prefix) error {
-	if len(cidrs) == 0 {
+func (s *syncer) writeCNI(network Network) error {
+	if len(network.PodCIDRs) == 0 {
 		return nil
 	}
-	text, err := conflist(cidrs, s.config.DataDir, s.config.MTU)
+	text, err := conflist(network.PodCIDRs, s.config.DataDir, s.podMTU(network))
 	if err != nil {
 		return err
 	}

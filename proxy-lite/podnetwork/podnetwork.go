@@ -1,10 +1,12 @@
 // Package podnetwork gives a node's pods their addresses and every other node's pods a way: it writes the node's CNI
-// configuration from its pod CIDR, and keeps one host-gateway route per peer node. Both follow Node objects by watch.
+// configuration from its pod CIDR, and keeps one route per peer node: by the peer itself where the two share a link, else through
+// VXLAN. All follows Node objects by watch.
 package podnetwork
 
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -29,13 +31,14 @@ type Config struct {
 	NodeName   string
 	ConfDir    string // of CNI configurations
 	DataDir    string // where host-local remembers the addresses it gave
-	MTU        int    // of pods' interfaces; 0 leaves the choice to the plugin
+	VXLAN      bool   // also to nodes on a link of this node's
 }
 
 // Peer is the way to another node's pods.
 type Peer struct {
 	PodCIDR netip.Prefix
 	Gateway netip.Addr // the zero value: there is no way, and who tries is told so at once
+	Tunnel  bool       // the gateway is the other end of a tunnel
 }
 
 // hollowLabel marks nodes that only pretend: their addresses must not be looked for on any network.
@@ -43,8 +46,9 @@ const hollowLabel = "keelson.dev/hollow"
 
 // Network is what the Node objects ask of this node: a comparable value once sorted.
 type Network struct {
-	PodCIDRs []netip.Prefix // of this node
-	Peers    []Peer
+	PodCIDRs  []netip.Prefix // of this node
+	Addresses []netip.Addr   // of this node
+	Peers     []Peer
 }
 
 // For derives the network of the named node. Nodes without a pod CIDR or an address are not reachable yet and left out.
@@ -53,7 +57,7 @@ func For(name string, nodes []*corev1.Node) Network {
 	for _, node := range nodes {
 		cidrs := podCIDRs(node)
 		if node.Name == name {
-			network.PodCIDRs = cidrs
+			network.PodCIDRs, network.Addresses = cidrs, internalIPs(node)
 			continue
 		}
 		if node.Labels[hollowLabel] == "true" {
@@ -78,9 +82,18 @@ func nowhere(node *corev1.Node, cidrs []netip.Prefix) []Peer {
 	for _, cidr := range cidrs {
 		out = append(out, Peer{PodCIDR: cidr})
 	}
+	for _, ip := range internalIPs(node) {
+		out = append(out, Peer{PodCIDR: netip.PrefixFrom(ip, ip.BitLen())})
+	}
+	return out
+}
+
+// internalIPs are the node's first addresses of both families.
+func internalIPs(node *corev1.Node) []netip.Addr {
+	var out []netip.Addr
 	for _, v4 := range []bool{true, false} {
 		if ip, ok := internalIP(node, v4); ok {
-			out = append(out, Peer{PodCIDR: netip.PrefixFrom(ip, ip.BitLen())})
+			out = append(out, ip)
 		}
 	}
 	return out
@@ -163,10 +176,24 @@ func (s *syncer) sync() error {
 		return fmt.Errorf("list nodes: %w", err)
 	}
 	network := For(s.config.NodeName, nodes)
-	if err := syncRoutes(network); err != nil {
-		return err
+	for i, peer := range network.Peers {
+		network.Peers[i].Tunnel = peer.Gateway.IsValid() && (s.config.VXLAN || !sharesLink(peer.Gateway))
 	}
-	return s.writeCNI(network.PodCIDRs)
+	devices := map[int]int{}
+	var errs []error
+	for _, t := range tunnels {
+		if len(t.peers(network)) > 0 {
+			devices[t.family], err = t.open(network)
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, syncRoutes(routes(network, devices)))
+	for _, t := range tunnels {
+		if len(t.peers(network)) == 0 { // and no route needs it any more
+			errs = append(errs, t.close())
+		}
+	}
+	return errors.Join(append(errs, s.writeCNI(network))...)
 }
 
 // keepWhatMatters drops what a route does not depend on: on thousands of nodes the images and conditions are most of the memory.

@@ -1,6 +1,7 @@
 package podnetwork
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,9 +13,8 @@ import (
 // routeProtocol marks the routes that are ours to remove (rtnetlink's protocol numbers from 192 up are free for daemons).
 const routeProtocol netlink.RouteProtocol = 201
 
-// syncRoutes makes the kernel's routes of our protocol those of the network: one to each peer, and for the node's own ranges one that
-// swallows what no pod's own route takes. Without that, a packet to a pod that has gone would leave the node by its default route.
-func syncRoutes(network Network) error {
+// syncRoutes makes the kernel's routes of our protocol the wanted ones. One that cannot be made keeps no other from it.
+func syncRoutes(wanted map[netip.Prefix]*netlink.Route) error {
 	present, err := netlink.RouteListFiltered(netlink.FAMILY_ALL,
 		&netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
@@ -30,39 +30,55 @@ func syncRoutes(network Network) error {
 			stale[netip.PrefixFrom(address.Unmap(), ones)] = route
 		}
 	}
-	for cidr, want := range routes(network) {
+	var errs []error
+	for cidr, want := range wanted {
 		old, exists := stale[cidr]
 		delete(stale, cidr)
 		if exists && old.Gw.Equal(want.Gw) && old.Type == want.Type {
 			continue
 		}
+		if exists && cidr.Addr().Is6() && want.LinkIndex != 0 { // else the kernel holds the gateway against the old route
+			if err := netlink.RouteDel(&old); err != nil {
+				errs = append(errs, fmt.Errorf("remove route to pods %s: %w", cidr, err))
+			}
+		}
 		if err := netlink.RouteReplace(want); err != nil {
-			return fmt.Errorf("route to pods %s by %q: %w", cidr, want.Gw, err)
+			errs = append(errs, fmt.Errorf("route to pods %s by %q: %w", cidr, want.Gw, err))
 		}
 	}
 	for cidr, route := range stale {
 		if err := netlink.RouteDel(&route); err != nil {
-			return fmt.Errorf("remove route to pods %s: %w", cidr, err)
+			errs = append(errs, fmt.Errorf("remove route to pods %s: %w", cidr, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-func routes(network Network) map[netip.Prefix]*netlink.Route {
+// routes are those of the network: one to each peer, and for the node's own ranges one that swallows what no pod's own route takes.
+// Without that, a packet to a pod that has gone would leave the node by its default route. devices are the tunnels' by family.
+func routes(network Network, devices map[int]int) map[netip.Prefix]*netlink.Route {
 	wanted := map[netip.Prefix]*netlink.Route{}
 	for _, cidr := range network.PodCIDRs {
 		wanted[cidr.Masked()] = &netlink.Route{Type: unix.RTN_BLACKHOLE}
 	}
 	for _, peer := range network.Peers {
-		route := &netlink.Route{Type: unix.RTN_UNICAST, Gw: peer.Gateway.AsSlice()}
-		if !peer.Gateway.IsValid() {
-			route.Type = unix.RTN_UNREACHABLE
-		}
-		wanted[peer.PodCIDR.Masked()] = route
+		wanted[peer.PodCIDR.Masked()] = peer.route(devices[family(peer.PodCIDR.Addr())])
 	}
 	for cidr, route := range wanted {
 		route.Dst = &net.IPNet{IP: cidr.Addr().AsSlice(), Mask: net.CIDRMask(cidr.Bits(), cidr.Addr().BitLen())}
 		route.Protocol = routeProtocol
 	}
 	return wanted
+}
+
+// route is the way to the peer's pods; device is the tunnel's, 0 if there is none.
+func (p Peer) route(device int) *netlink.Route {
+	switch {
+	case p.Tunnel && device != 0:
+		return &netlink.Route{Type: unix.RTN_UNICAST, Gw: end(p.PodCIDR).AsSlice(), LinkIndex: device, Flags: int(netlink.FLAG_ONLINK)}
+	case p.Tunnel || !p.Gateway.IsValid():
+		return &netlink.Route{Type: unix.RTN_UNREACHABLE}
+	default:
+		return &netlink.Route{Type: unix.RTN_UNICAST, Gw: p.Gateway.AsSlice()}
+	}
 }

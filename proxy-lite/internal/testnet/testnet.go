@@ -58,14 +58,23 @@ func New(t *testing.T) *Net {
 		}
 	}
 	n := &Net{t: t, prefix: fmt.Sprintf("klt%d", os.Getpid()), families: []family{v4}}
-	sysctls := []string{"net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0"}
 	if _, err := os.Stat("/proc/net/if_inet6"); err == nil {
 		n.families = append(n.families, v6)
+	}
+	return n.Beside("node")
+}
+
+// Beside makes another node, which has no link yet.
+func (n *Net) Beside(name string) *Net {
+	n.t.Helper()
+	other := &Net{t: n.t, prefix: n.prefix, V6: n.V6, families: n.families}
+	other.Node = other.host(name)
+	sysctls := []string{"net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0"}
+	if len(n.families) > 1 {
 		sysctls = append(sysctls, "net.ipv6.conf.all.forwarding=1", "net.ipv6.icmp.ratelimit=0")
 	}
-	n.Node = n.host("node")
-	n.Node.Run("sysctl", append([]string{"-qw"}, sysctls...)...)
-	return n
+	other.Node.Run("sysctl", append([]string{"-qw"}, sysctls...)...)
+	return other
 }
 
 // NewV6 is New for a test of IPv6, which is skipped without.
@@ -157,10 +166,16 @@ func (n *Net) link(h *Host) string {
 	n.t.Helper()
 	n.n++
 	dev := fmt.Sprintf("v%d", n.n)
-	run(n.t, "ip", "link", "add", dev, "netns", n.Node.name, "type", "veth", "peer", "name", "eth0", "netns", h.name)
-	n.Node.Run("ip", "link", "set", dev, "up")
-	h.Run("ip", "link", "set", "eth0", "up")
+	n.Node.Cable(dev, h, "eth0")
 	return dev
+}
+
+// Cable joins the host to another by a veth pair.
+func (h *Host) Cable(dev string, other *Host, otherDev string) {
+	h.t.Helper()
+	run(h.t, "ip", "link", "add", dev, "netns", h.name, "type", "veth", "peer", "name", otherDev, "netns", other.name)
+	h.Run("ip", "link", "set", dev, "up")
+	other.Run("ip", "link", "set", otherDev, "up")
 }
 
 // Pod adds a pod the way the CNI plugin ptp does.

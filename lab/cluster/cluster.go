@@ -61,6 +61,8 @@ type State struct {
 	DNSDomain      string        `json:"dnsDomain"`
 	BootstrapToken string        `json:"bootstrapToken"`
 	ServerArgs     []string      `json:"serverArgs,omitempty"` // further flags of keelson server
+	AgentArgs      []string      `json:"agentArgs,omitempty"`  // further flags of keelson agent
+	Routed         bool          `json:"routed,omitempty"`     // nodes share no link
 	Etcd           *ExternalEtcd `json:"etcd,omitempty"`
 	Balanced       bool          `json:"balanced,omitempty"` // the API is reached by a balancer on the machine
 	Members        []Member      `json:"members"`
@@ -185,7 +187,7 @@ func (c *Cluster) Close() {
 
 func (c *Cluster) dir() string { return filepath.Join(c.home, "clusters", c.Name) }
 func (c *Cluster) network() network.Network {
-	return network.Network{Cluster: c.Name, Subnet: c.Subnet}
+	return network.Network{Cluster: c.Name, Subnet: c.Subnet, Routed: c.Routed}
 }
 
 // Node returns the lab node of a member.

@@ -189,7 +189,7 @@ func (c *Cluster) services(m Member) ([]supervisor.Service, error) {
 			agent = append(agent, "--register-with-taints", controlPlaneTaint)
 		}
 	}
-	return append(list, supervisor.Service{Name: "agent", Log: "/var/log/keelson-agent.log", Args: agent}), nil
+	return append(list, supervisor.Service{Name: "agent", Log: "/var/log/keelson-agent.log", Args: append(agent, c.AgentArgs...)}), nil
 }
 
 // adminEntry is the kubeconfig entry of the cluster's first administrator.

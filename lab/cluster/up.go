@@ -27,6 +27,10 @@ type Options struct {
 	Demo    bool
 	// ServerArgs are further flags of keelson server, for a new cluster.
 	ServerArgs []string
+	// AgentArgs are the same for keelson agent.
+	AgentArgs []string
+	// Routed puts the machine as a router between the nodes of a new cluster, which share no link then.
+	Routed bool
 	// Etcd is what a new cluster uses in place of its servers' own.
 	Etcd    ExternalEtcd
 	Timeout time.Duration
@@ -77,7 +81,7 @@ func (c *Cluster) populate(options Options) error {
 	if len(c.Members) > 0 {
 		return nil
 	}
-	c.ServerArgs = options.ServerArgs
+	c.ServerArgs, c.AgentArgs, c.Routed = options.ServerArgs, options.AgentArgs, options.Routed
 	if err := c.useEtcd(options.Etcd); err != nil {
 		return err
 	}

@@ -52,8 +52,8 @@ func (n Network) addRules(tx *knftables.Transaction, d Disturbance) {
 			for _, a := range cut.A {
 				for _, b := range cut.B {
 					for _, way := range [][2]netip.Addr{{a, b}, {b, a}} {
-						if hook == knftables.ForwardHook && a != b {
-							tx.Add(&knftables.Rule{Chain: chain, Rule: knftables.Concat("iifname", n.veth(way[0]), "oifname", n.veth(way[1]), "drop")})
+						if hook == n.between() && a != b {
+							tx.Add(&knftables.Rule{Chain: chain, Rule: knftables.Concat(n.from(way[0]), "oifname", n.veth(way[1]), "drop")})
 						}
 					}
 				}
@@ -68,6 +68,22 @@ func (n Network) addRules(tx *knftables.Transaction, d Disturbance) {
 			}
 		}
 	}
+}
+
+// between is the hook that frames from node to node pass: where the machine is a router, it sends them itself.
+func (n Network) between() knftables.BaseChainHook {
+	if n.Routed {
+		return knftables.OutputHook
+	}
+	return knftables.ForwardHook
+}
+
+// from is an expression for what comes from a node, in that hook.
+func (n Network) from(node netip.Addr) string {
+	if n.Routed {
+		return "ip saddr " + node.String()
+	}
+	return "iifname " + n.veth(node)
 }
 
 // delay gives each node's cable the delay that it is to have, and takes it from all others.

@@ -21,6 +21,8 @@ import (
 type Network struct {
 	Cluster string
 	Subnet  netip.Prefix // the first address is the machine's
+	// Routed keeps nodes from each other: each shares a link with the machine only, which is the router between them.
+	Routed bool
 }
 
 // Gateway is the machine's address on the link.
@@ -171,6 +173,9 @@ func (n Network) Plug(pid int, address netip.Addr) error {
 	if err := netlink.LinkAdd(cable); err != nil {
 		return fmt.Errorf("make cable %s: %w", attributes.Name, err)
 	}
+	if err := netlink.LinkSetIsolated(cable, n.Routed); err != nil {
+		return fmt.Errorf("isolate cable %s: %w", attributes.Name, err)
+	}
 	if err := netlink.LinkSetUp(cable); err != nil {
 		return fmt.Errorf("start cable %s: %w", attributes.Name, err)
 	}
@@ -196,21 +201,27 @@ func (n Network) configure(pid int, address netip.Addr) error {
 		return fmt.Errorf("enter network namespace of process %d: %w", pid, err)
 	}
 	defer inside.Close()
+	gateway := &netlink.Route{Gw: net.IP(n.Gateway().AsSlice()), Flags: int(netlink.FLAG_ONLINK)}
 	for _, name := range []string{"lo", "eth0"} {
 		link, err := inside.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("find %s in node: %w", name, err)
 		}
 		if name == "eth0" {
-			if err := inside.AddrReplace(link, addressOn(n.Subnet, address)); err != nil {
+			subnet := n.Subnet
+			if n.Routed {
+				subnet = netip.PrefixFrom(address, address.BitLen())
+			}
+			if err := inside.AddrReplace(link, addressOn(subnet, address)); err != nil {
 				return fmt.Errorf("address of node: %w", err)
 			}
+			gateway.LinkIndex = link.Attrs().Index
 		}
 		if err := inside.LinkSetUp(link); err != nil {
 			return fmt.Errorf("start %s in node: %w", name, err)
 		}
 	}
-	if err := inside.RouteReplace(&netlink.Route{Gw: net.IP(n.Gateway().AsSlice())}); err != nil {
+	if err := inside.RouteReplace(gateway); err != nil {
 		return fmt.Errorf("default route of node: %w", err)
 	}
 	return nil

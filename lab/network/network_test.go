@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -38,6 +39,38 @@ func TestAddressesStay(t *testing.T) {
 	}
 }
 
+// TestRouted wants that nodes reach each other by the machine only, or else directly.
+func TestRouted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("makes network namespaces, which only root may")
+	}
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	machine, err := netns.New()
+	must(t, err)
+	t.Cleanup(func() { machine.Close() })
+	for _, routed := range []bool{false, true} {
+		n := Network{Cluster: fmt.Sprint("routed-", routed), Subnet: netip.MustParsePrefix("172.30.8.0/24"), Routed: routed}
+		must(t, n.Up(t.Context()))
+		first, second := netip.MustParseAddr("172.30.8.2"), netip.MustParseAddr("172.30.8.3")
+		pid := node(t)
+		must(t, n.Plug(pid, first))
+		must(t, n.Plug(node(t), second))
+		routes, err := inside(t, pid).RouteGet(second.AsSlice())
+		must(t, err)
+		if byMachine := routes[0].Gw != nil; byMachine != routed {
+			t.Errorf("routed: %t, and a node sends to another by %v", routed, routes[0].Gw)
+		}
+		cable, err := netlink.LinkByName(n.veth(first))
+		must(t, err)
+		port, err := netlink.LinkGetProtinfo(cable)
+		must(t, err)
+		if port.Isolated != routed {
+			t.Errorf("routed: %t, and a node's frames are kept from others: %t", routed, port.Isolated)
+		}
+		must(t, n.Down(t.Context()))
+	}
+}
+
 // node is a process with a network namespace of its own.
 func node(t *testing.T) int {
 	t.Helper()
@@ -63,15 +96,20 @@ func hardwareOf(t *testing.T, name string) []byte {
 
 func insideOf(t *testing.T, pid int) []byte {
 	t.Helper()
+	link, err := inside(t, pid).LinkByName("eth0")
+	must(t, err)
+	return link.Attrs().HardwareAddr
+}
+
+func inside(t *testing.T, pid int) *netlink.Handle {
+	t.Helper()
 	namespace, err := netns.GetFromPid(pid)
 	must(t, err)
 	defer namespace.Close()
-	inside, err := netlink.NewHandleAt(namespace)
+	handle, err := netlink.NewHandleAt(namespace)
 	must(t, err)
-	defer inside.Close()
-	link, err := inside.LinkByName("eth0")
-	must(t, err)
-	return link.Attrs().HardwareAddr
+	t.Cleanup(handle.Close)
+	return handle
 }
 
 func must(t *testing.T, err error) {

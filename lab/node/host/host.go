@@ -18,6 +18,7 @@ var sysctls = []struct{ name, value string }{
 	{"net/ipv4/ip_forward", "1"},
 	{"net/ipv6/conf/all/forwarding", "1"},
 	{"net/ipv4/conf/all/rp_filter", "0"},
+	{"net/ipv4/conf/all/accept_redirects", "0"}, // routes come from Node objects and from the machine's owner
 	{"vm/overcommit_memory", "1"},
 	{"kernel/panic", "10"},
 }

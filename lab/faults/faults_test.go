@@ -7,10 +7,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,12 +33,16 @@ var (
 	name     = flag.String("faults.cluster", "faults", "name of the cluster that the test makes and removes")
 )
 
-// recovery is how long a cluster may take to be whole again once a fault is over.
-const recovery = 2 * time.Minute
+const (
+	// recovery is how long a cluster may take to be whole again once a fault is over.
+	recovery = 2 * time.Minute
+	// takeover is how long others need at most to lead in place of a server that is away: a Lease lasts 15 s.
+	takeover = 25 * time.Second
+)
 
 // TestServers has one server after the other die, freeze, lose its power or its peers. Of all that clients did meanwhile, per key, there
 // must be an order in which each saw what it saw (linearizability); no acknowledged write may be lost, and a watch has to tell of each of
-// them once and in order.
+// them once and in order. No pod name may run on two nodes at once, and no controller manager or scheduler write while another leads.
 func TestServers(t *testing.T) {
 	bundle, err := filepath.Abs("../../bin")
 	if err != nil {
@@ -68,15 +74,33 @@ func TestServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	config.QPS = -1
+	leaders, err := startLeaders(ctx, config, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	movers, err := startMovers(ctx, config, c.Members)
+	if err != nil {
+		t.Fatal(err)
+	}
 	load, err := startLoad(ctx, config, *duration)
 	if err != nil {
 		t.Fatal(err)
 	}
 	random := rand.New(rand.NewPCG(*seed, 0))
-	for end := time.Now().Add(*duration); time.Now().Before(end); {
+	end := time.Now().Add(*duration)
+	for turn := 0; time.Now().Before(end); turn++ {
 		victim := c.Members[random.IntN(len(c.Members))]
 		fault := faults[random.IntN(len(faults))]
 		long := time.Duration(2+random.IntN(10)) * time.Second
+		if random.IntN(3) == 0 {
+			long += takeover
+		}
+		if first := slices.Sorted(maps.Values(components)); turn < len(first) { // each Lease has to be handed over
+			if victim, err = leaders.holder(ctx, first[turn], c); err != nil {
+				t.Fatal(err)
+			}
+			fault, long = freeze, takeover
+		}
 		t.Logf("%s: %s, for %s", victim.Name, fault.name, long)
 		began := time.Now()
 		undo, err := fault.do(ctx, c, victim)
@@ -92,8 +116,12 @@ func TestServers(t *testing.T) {
 		}
 		t.Logf("  whole again %.1f s after it began", time.Since(began).Seconds())
 	}
+	movers.stop()
+	leaders.stop()
 	load.stop(t)
 	load.check(t)
+	movers.check(t)
+	leaders.check(t, c)
 }
 
 // fault is one thing that happens to a server; do returns what ends it.
@@ -106,14 +134,16 @@ var faults = []fault{
 	{"kill -9", func(_ context.Context, _ *cluster.Cluster, m cluster.Member) (func() error, error) {
 		return func() error { return nil }, killServer(m)
 	}},
-	{"freeze", func(ctx context.Context, c *cluster.Cluster, m cluster.Member) (func() error, error) {
-		return func() error { return c.Node(m).Thaw(ctx) }, c.Node(m).Freeze(ctx)
-	}},
+	freeze,
 	{"power cut", func(ctx context.Context, c *cluster.Cluster, m cluster.Member) (func() error, error) {
 		return func() error { return c.StartNode(ctx, m.Name) }, c.KillNode(ctx, m.Name)
 	}},
 	{"partition from the other servers", partition},
 }
+
+var freeze = fault{"freeze", func(ctx context.Context, c *cluster.Cluster, m cluster.Member) (func() error, error) {
+	return func() error { return c.Node(m).Thaw(ctx) }, c.Node(m).Freeze(ctx)
+}}
 
 // killServer kills the server's process; its node starts it again.
 func killServer(m cluster.Member) error {

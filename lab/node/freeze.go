@@ -14,8 +14,19 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
+// freezePatience is how long the node's processes may take to come to a point where they can be frozen: some cannot be for a while, such as
+// the parent of a process that is just being made.
+const freezePatience = 30 * time.Second
+
 // Freeze stops every process of the node where it is; Thaw lets them go on.
-func (n *Node) Freeze(ctx context.Context) error { return n.runc(ctx, "pause", n.id()) }
+func (n *Node) Freeze(ctx context.Context) error {
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, freezePatience, true, func(ctx context.Context) (bool, error) {
+		last = n.runc(ctx, "pause", n.id())
+		return last == nil || !strings.Contains(last.Error(), "unable to freeze"), nil
+	})
+	return errors.Join(err, last)
+}
 
 // Thaw is the opposite of Freeze.
 func (n *Node) Thaw(ctx context.Context) error { return n.runc(ctx, "resume", n.id()) }

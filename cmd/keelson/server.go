@@ -17,6 +17,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -289,20 +290,32 @@ func (o *serverOptions) apiserver(others []string) (*server.Options, error) {
 	return options, features.Apply()
 }
 
-// admitNodes gives nodes their rights, and stores the token by which they may ask for their certificates, if there is one.
+// admitNodes gives nodes their rights, and stores the token by which they may ask for their certificates, if there is one. What fails is
+// done again: that the database has no majority for a while is no reason to end, which would take one more member from it.
 func (o *serverOptions) admitNodes(ctx context.Context, loopback *rest.Config) error {
 	client, err := apiclient.Clientset(apiclient.Config(loopback, "server"))
 	if err != nil {
 		return err
 	}
-	if err := o.letNodesProxy(ctx, client); err != nil || o.bootstrapTokenFile == "" {
-		return err
+	token := ""
+	if o.bootstrapTokenFile != "" {
+		bootstrap, err := clientcmd.BuildConfigFromFlags("", o.bootstrapTokenFile)
+		if err != nil {
+			return fmt.Errorf("read bootstrap token: %w", err)
+		}
+		token = bootstrap.BearerToken
 	}
-	bootstrap, err := clientcmd.BuildConfigFromFlags("", o.bootstrapTokenFile)
-	if err != nil {
-		return fmt.Errorf("read bootstrap token: %w", err)
-	}
-	return bootstraptoken.Ensure(ctx, client, bootstrap.BearerToken)
+	_ = wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) { // its error is the end of ctx
+		err := o.letNodesProxy(ctx, client)
+		if err == nil && token != "" {
+			err = bootstraptoken.Ensure(ctx, client, token)
+		}
+		if err != nil {
+			klog.FromContext(ctx).Info("Nodes are not admitted yet", "err", err)
+		}
+		return err == nil, nil
+	})
+	return nil
 }
 
 // letNodesProxy lets agents watch, with their node's identity, what the service proxy and network policies follow: kubelet, proxy

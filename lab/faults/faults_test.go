@@ -116,7 +116,9 @@ func TestServers(t *testing.T) {
 		}
 		t.Logf("  whole again %.1f s after it began", time.Since(began).Seconds())
 	}
-	movers.stop()
+	if err := movers.stop(ctx, len(c.Members)); err != nil {
+		t.Error(err)
+	}
 	leaders.stop()
 	load.stop(t)
 	load.check(t)

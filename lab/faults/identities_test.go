@@ -5,9 +5,9 @@ package faults
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,8 +36,8 @@ type movers struct {
 	census *census
 	end    context.CancelFunc
 	work   sync.WaitGroup
-	failed error // of the census
-	drains int
+	failed error        // of the census
+	drains atomic.Int32 // that were finished
 }
 
 // startMovers returns once all pods run.
@@ -102,11 +102,10 @@ func identitySet() *appsv1.StatefulSet {
 
 // drive drains one node after the other. What fails is part of the test.
 func (m *movers) drive(ctx context.Context, nodes []cluster.Member) {
-	random := rand.New(rand.NewPCG(*seed, 1000))
-	for ctx.Err() == nil {
-		node := nodes[random.IntN(len(nodes))].Name
+	for turn := 0; ctx.Err() == nil; turn++ {
+		node := nodes[turn%len(nodes)].Name
 		if m.drain(ctx, node) == nil {
-			m.drains++
+			m.drains.Add(1)
 		}
 		_ = wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
 			return m.cordon(ctx, node, false) == nil, nil
@@ -152,9 +151,18 @@ func (m *movers) cordon(ctx context.Context, node string, closed bool) error {
 	return err
 }
 
-func (m *movers) stop() {
+// stop lets pods leave as many nodes as there are, now that all is well, and ends.
+func (m *movers) stop(ctx context.Context, nodes int) error {
+	enough := m.drains.Load() + int32(nodes)
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, recovery, true, func(context.Context) (bool, error) {
+		return m.drains.Load() >= enough, nil
+	})
 	m.end()
 	m.work.Wait()
+	if err != nil {
+		return fmt.Errorf("pods do not leave their nodes when all is well: %w", err)
+	}
+	return m.failed
 }
 
 func (m *movers) check(t *testing.T) {
@@ -162,10 +170,7 @@ func (m *movers) check(t *testing.T) {
 	c := m.census
 	moved := moves(c.lives)
 	t.Logf("%d processes of %d pod names seen in %d scans (%s apart at most); nodes drained %d times, moves to another node by pod: %v",
-		len(c.lives), len(moved), c.scans, c.gap.Round(time.Millisecond), m.drains, moved)
-	if m.failed != nil {
-		t.Errorf("census: %v", m.failed)
-	}
+		len(c.lives), len(moved), c.scans, c.gap.Round(time.Millisecond), m.drains.Load(), moved)
 	for _, pair := range together(c.lives) {
 		t.Error(pair)
 	}

@@ -116,7 +116,7 @@ func TestServers(t *testing.T) {
 		}
 		t.Logf("  whole again %.1f s after it began", time.Since(began).Seconds())
 	}
-	if err := movers.stop(ctx, len(c.Members)); err != nil {
+	if err := movers.stop(ctx, c.Members); err != nil {
 		t.Error(err)
 	}
 	leaders.stop()

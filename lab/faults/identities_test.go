@@ -4,10 +4,9 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,16 +27,19 @@ const (
 	identities = 6
 	// patienceToMove is how long pods may take to go on elsewhere: while a node is away they cannot leave it.
 	patienceToMove = 10 * time.Second
+	pollPace       = 300 * time.Millisecond
 )
 
 // movers is a StatefulSet whose pods are driven from node to node, and a census of what really runs.
 type movers struct {
-	client kubernetes.Interface
-	census *census
-	end    context.CancelFunc
-	work   sync.WaitGroup
-	failed error        // of the census
-	drains atomic.Int32 // that were finished
+	client     kubernetes.Interface
+	census     *census
+	endCensus  context.CancelFunc
+	endDriving context.CancelFunc
+	counting   sync.WaitGroup
+	driving    sync.WaitGroup
+	failed     error // of the census
+	emptied    int   // nodes, while servers failed
 }
 
 // startMovers returns once all pods run.
@@ -48,22 +50,21 @@ func startMovers(ctx context.Context, config *rest.Config, nodes []cluster.Membe
 	if err != nil {
 		return nil, err
 	}
-	ctx, end := context.WithCancel(ctx)
-	m := &movers{client: client, census: newCensus("/proc", *name), end: end}
+	censusContext, endCensus := context.WithCancel(ctx)
+	driveContext, endDriving := context.WithCancel(ctx)
+	m := &movers{client: client, census: newCensus("/proc", *name), endCensus: endCensus, endDriving: endDriving}
 	if _, err := client.AppsV1().StatefulSets("default").Create(ctx, identitySet(), metav1.CreateOptions{}); err != nil {
-		end()
 		return nil, fmt.Errorf("create stateful set: %w", err)
 	}
-	m.work.Go(func() { m.failed = m.census.run(ctx) })
-	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, recovery, true, func(ctx context.Context) (bool, error) {
+	m.counting.Go(func() { m.failed = m.census.run(censusContext) })
+	err = wait.PollUntilContextTimeout(ctx, pollPace, recovery, true, func(ctx context.Context) (bool, error) {
 		set, err := client.AppsV1().StatefulSets("default").Get(ctx, identity, metav1.GetOptions{})
 		return err == nil && set.Status.ReadyReplicas == identities, nil
 	})
 	if err != nil {
-		end()
 		return nil, fmt.Errorf("pods do not run: %w", err)
 	}
-	m.work.Go(func() { m.drive(ctx, nodes) })
+	m.driving.Go(func() { m.drive(driveContext, nodes) })
 	return m, nil
 }
 
@@ -100,49 +101,46 @@ func identitySet() *appsv1.StatefulSet {
 	}
 }
 
-// drive drains one node after the other. What fails is part of the test.
+// drive empties one node after the other. What fails is part of the test.
 func (m *movers) drive(ctx context.Context, nodes []cluster.Member) {
 	for turn := 0; ctx.Err() == nil; turn++ {
-		node := nodes[turn%len(nodes)].Name
-		if m.drain(ctx, node) == nil {
-			m.drains.Add(1)
+		if m.empty(ctx, nodes[turn%len(nodes)].Name, patienceToMove) == nil {
+			m.emptied++
 		}
-		_ = wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
-			return m.cordon(ctx, node, false) == nil, nil
-		})
 	}
 }
 
-// drain closes a node, deletes its pods and waits until all pods run on others.
-func (m *movers) drain(ctx context.Context, node string) error {
-	if err := m.cordon(ctx, node, true); err != nil {
-		return err
-	}
-	pods, err := m.pods(ctx)
-	if err != nil {
-		return err
-	}
-	for _, pod := range pods {
-		if pod.Spec.NodeName != node {
-			continue
-		}
-		if err := m.client.CoreV1().Pods("default").Delete(ctx, pod.Name, metav1.DeleteOptions{}); err != nil {
-			return err
-		}
-	}
-	return wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, patienceToMove, false, func(ctx context.Context) (bool, error) {
-		pods, err := m.pods(ctx)
-		elsewhere := func(pod corev1.Pod) bool { return pod.Spec.NodeName != node && pod.Status.Phase == corev1.PodRunning }
-		return err == nil && len(pods) == identities && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return !elsewhere(p) }), nil
+// empty closes a node, deletes its pods until all pods run on others, and opens it again.
+func (m *movers) empty(ctx context.Context, node string, patience time.Duration) error {
+	err := wait.PollUntilContextTimeout(ctx, pollPace, patience, true, func(ctx context.Context) (bool, error) {
+		moved, err := m.move(ctx, node)
+		return moved && err == nil, nil
 	})
+	opened := wait.PollUntilContextTimeout(ctx, pollPace, recovery, true, func(ctx context.Context) (bool, error) {
+		return m.cordon(ctx, node, false) == nil, nil
+	})
+	return errors.Join(err, opened)
 }
 
-func (m *movers) pods(ctx context.Context) ([]corev1.Pod, error) {
-	list, err := m.client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=" + identity})
-	if err != nil {
-		return nil, err
+// move deletes the pods of a node, and tells whether all pods run on others.
+func (m *movers) move(ctx context.Context, node string) (bool, error) {
+	if err := m.cordon(ctx, node, true); err != nil {
+		return false, err
 	}
-	return list.Items, nil
+	pods, err := m.client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=" + identity})
+	if err != nil {
+		return false, err
+	}
+	elsewhere := 0
+	for _, pod := range pods.Items {
+		switch {
+		case pod.Spec.NodeName == node && pod.DeletionTimestamp == nil:
+			err = errors.Join(err, m.client.CoreV1().Pods("default").Delete(ctx, pod.Name, metav1.DeleteOptions{}))
+		case pod.Spec.NodeName != node && pod.DeletionTimestamp == nil && pod.Status.Phase == corev1.PodRunning:
+			elsewhere++
+		}
+	}
+	return elsewhere == identities, err
 }
 
 func (m *movers) cordon(ctx context.Context, node string, closed bool) error {
@@ -151,26 +149,27 @@ func (m *movers) cordon(ctx context.Context, node string, closed bool) error {
 	return err
 }
 
-// stop lets pods leave as many nodes as there are, now that all is well, and ends.
-func (m *movers) stop(ctx context.Context, nodes int) error {
-	enough := m.drains.Load() + int32(nodes)
-	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, recovery, true, func(context.Context) (bool, error) {
-		return m.drains.Load() >= enough, nil
-	})
-	m.end()
-	m.work.Wait()
-	if err != nil {
-		return fmt.Errorf("pods do not leave their nodes when all is well: %w", err)
+// stop empties each node once more, now that all is well, and ends.
+func (m *movers) stop(ctx context.Context, nodes []cluster.Member) error {
+	m.endDriving()
+	m.driving.Wait()
+	var errs []error
+	for _, node := range nodes {
+		if err := m.empty(ctx, node.Name, recovery); err != nil {
+			errs = append(errs, fmt.Errorf("pods do not leave %s when all is well: %w", node.Name, err))
+		}
 	}
-	return m.failed
+	m.endCensus()
+	m.counting.Wait()
+	return errors.Join(append(errs, m.failed)...)
 }
 
 func (m *movers) check(t *testing.T) {
 	t.Helper()
 	c := m.census
 	moved := moves(c.lives)
-	t.Logf("%d processes of %d pod names seen in %d scans (%s apart at most); nodes drained %d times, moves to another node by pod: %v",
-		len(c.lives), len(moved), c.scans, c.gap.Round(time.Millisecond), m.drains.Load(), moved)
+	t.Logf("%d processes of %d pod names seen in %d scans (%s apart at most); nodes emptied %d times under faults, moves to another node by pod: %v",
+		len(c.lives), len(moved), c.scans, c.gap.Round(time.Millisecond), m.emptied, moved)
 	for _, pair := range together(c.lives) {
 		t.Error(pair)
 	}

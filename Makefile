@@ -192,7 +192,7 @@ upgrade-test: images ## A cluster that commit OLD (default: 20 back) has made go
 
 FAULTS_FOR ?= 30m
 .PHONY: fault-servers
-fault-servers: images ## Kill, freeze and cut off the servers of three for FAULTS_FOR under writers (SEED repeats a run): linearizable, nothing lost
+fault-servers: images ## Kill, freeze and cut off the servers of three for FAULTS_FOR under writers and moving pods (SEED repeats a run): linearizable, nothing lost, nobody twice
 	@go test -count=1 -v -timeout 0 -tags e2e ./lab/faults -args -faults.for=$(FAULTS_FOR) $(if $(SEED),-faults.seed=$(SEED))
 
 .PHONY: fuzz

@@ -2,7 +2,6 @@ package faults
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,13 +18,9 @@ const (
 	uidVariable = "FAULTS_POD_UID"
 )
 
-const (
-	// scanPace is the time between two looks at all processes.
-	scanPace = 50 * time.Millisecond
-	// settled is the age from which a process is looked at each settled only: what a young one is may change, since a container's process is
-	// runc's at first.
-	settled = 5 * time.Second
-)
+// settled is the age from which a process is looked at each settled only: what a young one is may change, since a container's process is
+// runc's at first.
+const settled = 5 * time.Second
 
 // life is a process of a pod on a node, which was there from first to last, and maybe before and after.
 type life struct {
@@ -52,29 +47,10 @@ type census struct {
 	alive       map[int]*life
 	lives       []*life
 	scans       int
-	gap         time.Duration // the longest between two scans
 }
 
 func newCensus(proc, cluster string) *census {
 	return &census{proc: proc, group: "/keelson/" + cluster + "/", strangers: map[int]stranger{}, alive: map[int]*life{}}
-}
-
-// run scans until ctx is done.
-func (c *census) run(ctx context.Context) error {
-	ticker := time.NewTicker(scanPace)
-	defer ticker.Stop()
-	for last := time.Now(); ; {
-		if err := c.scan(); err != nil {
-			return err
-		}
-		c.gap = max(c.gap, time.Since(last))
-		last = time.Now()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
 }
 
 // scan looks at all processes.

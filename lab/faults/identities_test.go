@@ -28,6 +28,8 @@ const (
 	// patienceToMove is how long pods may take to go on elsewhere: while a node is away they cannot leave it.
 	patienceToMove = 10 * time.Second
 	pollPace       = 300 * time.Millisecond
+	// scanPace is the time between two looks at all processes.
+	scanPace = 50 * time.Millisecond
 )
 
 // movers is a StatefulSet whose pods are driven from node to node, and a census of what really runs.
@@ -38,8 +40,9 @@ type movers struct {
 	endDriving context.CancelFunc
 	counting   sync.WaitGroup
 	driving    sync.WaitGroup
-	failed     error // of the census
-	emptied    int   // nodes, while servers failed
+	failed     error         // of the census
+	gap        time.Duration // the longest between two scans
+	emptied    int           // nodes, while servers failed
 }
 
 // startMovers returns once all pods run.
@@ -56,7 +59,7 @@ func startMovers(ctx context.Context, config *rest.Config, nodes []cluster.Membe
 	if _, err := client.AppsV1().StatefulSets("default").Create(ctx, identitySet(), metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("create stateful set: %w", err)
 	}
-	m.counting.Go(func() { m.failed = m.census.run(censusContext) })
+	m.counting.Go(func() { m.failed = m.count(censusContext) })
 	err = wait.PollUntilContextTimeout(ctx, pollPace, recovery, true, func(ctx context.Context) (bool, error) {
 		set, err := client.AppsV1().StatefulSets("default").Get(ctx, identity, metav1.GetOptions{})
 		return err == nil && set.Status.ReadyReplicas == identities, nil
@@ -98,6 +101,24 @@ func identitySet() *appsv1.StatefulSet {
 				},
 			},
 		},
+	}
+}
+
+// count scans until ctx is done.
+func (m *movers) count(ctx context.Context) error {
+	ticker := time.NewTicker(scanPace)
+	defer ticker.Stop()
+	for last := time.Now(); ; {
+		if err := m.census.scan(); err != nil {
+			return err
+		}
+		m.gap = max(m.gap, time.Since(last))
+		last = time.Now()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
 	}
 }
 
@@ -169,7 +190,7 @@ func (m *movers) check(t *testing.T) {
 	c := m.census
 	moved := moves(c.lives)
 	t.Logf("%d processes of %d pod names seen in %d scans (%s apart at most); nodes emptied %d times under faults, moves to another node by pod: %v",
-		len(c.lives), len(moved), c.scans, c.gap.Round(time.Millisecond), m.emptied, moved)
+		len(c.lives), len(moved), c.scans, m.gap.Round(time.Millisecond), m.emptied, moved)
 	for _, pair := range together(c.lives) {
 		t.Error(pair)
 	}

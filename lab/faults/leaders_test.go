@@ -27,6 +27,28 @@ import (
 	"keelson.dev/lab/cluster"
 )
 
+// auditPolicy tells all that the components write, and of their Leases what was in them. Reviews are stored nowhere.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+omitManagedFields: true
+rules:
+- level: RequestResponse
+  users: ["system:kube-controller-manager", "system:kube-scheduler"]
+  verbs: [create, update, patch]
+  namespaces: [kube-system]
+  resources:
+  - {group: coordination.k8s.io, resources: [leases]}
+- level: None
+  resources:
+  - {group: authentication.k8s.io}
+  - {group: authorization.k8s.io}
+- level: Metadata
+  users: ["system:kube-controller-manager", "system:kube-scheduler"]
+  verbs: [create, update, patch, delete, deletecollection]
+- level: None
+`
+
 // leaders watches the Leases of the components, whose writes the servers log.
 type leaders struct {
 	client   kubernetes.Interface

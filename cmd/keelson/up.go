@@ -34,6 +34,8 @@ func upCommand(name *string) *cobra.Command {
 	flags.StringArrayVar(&options.ServerArgs, "server-arg", nil, "further flag of a new cluster's keelson server, as --flag=value; may be repeated")
 	flags.StringArrayVar(&options.AgentArgs, "agent-arg", nil, "the same for keelson agent")
 	flags.BoolVar(&options.Routed, "routed", false, "a new cluster's nodes share no link: the machine is a router between them")
+	flags.StringToStringVar(&options.Upstreams, "upstream", nil,
+		"REGISTRY=HOST[:PORT] from which a new cluster fetches the images of that registry; may be repeated")
 	flags.StringSliceVar(&options.Etcd.Servers, etcdFlags[0].name, nil, etcdFlags[0].usage)
 	for i, file := range []*string{&options.Etcd.CAFile, &options.Etcd.CertFile, &options.Etcd.KeyFile} {
 		flags.StringVar(file, etcdFlags[i+1].name, "", etcdFlags[i+1].usage)

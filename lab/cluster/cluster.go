@@ -68,6 +68,8 @@ type State struct {
 	Members        []Member      `json:"members"`
 	Fleets         []Fleet       `json:"fleets,omitempty"`
 	Faults         []Fault       `json:"faults,omitempty"` // that are not undone
+	// Upstreams are registries that are asked in the place of others, as host[:port] by name.
+	Upstreams map[string]string `json:"upstreams,omitempty"`
 	// Restoring is the snapshot that replaces the cluster while that is under way.
 	Restoring string `json:"restoring,omitempty"`
 }

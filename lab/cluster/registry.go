@@ -19,6 +19,11 @@ func (c *Cluster) ImageHandler(ctx context.Context) http.Handler {
 	return registry.Handler(ctx, c.imageStore(), c.registryAddress())
 }
 
+// pullThrough is the same with images that are not on the machine fetched from where they come from.
+func (c *Cluster) pullThrough(ctx context.Context) (http.Handler, error) {
+	return registry.PullThrough(ctx, c.ImageHandler(ctx), c.imageStore(), c.registryAddress(), c.Upstreams)
+}
+
 // ServeRegistry serves the machine's images on the cluster's network until ctx ends, and says so on ready.
 func (c *Cluster) ServeRegistry(ctx context.Context, ready *os.File) error {
 	certificate, err := tls.LoadX509KeyPair(filepath.Join(c.PKIDir(), "registry.crt"), filepath.Join(c.PKIDir(), "registry.key"))
@@ -34,7 +39,10 @@ func (c *Cluster) ServeRegistry(ctx context.Context, ready *os.File) error {
 		}
 		ready.Close()
 	}()
-	handler := c.ImageHandler(ctx)
+	handler, err := c.pullThrough(ctx)
+	if err != nil {
+		return err
+	}
 	if err := registry.Import(ctx, handler, filepath.Join(c.bundle, "images")); err != nil {
 		return err
 	}

@@ -31,6 +31,8 @@ type Options struct {
 	AgentArgs []string
 	// Routed puts the machine as a router between the nodes of a new cluster, which share no link then.
 	Routed bool
+	// Upstreams are registries that a new cluster asks in the place of others, as host[:port] by name.
+	Upstreams map[string]string
 	// Etcd is what a new cluster uses in place of its servers' own.
 	Etcd    ExternalEtcd
 	Timeout time.Duration
@@ -82,6 +84,7 @@ func (c *Cluster) populate(options Options) error {
 		return nil
 	}
 	c.ServerArgs, c.AgentArgs, c.Routed = options.ServerArgs, options.AgentArgs, options.Routed
+	c.Upstreams = options.Upstreams
 	if err := c.useEtcd(options.Etcd); err != nil {
 		return err
 	}

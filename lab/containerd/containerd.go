@@ -36,7 +36,7 @@ func Write(root, path string, config Config, mirror Mirror) error {
 	if err := writeFile(filepath.Join(root, path), text.Bytes()); err != nil {
 		return err
 	}
-	hosts := fmt.Sprintf("[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = %q\n", mirror.URL, mirror.CAFile)
+	hosts := fmt.Sprintf("dial_timeout = \"3s\"\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = %q\n", mirror.URL, mirror.CAFile)
 	return writeFile(filepath.Join(root, config.CertsDir, "_default", "hosts.toml"), []byte(hosts))
 }
 

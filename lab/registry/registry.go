@@ -1,6 +1,6 @@
 // Package registry serves the machine's images: distribution's registry over TLS, from a folder that all clusters of the machine
 // share. Nodes use it as the mirror of every registry, so `nginx` and `registry.k8s.io/pause` resolve without internet; the
-// repository of an image from registry R is stored as R/repository.
+// repository of an image from registry R is stored as R/repository. What is not there is fetched from R, if R can be reached.
 package registry
 
 import (

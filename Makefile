@@ -31,6 +31,10 @@ images: build ## Build the images that a cluster needs, without any outside regi
 ingress: images ## Build what `keelson addon enable ingress` needs: Traefik, its image and the types of the Gateway API
 	@hack/ingress.sh bin
 
+.PHONY: buildkit
+buildkit: build ## Build what `keelson image build` needs: BuildKit
+	@hack/buildkit.sh bin
+
 .PHONY: up
 up: images ## Make a running cluster of one server and two workers, with a demo application
 	@bin/keelson up --workers $(WORKERS) --demo

@@ -14,8 +14,8 @@ fi
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 found=0
-# Module and what of it is built: the product, the runtime of a node, DNS, metrics, the ingress add-on.
-for module in .:./cmd/... hack/bundle/runtime:tool hack/bundle/coredns:. hack/bundle/metricsserver:tool hack/bundle/traefik:tool; do
+# Module and what of it is built: the product, the runtime of a node, DNS, metrics, the ingress add-on, BuildKit.
+for module in .:./cmd/... hack/bundle/runtime:tool hack/bundle/coredns:. hack/bundle/metricsserver:tool hack/bundle/traefik:tool hack/bundle/buildkit:tool; do
 	folder=${module%%:*}
 	packages=${module#*:}
 	[ "$packages" = tool ] && packages=$(go -C "$folder" list tool)

@@ -11,8 +11,8 @@ import (
 )
 
 func imageCommand(name *string) *cobra.Command {
-	command := &cobra.Command{Use: "image", Short: "Load and list the images that nodes pull"}
-	command.AddCommand(imageLoadCommand(name), imageListCommand(name), imagePackCommand(), imageBundleCommand())
+	command := &cobra.Command{Use: "image", Short: "Load, build and list the images that nodes pull"}
+	command.AddCommand(imageLoadCommand(name), imageListCommand(name), imageBuildCommand(name), imagePackCommand(), imageBundleCommand())
 	return command
 }
 

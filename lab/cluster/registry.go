@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"keelson.dev/lab/buildkit"
 	"keelson.dev/lab/registry"
 )
 
@@ -22,6 +23,12 @@ func (c *Cluster) ImageHandler(ctx context.Context) http.Handler {
 // pullThrough is the same with images that are not on the machine fetched from where they come from.
 func (c *Cluster) pullThrough(ctx context.Context) (http.Handler, error) {
 	return registry.PullThrough(ctx, c.ImageHandler(ctx), c.imageStore(), c.registryAddress(), c.Upstreams)
+}
+
+// Builder builds images into the machine's registry.
+func (c *Cluster) Builder(ctx context.Context) (buildkit.Builder, error) {
+	images, err := c.pullThrough(ctx)
+	return buildkit.Builder{Bundle: c.bundle, Root: filepath.Join(c.home, "buildkit"), Images: images}, err
 }
 
 // ServeRegistry serves the machine's images on the cluster's network until ctx ends, and says so on ready.

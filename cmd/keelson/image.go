@@ -18,9 +18,10 @@ func imageCommand(name *string) *cobra.Command {
 
 func imageLoadCommand(name *string) *cobra.Command {
 	return &cobra.Command{
-		Use:   "load FILE [FILE...]",
-		Short: "Load images from archives (docker save, OCI layouts) into the machine's registry",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "load FILE [FILE...]",
+		Short:   "Load images from archives (docker save, OCI layouts) into the machine's registry",
+		Aliases: []string{"push"},
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return viewCluster(*name, func(c *cluster.Cluster) error {
 				for _, file := range args {

@@ -73,7 +73,7 @@ func (b Builder) Build(ctx context.Context, options Options) error {
 	if err != nil {
 		return fmt.Errorf("listen for base images: %w", err)
 	}
-	server := &http.Server{Handler: b.Images, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: readOnly(b.Images), ReadHeaderTimeout: 10 * time.Second}
 	go server.Serve(listener) //nolint:errcheck // ends with Close
 	defer server.Close()
 	known, err := registry.List(ctx, b.Images)
@@ -87,6 +87,17 @@ func (b Builder) Build(ctx context.Context, options Options) error {
 		return err
 	}
 	return b.store(ctx, options.Tag)
+}
+
+// readOnly lets nobody on the machine push by the builds' port.
+func readOnly(images http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			http.Error(w, "base images are read here", http.StatusMethodNotAllowed)
+			return
+		}
+		images.ServeHTTP(w, r)
+	})
 }
 
 // acquire waits for a build that is under way: the daemon's folder is for one.

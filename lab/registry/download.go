@@ -221,7 +221,7 @@ func (d *download) copyTo(ctx context.Context, w io.Writer) error {
 }
 
 func (u *upstreams) serveBlob(w http.ResponseWriter, r *http.Request, t target) {
-	d, err := u.download(t, t.digest, 0)
+	d, err := u.download(t, t.digest, 0) //nolint:contextcheck // others may read what one has asked for
 	if err != nil {
 		serveError(w, errcode.ErrorCodeUnknown.WithMessage(err.Error()))
 		return

@@ -149,7 +149,7 @@ func (u *upstreams) serveManifest(w http.ResponseWriter, r *http.Request, t targ
 		u.stored.ServeHTTP(w, r)
 		return
 	}
-	found, err := u.look(t, local)
+	found, err := u.look(t, local) //nolint:contextcheck // a copy outlasts the request that began it
 	switch {
 	case err == nil && found == nil:
 		u.stored.ServeHTTP(w, r)
@@ -159,12 +159,12 @@ func (u *upstreams) serveManifest(w http.ResponseWriter, r *http.Request, t targ
 		header.Set("Content-Length", strconv.FormatInt(found.Size, 10))
 		header.Set("Docker-Content-Digest", found.Digest.String())
 		if r.Method == http.MethodGet {
-			w.Write(found.Manifest)
+			_, _ = w.Write(found.Manifest) // who asked may have gone
 		}
 	case absent(err):
 		serveError(w, errcode.ErrorCodeManifestUnknown.WithMessage(fmt.Sprintf("%s has no %s", t.origin, t)))
 	case local != "":
-		klog.FromContext(u.ctx).Info("Registry does not answer: the stored image is used", "image", t.String(), "err", err)
+		klog.FromContext(r.Context()).Info("Registry does not answer: the stored image is used", "image", t.String(), "err", err)
 		u.stored.ServeHTTP(w, r)
 	default: // 403 is the only status whose text containerd shows when it resolves a name
 		serveError(w, errcode.ErrorCodeDenied.WithMessage(fmt.Sprintf("image is not stored here and %s does not give it: %v", t.origin, err)))

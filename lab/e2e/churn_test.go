@@ -186,7 +186,7 @@ func TestNothingLeaks(t *testing.T) {
 	random := rand.New(rand.NewPCG(*seed, 0))
 	t.Logf("seed %d", *seed)
 	strike := func(text string, within time.Duration) {
-		time.Sleep(time.Duration(random.Int64N(int64(within)))) // to strike whatever is under way
+		time.Sleep(time.Duration(random.Int64N(int64(within))))                      // to strike whatever is under way
 		waitFor(t, 30*time.Second, func() error { return killInNode(s.node, text) }) // it may just be started again
 	}
 	for made := 0; made < *leakPods; {

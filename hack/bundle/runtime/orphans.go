@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/netns"
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -20,14 +23,15 @@ import (
 
 // orphansConfig is the section [plugins.'dev.keelson.orphans.v1.cri'] of containerd's configuration.
 type orphansConfig struct {
-	// After is how long a container must be unknown to the CRI plugin before it is removed, such as "5m". It must be longer than any call
+	// After is how long a container or a network namespace must be unknown to the CRI plugin before it is removed, such as "5m". It must be longer than any call
 	// of a kubelet, since a pod's sandbox becomes known when the call that makes it ends.
 	After string `toml:"after"`
 }
 
 // The CRI plugin of containerd 2.4 loses a sandbox whose making is given up at the wrong moment, as by the death of the kubelet: the task
 // starts nevertheless, so its container cannot be deleted, but is forgotten (podsandbox.Controller.Start sets Container to nil). The
-// kubelet then removes the sandbox, and its container, task, mount and snapshot stay for good.
+// kubelet then removes the sandbox, and its container, task, mount and snapshot stay for good. A death of containerd itself, while it makes
+// or stops a sandbox, may leave the network namespace, which nothing else would ever unmount.
 func init() {
 	registry.Register(&plugin.Registration{
 		Type: "dev.keelson.orphans.v1",
@@ -59,7 +63,8 @@ func startSweeper(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	s := &sweeper{runtime: &runtime{client, pods}, after: after, unknown: map[string]time.Time{}}
+	networks := filepath.Join(filepath.Dir(ic.Properties[plugins.PropertyStateDir]), "io.containerd.grpc.v1.cri", "netns")
+	s := &sweeper{runtime: &runtime{client, pods, networks}, after: after, unknown: map[string]time.Time{}}
 	go s.run(namespaces.WithNamespace(ic.Context, "k8s.io"))
 	return s, nil
 }
@@ -71,7 +76,7 @@ type podService interface {
 	ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error)
 }
 
-// sweeper removes containers that the CRI plugin has made and does not know.
+// sweeper removes containers, known by their ID, and network namespaces, by their path, that the CRI plugin has made and does not know.
 type sweeper struct {
 	runtime interface {
 		made(context.Context) ([]string, error)
@@ -125,7 +130,7 @@ func (s *sweeper) sweep(ctx context.Context, now time.Time) error {
 			failed = fmt.Errorf("remove %s: %w", id, err)
 			continue
 		}
-		log.G(ctx).Infof("orphans: removed container %s, which the CRI plugin has not known since %s", id, since.Format(time.RFC3339))
+		log.G(ctx).Infof("orphans: removed %s, which the CRI plugin has not known since %s", id, since.Format(time.RFC3339))
 		delete(s.unknown, id)
 	}
 	return failed
@@ -135,16 +140,24 @@ func (s *sweeper) sweep(ctx context.Context, now time.Time) error {
 type runtime struct {
 	*containerd.Client
 
-	pods podService
+	pods     podService
+	networks string // folder of the CRI plugin's network namespaces (its option netns_mounts_under_state_dir)
 }
 
 func (r *runtime) made(ctx context.Context) ([]string, error) {
-	list, err := r.Containers(ctx, `labels."io.cri-containerd.kind"`)
-	ids := make([]string, len(list))
-	for i, c := range list {
-		ids[i] = c.ID()
+	ids, err := filepath.Glob(filepath.Join(r.networks, "*"))
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.ofCRI(ctx)
+	for _, c := range list {
+		ids = append(ids, c.ID())
 	}
 	return ids, err
+}
+
+func (r *runtime) ofCRI(ctx context.Context) ([]containerd.Container, error) {
+	return r.Containers(ctx, `labels."io.cri-containerd.kind"`)
 }
 
 func (r *runtime) known(ctx context.Context) (map[string]bool, error) {
@@ -166,10 +179,39 @@ func (r *runtime) known(ctx context.Context) (map[string]bool, error) {
 	for _, c := range containers.Containers {
 		ids[c.Id] = true
 	}
+	list, err := r.ofCRI(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range list {
+		spec, err := c.Spec(ctx)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", c.ID(), err)
+		}
+		ids[network(spec)] = true
+	}
 	return ids, nil
 }
 
+// network is the path of the network namespace that a container joins, if it does.
+func network(spec *oci.Spec) string {
+	if spec.Linux != nil {
+		for _, n := range spec.Linux.Namespaces {
+			if n.Type == "network" {
+				return n.Path
+			}
+		}
+	}
+	return ""
+}
+
 func (r *runtime) remove(ctx context.Context, id string) error {
+	if filepath.IsAbs(id) {
+		return netns.LoadNetNS(id).Remove()
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	container, err := r.LoadContainer(ctx, id)

@@ -6,6 +6,9 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // fake is a runtime with three containers, of which the CRI plugin knows one, and is making another.
@@ -53,5 +56,14 @@ func TestSweep(t *testing.T) {
 	}
 	if len(s.unknown) > 0 {
 		t.Errorf("%v are still remembered", s.unknown)
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	joins := &oci.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace, Path: "/run/netns/x"}}}}
+	for want, spec := range map[string]*oci.Spec{"/run/netns/x": joins, "": {Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace, Path: "/y"}}}}} {
+		if got := network(spec); got != want {
+			t.Errorf("network namespace %q, want %q", got, want)
+		}
 	}
 }

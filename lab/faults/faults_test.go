@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -61,6 +62,11 @@ func TestServers(t *testing.T) {
 			return
 		}
 		defer c.Close()
+		for _, m := range c.Members {
+			if out, err := exec.Command("tail", "-n", "30", c.Node(m).StatePath("/var/log/keelson-server.log")).Output(); err == nil && t.Failed() {
+				t.Logf("the end of the log of %s:\n%s", m.Name, out)
+			}
+		}
 		if err := c.Down(context.WithoutCancel(ctx), false, ""); err != nil {
 			t.Error(err)
 		}

@@ -13,8 +13,9 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// TestAddressesStay has nodes come and go: neighbours keep who they send to, so nobody's link-layer address may change.
-func TestAddressesStay(t *testing.T) {
+// onMachine has the rest of the test run in a network namespace of its own.
+func onMachine(t *testing.T) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("makes network namespaces, which only root may")
 	}
@@ -22,6 +23,11 @@ func TestAddressesStay(t *testing.T) {
 	machine, err := netns.New()
 	must(t, err)
 	t.Cleanup(func() { machine.Close() })
+}
+
+// TestAddressesStay has nodes come and go: neighbours keep who they send to, so nobody's link-layer address may change.
+func TestAddressesStay(t *testing.T) {
+	onMachine(t)
 	n := Network{Cluster: "addresses", Subnet: netip.MustParsePrefix("172.30.9.0/24")}
 	must(t, n.Up(t.Context()))
 	before := hardwareOf(t, n.Bridge())
@@ -41,13 +47,7 @@ func TestAddressesStay(t *testing.T) {
 
 // TestRouted wants that nodes reach each other by the machine only, or else directly.
 func TestRouted(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("makes network namespaces, which only root may")
-	}
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	machine, err := netns.New()
-	must(t, err)
-	t.Cleanup(func() { machine.Close() })
+	onMachine(t)
 	for _, routed := range []bool{false, true} {
 		n := Network{Cluster: fmt.Sprint("routed-", routed), Subnet: netip.MustParsePrefix("172.30.8.0/24"), Routed: routed}
 		must(t, n.Up(t.Context()))

@@ -103,7 +103,10 @@ func (f *Flows) Changed(before, after rules.Service) {
 	if f.entries == nil {
 		f.entries, f.gone, f.lost = map[rules.Frontend]rules.Entry{}, map[rules.Frontend]bool{}, map[Flow]bool{}
 	}
-	had := maps.Collect(endpoints(before))
+	had := map[Flow]bool{}
+	for flow := range endpoints(before) {
+		had[flow] = false
+	}
 	for flow := range endpoints(after) {
 		delete(had, flow)
 		delete(f.lost, flow)
@@ -124,8 +127,8 @@ func (f *Flows) Changed(before, after rules.Service) {
 }
 
 // endpoints yields where a Service's TCP connections go.
-func endpoints(s rules.Service) iter.Seq2[Flow, bool] {
-	return func(yield func(Flow, bool) bool) {
+func endpoints(s rules.Service) iter.Seq[Flow] {
+	return func(yield func(Flow) bool) {
 		for _, e := range s.Entries {
 			if e.Protocol != rules.TCP {
 				continue
@@ -135,7 +138,7 @@ func endpoints(s rules.Service) iter.Seq2[Flow, bool] {
 				all = slices.Concat(all, *e.Local)
 			}
 			for _, endpoint := range all {
-				if !yield(Flow{e.Frontend, endpoint}, false) {
+				if !yield(Flow{e.Frontend, endpoint}) {
 					return
 				}
 			}

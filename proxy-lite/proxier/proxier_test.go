@@ -238,17 +238,24 @@ func TestUDPClientFollows(t *testing.T) {
 	eventually(t, "the same socket reaches the other endpoint", func() bool { return ask().Server == "b" })
 }
 
+// served is a Service that has the endpoint a, while another server is ready at 10.244.7.3, and a pod that may ask it at vip.
+func served(t *testing.T) (n *testnet.Net, a, pod *testnet.Host, client *fake.Clientset, vip netip.AddrPort) {
+	t.Helper()
+	n = testnet.New(t)
+	_, nodeAddr := n.Outside("192.168.50.9")
+	a, pod = n.Pod("10.244.7.2"), n.Pod("10.244.7.4")
+	a.ServeTCP(8080, "a")
+	n.Pod("10.244.7.3").ServeTCP(8080, "b")
+	client = start(t, n, testNode(nodeAddr.String()), testService(), testSlice("10.244.7.2"))
+	vip = netip.MustParseAddrPort("10.96.0.50:80")
+	eventually(t, "the service answers", func() bool { return pod.Ask("tcp4", vip).Server == "a" })
+	return n, a, pod, client, vip
+}
+
 // TestUnansweredConnectionFollows has a client wait for an endpoint that does not answer, as if its node had died: once that is given up,
 // the connection gets through to another one, with the same port and without a new attempt.
 func TestUnansweredConnectionFollows(t *testing.T) {
-	n := testnet.New(t)
-	_, nodeAddr := n.Outside("192.168.50.9")
-	a, b, pod := n.Pod("10.244.7.2"), n.Pod("10.244.7.3"), n.Pod("10.244.7.4")
-	a.ServeTCP(8080, "a")
-	b.ServeTCP(8080, "b")
-	client := start(t, n, testNode(nodeAddr.String()), testService(), testSlice("10.244.7.2"))
-	vip := netip.MustParseAddrPort("10.96.0.50:80")
-	eventually(t, "the service answers", func() bool { return pod.Ask("tcp4", vip).Server == "a" })
+	n, a, pod, client, vip := served(t)
 
 	a.Run("ip", "route", "add", "blackhole", pod.Addr.String())
 	dialed := make(chan error, 1)
@@ -280,14 +287,7 @@ func TestUnansweredConnectionFollows(t *testing.T) {
 // TestAbandonedConnectionIsForgotten has a client close a connection to an endpoint that is gone without a word, as if its node had died:
 // when the client's kernel has given up and uses the port for a new connection, that gets to the endpoint that there is.
 func TestAbandonedConnectionIsForgotten(t *testing.T) {
-	n := testnet.New(t)
-	_, nodeAddr := n.Outside("192.168.50.9")
-	a, b, pod := n.Pod("10.244.7.2"), n.Pod("10.244.7.3"), n.Pod("10.244.7.4")
-	a.ServeTCP(8080, "a")
-	b.ServeTCP(8080, "b")
-	client := start(t, n, testNode(nodeAddr.String()), testService(), testSlice("10.244.7.2"))
-	vip := netip.MustParseAddrPort("10.96.0.50:80")
-	eventually(t, "the service answers", func() bool { return pod.Ask("tcp4", vip).Server == "a" })
+	n, a, pod, client, vip := served(t)
 
 	n.Node.Run("grep", "-qx", "1", "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close") // one that is reset is forgotten by the kernel
 	pod.Run("sysctl", "-qw", "net.ipv4.tcp_orphan_retries=1")                                // to wait a second, not two minutes

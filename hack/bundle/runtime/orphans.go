@@ -23,8 +23,8 @@ import (
 
 // orphansConfig is the section [plugins.'dev.keelson.orphans.v1.cri'] of containerd's configuration.
 type orphansConfig struct {
-	// After is how long a container or a network namespace must be unknown to the CRI plugin before it is removed, such as "5m". It must be longer than any call
-	// of a kubelet, since a pod's sandbox becomes known when the call that makes it ends.
+	// After is how long a container or a network namespace must be unknown to the CRI plugin before it is removed, such as "5m". It must
+	// be longer than any call of a kubelet, since a pod's sandbox becomes known when the call that makes it ends.
 	After string `toml:"after"`
 }
 

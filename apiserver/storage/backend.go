@@ -22,12 +22,13 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// Backend lets all stores of this process talk to the embedded member by function calls and share one client. The library would
-// open a connection for every kind, to the very process it runs in.
+// Backend lets all stores of this process talk to the embedded member by function calls. The library would open a connection for every
+// kind, to the very process it runs in.
 type Backend struct {
+	member  *Member
 	servers []string // what storage configurations name; others are left to the library
 
-	client    *etcdkubernetes.Client
+	kv        clientv3.KV
 	compactor etcd3.Compactor
 	close     []func()
 }
@@ -35,13 +36,10 @@ type Backend struct {
 // NewBackend wraps a running member.
 func NewBackend(m *Member, config storagebackend.Config) *Backend {
 	plain := v3client.New(m.etcd.Server)
-	client := &etcdkubernetes.Client{Client: plain}
-	client.Kubernetes = client
-	b := &Backend{servers: config.Transport.ServerList, client: client}
+	b := &Backend{servers: config.Transport.ServerList, member: m, kv: etcd3.NewETCDLatencyTracker(plain.KV)}
 	b.close = append(b.close, func() { _ = plain.Close() }) // it holds no connection that could fail to close
 	// The check asks every endpoint of the client for its version, and this client has none.
 	feature.DefaultFeatureSupportChecker.CheckClient(plain.Ctx(), versioned{plain}, storage.RequestWatchProgress)
-	client.KV = etcd3.NewETCDLatencyTracker(client.KV)
 	if config.CompactionInterval > 0 {
 		compactor := etcd3.NewCompactor(plain, config.CompactionInterval, clock.RealClock{}, func() {})
 		b.compactor = compactor
@@ -99,12 +97,27 @@ func (b *Backend) Open(c *storagebackend.ConfigForResource, newFunc, newListFunc
 		transformer = identity.NewEncryptCheckTransformer()
 	}
 	versioner := storage.APIObjectVersioner{}
-	store, err := etcd3.New(b.client, b.compactor, c.Codec, newFunc, newListFunc, c.Prefix, prefix, c.GroupResource, transformer,
+	client := b.connect()
+	store, err := etcd3.New(client, b.compactor, c.Codec, newFunc, newListFunc, c.Prefix, prefix, c.GroupResource, transformer,
 		c.LeaseManagerConfig, etcd3.NewDefaultDecoder(c.Codec, versioner), versioner)
 	if err != nil {
+		_ = client.Close() // it holds no connection that could fail to close
 		return nil, nil, fmt.Errorf("open the store of %s: %w", c.GroupResource, err)
 	}
-	return store, sync.OnceFunc(store.Close), nil
+	return store, sync.OnceFunc(func() {
+		store.Close()
+		_ = client.Close()
+	}), nil
+}
+
+// connect returns the client of one store. All share one way to read and write, and each has a stream of its own for its watches: in a
+// shared one every event waits for those of all other kinds, and its cache falls behind twice as far.
+func (b *Backend) connect() *etcdkubernetes.Client {
+	own := v3client.New(b.member.etcd.Server)
+	own.KV = b.kv
+	client := &etcdkubernetes.Client{Client: own}
+	client.Kubernetes = client
+	return client
 }
 
 // decorate is the generic.StorageDecorator that opens a store and puts the watch cache before it.

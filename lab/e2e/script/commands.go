@@ -17,7 +17,7 @@ import (
 
 // commands are what scripts have beyond testscript's own.
 var commands = map[string]func(*testscript.TestScript, bool, []string){
-	"kubectl":  program("kubectl"),
+	"kubectl":  runKubectl,
 	"until":    until,
 	"succeeds": succeeds,
 	"http":     httpGet,
@@ -35,6 +35,28 @@ func program(name string) func(*testscript.TestScript, bool, []string) {
 		if err == nil && negate {
 			ts.Fatalf("%s %s: succeeded unexpectedly", name, strings.Join(args, " "))
 		}
+	}
+}
+
+// lag is how long a server's cache may be behind what the server has answered, on a machine that is kept busy.
+const lag = 20 * time.Second
+
+// runKubectl runs kubectl. Its "wait", until 1.34, reads the server's cache and gives up where that does not have yet what was made a
+// moment before: it is begun again then.
+func runKubectl(ts *testscript.TestScript, negate bool, args []string) {
+	if negate || len(args) == 0 || args[0] != "wait" {
+		program("kubectl")(ts, negate, args)
+		return
+	}
+	err := within(lag, func(context.Context) error {
+		err := ts.Exec("kubectl", args...)
+		if err != nil && !strings.Contains(ts.ReadFile("stderr"), "(NotFound)") {
+			ts.Fatalf("kubectl %s: %v", strings.Join(args, " "), err)
+		}
+		return err
+	})
+	if err != nil {
+		ts.Fatalf("kubectl %s: %v", strings.Join(args, " "), err)
 	}
 }
 

@@ -132,17 +132,26 @@ func (m *Member) settle(ctx context.Context, peers []url.URL) error {
 	for _, u := range peers {
 		urls = append(urls, u.String())
 	}
-	if self := server.Cluster().Member(server.MemberID()); len(urls) > 0 && self != nil && !slices.Equal(self.PeerURLs, urls) {
-		_, err := server.UpdateMember(ctx, membership.Member{ID: self.ID, RaftAttributes: membership.RaftAttributes{PeerURLs: urls, IsLearner: self.IsLearner}})
-		if err != nil {
-			return fmt.Errorf("update peer URLs of the embedded etcd: %w", err)
+	err := persist(ctx, "update peer URLs of the embedded etcd", func() (bool, error) {
+		self := server.Cluster().Member(server.MemberID())
+		if len(urls) == 0 || self == nil || slices.Equal(self.PeerURLs, urls) {
+			return true, nil
 		}
+		attempt, cancel := context.WithTimeout(ctx, etcdcluster.ChangeTimeout)
+		defer cancel()
+		_, err := server.UpdateMember(attempt, membership.Member{ID: self.ID, RaftAttributes: membership.RaftAttributes{PeerURLs: urls, IsLearner: self.IsLearner}})
+		return false, err
+	})
+	if err != nil {
+		return err
 	}
 	return persist(ctx, "become a voter of the etcd cluster", func() (bool, error) {
 		if !server.IsLearner() {
 			return true, nil
 		}
-		_, err := server.PromoteMember(ctx, uint64(server.MemberID()))
+		attempt, cancel := context.WithTimeout(ctx, etcdcluster.ChangeTimeout)
+		defer cancel()
+		_, err := server.PromoteMember(attempt, uint64(server.MemberID()))
 		return false, err
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	etcdserverpb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -32,14 +33,16 @@ func (c Credentials) tls() (*tls.Config, error) {
 }
 
 // Add makes the member called name, with that peer URL, a learner of the cluster that the endpoints (client URLs) belong to, and returns
-// what the member has to be started with: all members, as name=peerURL with commas between. It can be called again after it was
-// killed. A member of that peer URL that has been running is replaced: whoever asks to be added has no data.
+// what the member has to be started with: all members, as name=peerURL with commas between. It can be called again after it failed or
+// was killed. A member of that peer URL that has been running is replaced: whoever asks to be added has no data.
 func Add(ctx context.Context, endpoints []string, credentials Credentials, name, peerURL string) (string, error) {
 	client, members, err := connect(ctx, endpoints, credentials)
 	if err != nil {
 		return "", err
 	}
 	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, ChangeTimeout)
+	defer cancel()
 	former := slices.IndexFunc(members, func(m *etcdserverpb.Member) bool { return slices.Contains(m.PeerURLs, peerURL) })
 	if former >= 0 && members[former].Name != "" { // a member that has never started has no name
 		if _, err := client.MemberRemove(ctx, members[former].ID); err != nil {
@@ -66,6 +69,10 @@ func Add(ctx context.Context, endpoints []string, credentials Credentials, name,
 	return strings.Join(all, ","), nil
 }
 
+// ChangeTimeout is how long one change of the membership may take, and what is given up then has to be tried again: raft drops a change
+// that is proposed while another is under way, and etcd does not answer a request whose change was dropped, ever.
+const ChangeTimeout = 5 * time.Second
+
 // ErrNotFound says that the cluster has no such member.
 var ErrNotFound = errors.New("no such etcd member")
 
@@ -76,15 +83,22 @@ func Remove(ctx context.Context, endpoints []string, credentials Credentials, na
 		return err
 	}
 	defer client.Close()
-	for _, m := range members {
-		if m.Name == name {
-			if _, err := client.MemberRemove(ctx, m.ID); err != nil {
-				return fmt.Errorf("remove etcd member %s: %w", name, err)
-			}
+	i := slices.IndexFunc(members, func(m *etcdserverpb.Member) bool { return m.Name == name })
+	if i < 0 {
+		return fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	for {
+		attempt, cancel := context.WithTimeout(ctx, ChangeTimeout)
+		_, err := client.MemberRemove(attempt, members[i].ID)
+		givenUp := attempt.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case err == nil, errors.Is(err, rpctypes.ErrMemberNotFound):
 			return nil
+		case !givenUp:
+			return fmt.Errorf("remove etcd member %s: %w", name, err)
 		}
 	}
-	return fmt.Errorf("%w: %s", ErrNotFound, name)
 }
 
 // Dial returns a client of the cluster that the endpoints (client URLs) belong to.

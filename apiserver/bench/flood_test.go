@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -93,7 +94,7 @@ func TestFlood(t *testing.T) {
 	used, err := plane.All()
 	must(t, err)
 
-	reads, writes := use(ctx, t, other, *floodFor)
+	waited := use(ctx, t, other, *floodFor)
 
 	now, err := plane.All()
 	must(t, err)
@@ -104,7 +105,8 @@ func TestFlood(t *testing.T) {
 	t.Logf("figures: flood of %.0f requests/s, answers/s: %.0f of 2xx, %.0f refused (429), %.0f others; %d watches open, %.0f events/s, %d watches ended; server: %.1f cores, %d MB",
 		float64(after.Sent)/seconds, float64(after.Served)/seconds, float64(after.Refused)/seconds, float64(after.Failed)/seconds,
 		after.Watches, float64(after.Events-before.Events)/seconds, after.Ended-before.Ended, (now.CPU-used.CPU).Seconds()/seconds, now.RSS>>20)
-	for what, latencies := range map[string][]time.Duration{"reads": reads, "writes": writes} {
+	for _, what := range slices.Sorted(maps.Keys(waited)) {
+		latencies := waited[what]
 		slices.Sort(latencies)
 		n := len(latencies)
 		p99 := latencies[n*99/100]
@@ -118,14 +120,18 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// use reads and writes ConfigMaps one after the other for a time, and returns how long each took.
-func use(ctx context.Context, t *testing.T, client kubernetes.Interface, long time.Duration) (reads, writes []time.Duration) {
+// use reads and writes ConfigMaps one after the other for a time, and returns how long each kind of request took.
+func use(ctx context.Context, t *testing.T, client kubernetes.Interface, long time.Duration) map[string][]time.Duration {
 	t.Helper()
-	maps := client.CoreV1().ConfigMaps("other")
-	timed := func(into *[]time.Duration, do func() error) error {
+	api := client.CoreV1().ConfigMaps("other")
+	waited := map[string][]time.Duration{}
+	var mu sync.Mutex
+	timed := func(what string, do func() error) error {
 		began := time.Now()
 		err := do()
-		*into = append(*into, time.Since(began))
+		mu.Lock()
+		defer mu.Unlock()
+		waited[what] = append(waited[what], time.Since(began))
 		return err
 	}
 	var group sync.WaitGroup
@@ -144,27 +150,29 @@ func use(ctx context.Context, t *testing.T, client kubernetes.Interface, long ti
 		})
 	}
 	loop(func(i int) error {
-		return timed(&reads, func() error {
-			if i%2 == 0 {
-				_, err := maps.List(ctx, metav1.ListOptions{})
+		if i%2 == 0 {
+			return timed("lists", func() error {
+				_, err := api.List(ctx, metav1.ListOptions{})
 				return err
-			}
-			_, err := maps.Get(ctx, "c-0", metav1.GetOptions{})
+			})
+		}
+		return timed("gets", func() error {
+			_, err := api.Get(ctx, "c-0", metav1.GetOptions{})
 			return err
 		})
 	})
 	loop(func(i int) error {
 		name := fmt.Sprintf("w-%d", i/2)
-		return timed(&writes, func() error {
-			if i%2 == 0 {
-				_, err := maps.Create(ctx, configMap(name), metav1.CreateOptions{})
+		if i%2 == 0 {
+			return timed("creations", func() error {
+				_, err := api.Create(ctx, configMap(name), metav1.CreateOptions{})
 				return err
-			}
-			return maps.Delete(ctx, name, metav1.DeleteOptions{})
-		})
+			})
+		}
+		return timed("deletions", func() error { return api.Delete(ctx, name, metav1.DeleteOptions{}) })
 	})
 	group.Wait()
-	return reads, writes
+	return waited
 }
 
 func kubeconfigOf(t *testing.T, plane *bench.Plane, name string) string {

@@ -126,11 +126,17 @@ func TestHelm(t *testing.T) {
 func TestAlone(t *testing.T) { oneByOne(t, builtIn(), "alone") }
 
 // TestIngress needs what make ingress builds.
-func TestIngress(t *testing.T) {
-	if _, err := os.Stat(filepath.Join(filepath.Dir(keelson), "traefik")); err != nil {
-		t.Skipf("make ingress has not built it: %v", err)
+func TestIngress(t *testing.T) { withProgram(t, "traefik", "make ingress", "ingress") }
+
+// TestImageBuild needs what make buildkit builds.
+func TestImageBuild(t *testing.T) { withProgram(t, "buildkitd", "make buildkit", "build") }
+
+// withProgram runs the scripts of a folder if what they need is there: it takes long to build, and clusters run without it.
+func withProgram(t *testing.T, program, target, dir string) {
+	if _, err := os.Stat(filepath.Join(filepath.Dir(keelson), program)); err != nil {
+		t.Skipf("%s has not built it: %v", target, err)
 	}
-	oneByOne(t, builtIn(), "ingress")
+	oneByOne(t, builtIn(), dir)
 }
 
 // oneByOne waits for each script of a folder before it runs the next.

@@ -115,7 +115,8 @@ func TestFlood(t *testing.T) {
 			t.Errorf("%s: one in hundred takes longer than %s", what, within)
 		}
 	}
-	if after.Served == 0 || after.Watches < floodWatches*9/10 {
+	// Watches that do not keep up are ended, and opened again by the flood a second later.
+	if after.Served == 0 || after.Watches+after.Ended-before.Ended < floodWatches*9/10 {
 		t.Errorf("that was no flood: %+v", after)
 	}
 }

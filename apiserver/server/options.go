@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"time"
 
@@ -187,8 +188,18 @@ func NewOptions() *Options {
 	o.Serving.ServerCert.CertDirectory = "" // no certificate given: one in memory, nothing is written
 	o.Etcd.DefaultStorageMediaType = "application/vnd.kubernetes.protobuf"
 	o.Features.EnableProfiling = false
+	// A write that thousands watch is weighed by seats. Upstream's 600, for any machine, let one client fill two processors with such (ADR 3).
+	processors := runtime.GOMAXPROCS(0)
+	o.Run.MaxRequestsInFlight = min(o.Run.MaxRequestsInFlight, readsPerProcessor*processors)
+	o.Run.MaxMutatingRequestsInFlight = min(o.Run.MaxMutatingRequestsInFlight, writesPerProcessor*processors)
 	return o
 }
+
+// What priority and fairness shares out, for each processor.
+const (
+	readsPerProcessor  = 20
+	writesPerProcessor = 10
+)
 
 // Validate finds what cannot work before anything is started.
 func (o *Options) Validate() error {

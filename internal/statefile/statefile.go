@@ -10,16 +10,26 @@ import (
 	"path/filepath"
 )
 
-// Write replaces the content of path in one step. The folder must exist.
-func Write(path string, data []byte, mode fs.FileMode) error {
-	staged := path + ".new"
-	if err := os.WriteFile(staged, data, mode); err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+// Write replaces the content of path in one step, whoever else does the same at that moment. The folder must exist.
+func Write(path string, data []byte, mode fs.FileMode) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write %s: %w", filepath.Base(path), err)
+		}
+	}()
+	staged, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.new")
+	if err != nil {
+		return err
 	}
-	if err := os.Rename(staged, path); err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	_, err = staged.Write(data)
+	err = errors.Join(err, staged.Chmod(mode), staged.Close())
+	if err == nil {
+		err = os.Rename(staged.Name(), path)
 	}
-	return nil
+	if err != nil {
+		_ = os.Remove(staged.Name()) // the first error says more
+	}
+	return err
 }
 
 // SaveJSON writes value as JSON that only the owner can read.

@@ -90,11 +90,16 @@ func waitAdmitted(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	last := ""
 	for {
 		review := &authenticationv1.SelfSubjectReview{}
 		_, err := client.AuthenticationV1().SelfSubjectReviews().Create(ctx, review, metav1.CreateOptions{})
 		if err == nil {
 			return nil
+		}
+		if err.Error() != last {
+			last = err.Error()
+			klog.FromContext(ctx).Info("Waiting for the API server to know the bootstrap identity", "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -1,4 +1,4 @@
-// Command containerd is containerd with one plugin more, which removes what its CRI plugin has lost.
+// Command containerd is containerd with two plugins more: one removes what its CRI plugin has lost, one completes what that has begun to start.
 package main
 
 import (

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+
+	"keelson.dev/internal/statefile"
 )
 
 // confName sorts before what other CNI plugins install, and is the only file we write.
@@ -89,12 +91,8 @@ func (s *syncer) writeCNI(network Network) error {
 	if err := os.MkdirAll(filepath.Join(s.config.DataDir, networkName), 0o700); err != nil { // the plugin would let everybody read it
 		return fmt.Errorf("make the folder of pod addresses: %w", err)
 	}
-	staged := filepath.Join(s.config.ConfDir, "."+confName)
-	if err := os.WriteFile(staged, text, 0o600); err != nil {
-		return fmt.Errorf("write CNI configuration: %w", err)
-	}
-	if err := os.Rename(staged, path); err != nil {
-		return fmt.Errorf("write CNI configuration: %w", err)
+	if err := statefile.Write(path, text, 0o600); err != nil { // the runtime reads no name that ends as what is staged
+		return fmt.Errorf("CNI configuration: %w", err)
 	}
 	s.written = text
 	return nil

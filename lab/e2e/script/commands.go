@@ -48,15 +48,16 @@ func runKubectl(ts *testscript.TestScript, negate bool, args []string) {
 		program("kubectl")(ts, negate, args)
 		return
 	}
-	err := within(lag, func(context.Context) error {
-		err := ts.Exec("kubectl", args...)
-		if err != nil && !strings.Contains(ts.ReadFile("stderr"), "(NotFound)") {
-			ts.Fatalf("kubectl %s: %v", strings.Join(args, " "), err)
+	var failed error
+	_ = within(lag, func(context.Context) error {
+		failed = ts.Exec("kubectl", args...)
+		if failed != nil && strings.Contains(ts.ReadFile("stderr"), "(NotFound)") {
+			return failed
 		}
-		return err
+		return nil // done, or failed for good
 	})
-	if err != nil {
-		ts.Fatalf("kubectl %s: %v", strings.Join(args, " "), err)
+	if failed != nil {
+		ts.Fatalf("kubectl %s: %v", strings.Join(args, " "), failed)
 	}
 }
 

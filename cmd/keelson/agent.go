@@ -47,6 +47,9 @@ func agentCommand() *cobra.Command {
 }
 
 func runAgent(ctx context.Context, config agent.Config, pods podnetwork.Config, clusterCIDR string, urls []string, join invitation) error {
+	if _, err := os.Stat("/etc/hosts"); err != nil {
+		return fmt.Errorf("containerd copies /etc/hosts for every pod (on Debian: apt-get install netbase): %w", err)
+	}
 	heap.Keep(ctx, 16<<20)
 	group, ctx := errgroup.WithContext(ctx)
 	follow := func(*rest.Config) error { return nil }

@@ -31,6 +31,9 @@ func (n *Node) prepare(services []supervisor.Service) error {
 	if err := n.writeResolver(); err != nil {
 		return err
 	}
+	if err := n.writeHosts("/etc/hosts"); err != nil {
+		return err
+	}
 	if err := n.mountRoot(); err != nil {
 		return err
 	}
@@ -60,6 +63,18 @@ func (n *Node) writeResolver() error {
 		return err
 	}
 	return os.WriteFile(path, []byte(resolver(n.Network.Gateway(), texts...)), 0o644)
+}
+
+// writeHosts gives the node a table of hosts where the machine has none, as a bare Debian without netbase: containerd copies it for every pod.
+func (n *Node) writeHosts(machines string) error {
+	path := filepath.Join(n.Dir, "upper/etc/hosts")
+	if _, err := os.Stat(machines); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err // of an earlier start
+	}
+	return os.WriteFile(path, []byte("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"), 0o644)
 }
 
 // resolver is the first of the configurations that names servers beyond the loopback interface, without those on it. Is there none, the

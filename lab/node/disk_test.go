@@ -2,8 +2,49 @@ package node
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 )
+
+func TestHosts(t *testing.T) {
+	dir := t.TempDir()
+	n := &Node{Dir: dir}
+	machines, nodes := filepath.Join(dir, "hosts"), filepath.Join(dir, "upper/etc/hosts")
+	if err := os.MkdirAll(filepath.Dir(nodes), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(machines, "127.0.0.1 localhost\n")
+	if err := n.writeHosts(machines); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(nodes); !os.IsNotExist(err) {
+		t.Errorf("a table beside the machine's own: %v", err)
+	}
+	if err := os.Remove(machines); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.writeHosts(machines); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(nodes); err != nil || !strings.Contains(string(text), "127.0.0.1 localhost") {
+		t.Errorf("the node's table: %q, %v", text, err)
+	}
+	write(nodes, "10.0.0.1 mine\n")
+	if err := n.writeHosts(machines); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(nodes); err != nil || string(text) != "10.0.0.1 mine\n" {
+		t.Errorf("what was there: %q, %v", text, err)
+	}
+}
 
 func TestResolver(t *testing.T) {
 	const stub = "# by systemd-resolved\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch home\n"

@@ -22,8 +22,11 @@ func faultCommand(name *string) *cobra.Command {
 	lossy.Flags().IntVar(&loss.Percent, "percent", 20, "how many of a hundred")
 	slow := breakCommand(name, &long, delay, "Delay frames to nodes")
 	slow.Flags().DurationVar(&delay.Delay, "by", 100*time.Millisecond, "how long")
+	disk := &cluster.Fault{Kind: cluster.SlowDisk}
+	slowDisk := breakCommand(name, &long, disk, "Have nodes' disks take few writes a second")
+	slowDisk.Flags().IntVar(&disk.Writes, "writes", 20, "how many")
 	command.AddCommand(
-		cut, lossy, slow,
+		cut, lossy, slow, slowDisk,
 		breakCommand(name, &long, &cluster.Fault{Kind: cluster.Kill}, "Cut nodes' power"),
 		breakCommand(name, &long, &cluster.Fault{Kind: cluster.Freeze}, "Stop every process of nodes where it is"),
 		faultRandomCommand(name, &long), faultListCommand(name),

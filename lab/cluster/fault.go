@@ -25,6 +25,7 @@ type Fault struct {
 	From    []string      `json:"from,omitempty"`
 	Percent int           `json:"percent,omitempty"` // of frames that a lossy link loses
 	Delay   time.Duration `json:"delay,omitempty"`   // in nanoseconds
+	Writes  int           `json:"writes,omitempty"`  // a second that a slow disk takes
 }
 
 // The kinds of faults.
@@ -34,6 +35,7 @@ const (
 	Delay     = "delay"
 	Kill      = "kill"
 	Freeze    = "freeze"
+	SlowDisk  = "slow-disk"
 )
 
 // String is the fault as people read it.
@@ -46,6 +48,8 @@ func (f Fault) String() string {
 		text += fmt.Sprintf(" of %d %%", f.Percent)
 	case Delay:
 		text += " by " + f.Delay.String()
+	case SlowDisk:
+		text += fmt.Sprintf(" to %d writes a second", f.Writes)
 	}
 	return text
 }
@@ -58,6 +62,9 @@ func (c *Cluster) Break(ctx context.Context, f Fault) error {
 				f.From = append(f.From, m.Name)
 			}
 		}
+	}
+	if f.Kind == SlowDisk && f.Writes < 1 {
+		return fmt.Errorf("a slow disk takes at least one write a second, not %d", f.Writes)
 	}
 	for _, name := range slices.Concat(f.Nodes, f.From) {
 		if _, err := c.Member(name); err != nil {
@@ -79,6 +86,8 @@ func (c *Cluster) Break(ctx context.Context, f Fault) error {
 			err = c.KillNode(ctx, name)
 		case Freeze:
 			err = c.Node(*m).Freeze(ctx)
+		case SlowDisk:
+			err = c.Node(*m).SlowDisk(f.Writes)
 		}
 		if err != nil {
 			return err
@@ -136,6 +145,8 @@ func (c *Cluster) Undo(ctx context.Context) error {
 				all = errors.Join(all, c.StartNode(ctx, name))
 			case f.Kind == Freeze && status == node.Frozen:
 				all = errors.Join(all, c.Node(*m).Thaw(ctx))
+			case f.Kind == SlowDisk && status != node.Off:
+				all = errors.Join(all, c.Node(*m).SlowDisk(0))
 			}
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 const (
 	// turnsPerProcessor is how many watches send at a time.
-	turnsPerProcessor = 2
+	turnsPerProcessor = 1
 	// turnAtMost is how long a watch keeps the others waiting whose client does not read: sending what is small takes microseconds.
 	turnAtMost = 10 * time.Millisecond
 )

@@ -37,7 +37,7 @@ func TestFewWatchesSendAtATime(t *testing.T) {
 				sending++
 				most = max(most, sending)
 				mu.Unlock()
-				time.Sleep(time.Millisecond)
+				<-time.After(time.Millisecond)
 				mu.Lock()
 				sending--
 				sent++
@@ -51,7 +51,7 @@ func TestFewWatchesSendAtATime(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		synctest.Wait()
 		if most != 3 || sent != 500 {
 			t.Errorf("%d sent at a time and %d in all, want 3 and 500", most, sent)
@@ -69,7 +69,7 @@ func TestWatchesOfUsersInTurn(t *testing.T) {
 		watch := func(user string) {
 			w := newTurnWriter(sendWriter{httptest.NewRecorder(), func() {
 				order = append(order, user)
-				time.Sleep(time.Millisecond)
+				<-time.After(time.Millisecond)
 			}}, shared, user)
 			go w.Flush()
 			synctest.Wait()
@@ -79,7 +79,7 @@ func TestWatchesOfUsersInTurn(t *testing.T) {
 		}
 		watch("other")
 		watch("third")
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		synctest.Wait()
 		if other, third := slices.Index(order, "other"), slices.Index(order, "third"); len(order) != 52 || other > 2 || third > 3 {
 			t.Errorf("of %d, other came as %d and third as %d: %v", len(order), other, third, order[:5])
@@ -114,7 +114,7 @@ func TestWatchThatBlocksPassesItsTurn(t *testing.T) {
 		if waited := time.Since(began); waited != 0 {
 			t.Errorf("waited %s for a slow one", waited)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		close(blocked)
 		synctest.Wait()
 		stuck.Flush()

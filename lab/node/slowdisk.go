@@ -57,8 +57,11 @@ func wholeDisk(device, devices string) (string, error) {
 	if err != nil {
 		return "", errors.New("its filesystem is not on one disk (tmpfs, or several disks)")
 	}
-	if _, err := os.Stat(filepath.Join(path, "partition")); err != nil {
+	switch _, err := os.Stat(filepath.Join(path, "partition")); {
+	case errors.Is(err, fs.ErrNotExist):
 		return device, nil
+	case err != nil:
+		return "", fmt.Errorf("device %s: %w", device, err)
 	}
 	number, err := os.ReadFile(filepath.Join(filepath.Dir(path), "dev"))
 	if err != nil {

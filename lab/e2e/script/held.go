@@ -97,6 +97,8 @@ var chance = []struct {
 	pattern *regexp.Regexp
 	by      string
 }{
+	// kubectl's, when a server's message is there before the stream that it is for
+	{regexp.MustCompile(`(?m)^E\d{4} \S+ +\d+ websocket\.go:\d+\] Unknown stream id \d+, discarding message\n`), ""},
 	{regexp.MustCompile(`\b(worker-\d|server-\d|node-1)\b`), "NODE"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UID"},
 	{regexp.MustCompile(`\b(sha256:)?[0-9a-f]{64}\b`), "DIGEST"},

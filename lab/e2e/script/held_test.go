@@ -26,3 +26,10 @@ func TestByText(t *testing.T) {
 		t.Error("a missing entry makes no difference")
 	}
 }
+
+func TestMessageBeforeItsStream(t *testing.T) {
+	const said = "E1130 07:14:18.354528   31234 websocket.go:296] Unknown stream id 1, discarding message\nerror: absent\n"
+	if got := withoutChance(said, "ns"); got != "error: absent\n" {
+		t.Errorf("left: %q", got)
+	}
+}

@@ -85,7 +85,7 @@ on() {
 
 # What holds as long as the cluster lives. The credentials of systemd's own services are mounted at the first boot only.
 answers='until keelson kubectl get --raw /api/v1/namespaces/demo/services/demo:http/proxy/; do sleep 5; done'
-traces='{ ip -o link | cut -d: -f2; nft list tables; findmnt -rno TARGET | grep -v ^/run/credentials/; ls /var/lib/keelson/clusters 2>/dev/null || true
+traces='{ ip -o link | cut -d: -f2 | sort; nft list tables; findmnt -rno TARGET | grep -v ^/run/credentials/ | sort; ls /var/lib/keelson/clusters 2>/dev/null || true
 	find /sys/fs/cgroup -path "*keelson*" -not -path "*/system.slice/*"; ps -eo comm= | grep -E "keelson|containerd|runc" || true; }'
 
 begin "boot"

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -130,7 +131,7 @@ func (n Network) table() (knftables.Interface, error) {
 	return nft, nil
 }
 
-// Down takes the bridge and its rules away. What is gone already is no error.
+// Down takes the bridge, its cables and its rules away. What is gone already is no error.
 func (n Network) Down(ctx context.Context) error {
 	nft, err := n.table()
 	if err != nil {
@@ -142,15 +143,22 @@ func (n Network) Down(ctx context.Context) error {
 	if err := nft.Run(ctx, tx); err != nil {
 		return fmt.Errorf("remove rules of %s: %w", n.Bridge(), err)
 	}
-	bridge, err := netlink.LinkByName(n.Bridge())
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
+	links, err := netlink.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) && ctx.Err() == nil { // others come and go
+		links, err = netlink.LinkList()
 	}
 	if err != nil {
-		return fmt.Errorf("find bridge %s: %w", n.Bridge(), err)
+		return fmt.Errorf("list links: %w", err)
 	}
-	if err := netlink.LinkDel(bridge); err != nil {
-		return fmt.Errorf("remove bridge %s: %w", n.Bridge(), err)
+	for _, link := range links {
+		// The kernel takes a cable away some time after its node's network namespace.
+		name := link.Attrs().Name
+		if name != n.Bridge() && !strings.HasPrefix(name, "kv"+n.hash()) {
+			continue
+		}
+		if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("remove %s: %w", name, err)
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -68,6 +69,11 @@ func TestRouted(t *testing.T) {
 			t.Errorf("routed: %t, and a node's frames are kept from others: %t", routed, port.Isolated)
 		}
 		must(t, n.Down(t.Context()))
+		for _, name := range []string{n.Bridge(), n.veth(first), n.veth(second)} {
+			if _, err := netlink.LinkByName(name); !errors.As(err, &netlink.LinkNotFoundError{}) {
+				t.Errorf("%s is left: %v", name, err)
+			}
+		}
 	}
 }
 

@@ -20,7 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -95,7 +94,7 @@ func TestReboot(t *testing.T) {
 	before := identities()
 
 	must(t, killEverything())
-	must(t, forgetAsReboot())
+	must(t, forgetAsReboot(t.Context()))
 	if err := kubectl("get", "--raw", "/readyz"); err == nil {
 		t.Fatal("the API server answers after the machine was switched off")
 	}
@@ -300,7 +299,7 @@ func killEverything() error {
 
 // forgetAsReboot removes what only a running kernel knows: mounts, control groups, interfaces and rules. What is below /run went with the
 // nodes' processes, to whose namespaces it belonged.
-func forgetAsReboot() error {
+func forgetAsReboot(ctx context.Context) error {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		return err
@@ -324,20 +323,5 @@ func forgetAsReboot() error {
 			}
 		}
 	}
-	bridge := network.Network{Cluster: *clusterName}.Bridge()
-	links, err := netlink.LinkList()
-	if err != nil {
-		return err
-	}
-	for _, link := range links {
-		if name := link.Attrs().Name; name == bridge || strings.HasPrefix(name, "kv"+bridge[2:]) {
-			if err := netlink.LinkDel(link); err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) && !errors.Is(err, unix.ENODEV) {
-				return fmt.Errorf("remove %s: %w", name, err)
-			}
-		}
-	}
-	if out, err := exec.Command("nft", "delete", "table", "ip", "keelson-"+bridge[2:]).CombinedOutput(); err != nil {
-		return fmt.Errorf("remove rules: %w: %s", err, out)
-	}
-	return nil
+	return network.Network{Cluster: *clusterName}.Down(ctx)
 }

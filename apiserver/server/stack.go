@@ -22,7 +22,7 @@ func (r roomy) AuthenticateRequest(request *http.Request) (*authenticator.Respon
 // roomyChain is the library's chain of filters, in which watches take turns, with room for the half of it that runs on the connection's goroutine
 // for each request.
 func roomyChain(handler http.Handler, c *genericapiserver.Config) http.Handler {
-	chain := genericapiserver.DefaultBuildHandlerChain(watchesTakeTurns(handler), c)
+	chain := genericapiserver.DefaultBuildHandlerChain(watchesTakeTurns(handler), withEventCost(c))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		stack.Room4K(len(r.Header))
 		chain.ServeHTTP(w, r)

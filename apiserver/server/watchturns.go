@@ -20,7 +20,7 @@ const (
 // watchesTakeTurns has few watches send at a time, users in turn. A change that thousands watch would otherwise make thousands of goroutines
 // runnable at once, and a request, which takes a dozen steps on several goroutines, would wait behind all of them at each (ADR 3).
 func watchesTakeTurns(handler http.Handler) http.Handler {
-	t := &turns{free: turnsPerProcessor * runtime.GOMAXPROCS(0), waiting: map[string][]chan struct{}{}}
+	t := newTurns(turnsPerProcessor * runtime.GOMAXPROCS(0))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
 		if info, ok := request.RequestInfoFrom(ctx); !ok || info.Verb != "watch" {
@@ -44,6 +44,8 @@ type turns struct {
 	waiting map[string][]chan struct{} // by user
 	users   []string                   // those with somebody waiting, next first
 }
+
+func newTurns(places int) *turns { return &turns{free: places, waiting: map[string][]chan struct{}{}} }
 
 // take waits for a turn. The channel, which must hold one value, tells that it has come.
 func (t *turns) take(user string, come chan struct{}) {
@@ -127,6 +129,8 @@ func (w *turnWriter) begin() {
 		w.began = time.Now()
 	default:
 		w.turns.take(w.user, w.come)
+		// Who is handed something runs next in Go, before those that wait longer: turns handed on and on would starve these for seconds.
+		runtime.Gosched()
 		w.limit.Reset(turnAtMost)
 	}
 	w.sending = true

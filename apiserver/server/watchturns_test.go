@@ -22,10 +22,6 @@ type sendWriter struct {
 
 func (w sendWriter) Flush() { w.send() }
 
-func newTurns(places int) *turns {
-	return &turns{free: places, waiting: map[string][]chan struct{}{}}
-}
-
 func TestFewWatchesSendAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shared := newTurns(3)

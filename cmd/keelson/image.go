@@ -11,8 +11,8 @@ import (
 )
 
 func imageCommand(name *string) *cobra.Command {
-	command := &cobra.Command{Use: "image", Short: "Load, build and list the images that nodes pull"}
-	command.AddCommand(imageLoadCommand(name), imageListCommand(name), imageBuildCommand(name), imagePackCommand(), imageBundleCommand())
+	command := &cobra.Command{Use: "image", Short: "Load, build, list and remove the images that nodes pull"}
+	command.AddCommand(imageLoadCommand(name), imageListCommand(name), imageRemoveCommand(name), imageBuildCommand(name), imagePackCommand(), imageBundleCommand())
 	return command
 }
 
@@ -50,6 +50,16 @@ func imageListCommand(name *string) *cobra.Command {
 				}
 				return err
 			})
+		},
+	}
+}
+
+func imageRemoveCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "rm IMAGE [IMAGE...]", Short: "Remove images from the machine's registry; nodes that have pulled one keep it",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(command *cobra.Command, args []string) error {
+			return viewCluster(*name, func(c *cluster.Cluster) error { return c.RemoveImages(command.Context(), args) })
 		},
 	}
 }

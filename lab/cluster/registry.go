@@ -20,6 +20,17 @@ func (c *Cluster) ImageHandler(ctx context.Context) http.Handler {
 	return registry.Handler(ctx, c.imageStore(), c.registryAddress())
 }
 
+// RemoveImages takes names from images of this machine, and removes what no image needs any more.
+func (c *Cluster) RemoveImages(ctx context.Context, references []string) error {
+	handler := c.ImageHandler(ctx)
+	for _, reference := range references {
+		if err := registry.Remove(ctx, handler, reference); err != nil {
+			return err
+		}
+	}
+	return registry.Sweep(ctx, c.imageStore())
+}
+
 // pullThrough is the same with images that are not on the machine fetched from where they come from.
 func (c *Cluster) pullThrough(ctx context.Context) (http.Handler, error) {
 	return registry.PullThrough(ctx, c.ImageHandler(ctx), c.imageStore(), c.registryAddress(), c.Upstreams)

@@ -30,7 +30,7 @@ func Handler(ctx context.Context, dir, self string) http.Handler {
 		Storage: configuration.Storage{
 			"filesystem": configuration.Parameters{"rootdirectory": dir},
 			"delete":     configuration.Parameters{"enabled": true},
-			"cache":      configuration.Parameters{"blobdescriptor": "inmemory"},
+			// no cache of blobs: another process may have swept them
 		},
 		Catalog: configuration.Catalog{MaxEntries: 1000},
 		Log:     configuration.Log{Level: "error", AccessLog: configuration.AccessLog{Disabled: true}},

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -47,6 +48,9 @@ func agentCommand() *cobra.Command {
 }
 
 func runAgent(ctx context.Context, config agent.Config, pods podnetwork.Config, clusterCIDR string, urls []string, join invitation) error {
+	if os.Geteuid() != 0 {
+		return errors.New("a node needs root: it makes namespaces, mounts and network interfaces (try again with sudo)")
+	}
 	if _, err := os.Stat("/etc/hosts"); err != nil {
 		return fmt.Errorf("containerd copies /etc/hosts for every pod (on Debian: apt-get install netbase): %w", err)
 	}

@@ -113,6 +113,10 @@ on "a pod beyond its memory limit is killed" 900 '
 on "freeze and thaw of a node" 600 '
 	keelson node freeze worker-2; keelson node ls | grep paused; keelson node thaw worker-2
 	keelson kubectl wait --for=condition=Ready node/worker-2 --timeout=8m'
+on "a slow disk, and undo" 300 '
+	limited() { find /sys/fs/cgroup -path "*worker-1*" -name io.max -exec cat {} + | grep wiops=20; }
+	keelson fault slow-disk worker-1 --writes 20; limited
+	keelson fault undo; ! limited'
 on "node kill, and the demo heals" 1500 '
 	keelson node kill worker-1
 	keelson kubectl wait --for=condition=Ready=Unknown node/worker-1 --timeout=10m

@@ -34,7 +34,9 @@ func (c *config) newChain(ctx context.Context) (*aggregatorapiserver.APIAggregat
 	if err != nil {
 		return nil, err
 	}
-	c.publish(ctx, aggregator)
+	if err := c.publish(ctx, aggregator); err != nil {
+		return nil, fmt.Errorf("publish OpenAPI: %w", err)
+	}
 	// The models of server-side apply are made from the definitions by now; who needs them later builds them.
 	c.generic.OpenAPIV3Config.Definitions = nil
 	return aggregator, nil

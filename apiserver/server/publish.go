@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync"
+	"sync/atomic"
 
 	"k8s.io/apiserver/pkg/authentication/user"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/routes"
 	"k8s.io/client-go/tools/cache"
@@ -30,9 +32,10 @@ type lazy struct {
 	name  string
 	build func(*mux.PathRecorderMux) error
 
-	once  sync.Once
-	built *mux.PathRecorderMux
-	err   error
+	once   sync.Once
+	built  *mux.PathRecorderMux
+	err    error
+	failed atomic.Pointer[error] // the same, for those who do not build
 }
 
 // ServeHTTP implements http.Handler.
@@ -40,6 +43,7 @@ func (l *lazy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.once.Do(func() { //nolint:contextcheck // what is built outlives the request
 		l.built = mux.NewPathRecorderMux(l.name)
 		if l.err = l.build(l.built); l.err != nil {
+			l.failed.Store(&l.err)
 			klog.FromContext(r.Context()).Error(l.err, "Could not build OpenAPI", "document", l.name)
 		}
 	})
@@ -50,12 +54,21 @@ func (l *lazy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.built.ServeHTTP(w, r)
 }
 
+// healthy fails once the documents could not be built; that they have not been asked for yet is no failure.
+func (l *lazy) healthy(*http.Request) error {
+	if failed := l.failed.Load(); failed != nil {
+		return *failed
+	}
+	return nil
+}
+
 // handleOpenAPI serves the documents of both versions.
-func handleOpenAPI(to *mux.PathRecorderMux, v2, v3 func(*mux.PathRecorderMux) error) {
-	to.Handle("/openapi/v2", &lazy{name: "openapi/v2", build: v2})
-	third := &lazy{name: "openapi/v3", build: v3}
+func handleOpenAPI(to *mux.PathRecorderMux, v2, v3 func(*mux.PathRecorderMux) error) (second, third *lazy) {
+	second, third = &lazy{name: "openapi/v2", build: v2}, &lazy{name: "openapi/v3", build: v3}
+	to.Handle("/openapi/v2", second)
 	to.Handle("/openapi/v3", third)
 	to.UnlistedHandlePrefix("/openapi/v3/", third)
+	return second, third
 }
 
 // publishCore serves the documents of the built-in kinds to the aggregation layer.
@@ -72,12 +85,13 @@ func (c *config) publishCore(server *genericapiserver.GenericAPIServer) {
 		})
 }
 
-// publish serves the documents of everything: built-in kinds, custom resources and aggregated servers. ctx is the server's life.
-func (c *config) publish(ctx context.Context, aggregator *aggregatorapiserver.APIAggregator) {
+// publish serves the documents of everything: built-in kinds, custom resources and aggregated servers. ctx is the server's life. Their health
+// checks have the names of upstream's hooks that start the controllers.
+func (c *config) publish(ctx context.Context, aggregator *aggregatorapiserver.APIAggregator) error {
 	server := aggregator.GenericAPIServer
 	services := aggregator.APIRegistrationInformers.Apiregistration().V1().APIServices().Informer()
 	container := server.Handler.GoRestfulContainer
-	handleOpenAPI(server.Handler.NonGoRestfulMux,
+	second, third := handleOpenAPI(server.Handler.NonGoRestfulMux,
 		func(m *mux.PathRecorderMux) error {
 			downloader := openapiaggregator.NewDownloader()
 			merged, err := openapiaggregator.BuildAndRegisterAggregator(&downloader, server.NextDelegate(), container.RegisteredWebServices(), c.generic.OpenAPIConfig, m)
@@ -97,6 +111,9 @@ func (c *config) publish(ctx context.Context, aggregator *aggregatorapiserver.AP
 			go controller.RunWithContext(ctx)
 			return c.follow(services, controller)
 		})
+	return server.AddHealthChecks(
+		healthz.NamedCheck("poststarthook/apiservice-openapi-controller", second.healthy),
+		healthz.NamedCheck("poststarthook/apiservice-openapiv3-controller", third.healthy))
 }
 
 // follower downloads the documents of aggregated servers.

@@ -143,6 +143,8 @@ func TestReadyzTellsWhatIsChecked(t *testing.T) {
 		"/livez/etcd":                    {200, "ok"},
 		"/livez/shutdown":                {404, ""},
 		"/healthz/poststarthook/nothing": {404, ""},
+		"/healthz/poststarthook/apiservice-openapi-controller":  {200, "ok"},
+		"/readyz/poststarthook/apiservice-openapiv3-controller": {200, "ok"},
 	} {
 		if code, body := shared.raw(t, http.MethodGet, path, "", "", ""); code != want.code || !contains(body, want.body) {
 			t.Errorf("%s: %d %s", path, code, body)

@@ -20,6 +20,7 @@ type endpoint struct {
 type chosen struct {
 	cluster, local Endpoints
 	exists         bool
+	readyHere      int // of local, those that do not terminate
 }
 
 func (c chosen) any() bool { return c.exists }
@@ -116,13 +117,15 @@ func choose(all []endpoint, node Node) chosen {
 		usable = draining
 	}
 	local := filter(ready, here)
-	if len(local) == 0 {
+	readyHere := len(local)
+	if readyHere == 0 {
 		local = filter(draining, here)
 	}
 	return chosen{
-		cluster: addrsOf(near(usable, node)),
-		local:   addrsOf(local),
-		exists:  len(usable) > 0 || len(local) > 0,
+		cluster:   addrsOf(near(usable, node)),
+		local:     addrsOf(local),
+		exists:    len(usable) > 0 || len(local) > 0,
+		readyHere: readyHere,
 	}
 }
 

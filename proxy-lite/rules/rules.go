@@ -91,7 +91,8 @@ type Service struct {
 	ClusterIPs []netip.Addr
 	// LocalAddrs are the endpoints on this node: one that reaches itself through the Service must be masqueraded.
 	LocalAddrs []netip.Addr
-	// HealthCheckPort, if not 0, answers whether this node has endpoints, for outside load balancers; LocalCount is the answer.
+	// HealthCheckPort, if not 0, answers whether this node has ready endpoints, for outside load balancers; LocalCount is how many. Endpoints that
+	// serve while they terminate get what comes still, and are not to get more (KEP-1669).
 	HealthCheckPort uint16
 	LocalCount      int
 }

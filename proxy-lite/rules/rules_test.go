@@ -237,4 +237,8 @@ func TestForService(t *testing.T) {
 	if got.HealthCheckPort != 30500 || got.LocalCount != 1 {
 		t.Errorf("health check port %d with %d local endpoints, want 30500 and 1", got.HealthCheckPort, got.LocalCount)
 	}
+	draining := ForService(svc, slice(ep{addr: "10.244.1.2", node: "here", serving: true, terminating: true}), node, Config{})
+	if draining.LocalCount != 0 || len(draining.LocalAddrs) == 0 {
+		t.Errorf("of an endpoint that terminates: %d count, addresses %v; want none, and its own", draining.LocalCount, draining.LocalAddrs)
+	}
 }

@@ -34,7 +34,7 @@ func ForService(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice
 			for _, ep := range f.endpoints.local {
 				out.LocalAddrs = append(out.LocalAddrs, ep.Addr())
 			}
-			out.LocalCount = max(out.LocalCount, len(f.endpoints.local))
+			out.LocalCount = max(out.LocalCount, f.endpoints.readyHere)
 		}
 	}
 	slices.SortFunc(out.Entries, func(a, b Entry) int { return compareFrontends(a.Frontend, b.Frontend) })

@@ -137,12 +137,12 @@ func TestReadyzTellsWhatIsChecked(t *testing.T) {
 		code int
 		body string
 	}{
-		"/readyz?exclude=etcd&verbose":   {200, "[+]etcd excluded: ok"},
-		"/readyz?exclude=no-such-check":  {200, "ok"},
-		"/livez/ping":                    {200, "ok"},
-		"/livez/etcd":                    {200, "ok"},
-		"/livez/shutdown":                {404, ""},
-		"/healthz/poststarthook/nothing": {404, ""},
+		"/readyz?exclude=etcd&verbose":                          {200, "[+]etcd excluded: ok"},
+		"/readyz?exclude=no-such-check":                         {200, "ok"},
+		"/livez/ping":                                           {200, "ok"},
+		"/livez/etcd":                                           {200, "ok"},
+		"/livez/shutdown":                                       {404, ""},
+		"/healthz/poststarthook/nothing":                        {404, ""},
 		"/healthz/poststarthook/apiservice-openapi-controller":  {200, "ok"},
 		"/readyz/poststarthook/apiservice-openapiv3-controller": {200, "ok"},
 	} {

@@ -34,21 +34,20 @@ type lazy struct {
 
 	once   sync.Once
 	built  *mux.PathRecorderMux
-	err    error
-	failed atomic.Pointer[error] // the same, for those who do not build
+	failed atomic.Pointer[error]
 }
 
 // ServeHTTP implements http.Handler.
 func (l *lazy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.once.Do(func() { //nolint:contextcheck // what is built outlives the request
 		l.built = mux.NewPathRecorderMux(l.name)
-		if l.err = l.build(l.built); l.err != nil {
-			l.failed.Store(&l.err)
-			klog.FromContext(r.Context()).Error(l.err, "Could not build OpenAPI", "document", l.name)
+		if err := l.build(l.built); err != nil {
+			l.failed.Store(&err)
+			klog.FromContext(r.Context()).Error(err, "Could not build OpenAPI", "document", l.name)
 		}
 	})
-	if l.err != nil {
-		http.Error(w, "OpenAPI cannot be built: "+l.err.Error(), http.StatusInternalServerError)
+	if err := l.healthy(r); err != nil {
+		http.Error(w, "OpenAPI cannot be built: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
 	l.built.ServeHTTP(w, r)

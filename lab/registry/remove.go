@@ -8,10 +8,8 @@ import (
 	"slices"
 
 	"github.com/distribution/distribution/v3/registry/storage"
-	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 // ErrNoImage says that the store has no image of that name.
@@ -25,8 +23,7 @@ func Remove(ctx context.Context, handler http.Handler, reference string) error {
 	}
 	through := []remote.Option{remote.WithTransport(inProcess{handler}), remote.WithContext(ctx)}
 	image, err := remote.Get(stored, through...)
-	var refused *transport.Error
-	if errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound {
+	if absent(err) {
 		return fmt.Errorf("%w: %s", ErrNoImage, reference)
 	}
 	if err != nil {
@@ -40,13 +37,16 @@ func Remove(ctx context.Context, handler http.Handler, reference string) error {
 	if tag, ok := stored.(name.Tag); ok && slices.Contains(kept, manifest) {
 		return remote.Delete(tag, through...)
 	}
-	gone := append([]string{manifest}, childrenOf(image)...)
+	gone, err := manifestsOf(image)
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", reference, err)
+	}
 	for _, one := range gone {
 		if one != manifest && slices.Contains(kept, one) {
 			continue
 		}
 		err := remote.Delete(stored.Context().Digest(one), through...)
-		if errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound { // of an index whose other platforms nobody has pulled
+		if absent(err) { // of an index whose other platforms nobody has pulled
 			continue
 		}
 		if err != nil {
@@ -71,34 +71,41 @@ func keptBeside(stored name.Reference, through []remote.Option) ([]string, error
 		if err != nil {
 			return nil, err
 		}
-		kept = append(append(kept, image.Digest.String()), childrenOf(image)...)
+		needed, err := manifestsOf(image)
+		if err != nil {
+			return nil, err
+		}
+		kept = append(kept, needed...)
 	}
 	return kept, nil
 }
 
-// childrenOf returns the manifests that an index names; nil for an image.
-func childrenOf(image *remote.Descriptor) []string {
+// manifestsOf returns the manifest of an image, of an index also those that it names.
+func manifestsOf(image *remote.Descriptor) ([]string, error) {
+	manifests := []string{image.Digest.String()}
 	if !image.MediaType.IsIndex() {
-		return nil
+		return manifests, nil
 	}
-	var children []string
-	if index, err := image.ImageIndex(); err == nil {
-		if manifest, err := index.IndexManifest(); err == nil {
-			for _, child := range manifest.Manifests {
-				children = append(children, child.Digest.String())
-			}
-		}
+	index, err := image.ImageIndex()
+	if err != nil {
+		return nil, err
 	}
-	return children
+	named, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	for _, child := range named.Manifests {
+		manifests = append(manifests, child.Digest.String())
+	}
+	return manifests, nil
 }
 
 // Sweep removes from the store below dir what no image needs. An image that is being stored meanwhile may lose layers: whoever stores it is told
 // so when its manifest is refused, and begins again.
 func Sweep(ctx context.Context, dir string) error {
-	driver := filesystem.New(filesystem.DriverParameters{RootDirectory: dir, MaxThreads: maxThreads})
-	store, err := storage.NewRegistry(ctx, driver)
+	driver, store, err := openStore(ctx, dir)
 	if err != nil {
-		return fmt.Errorf("open image store: %w", err)
+		return err
 	}
 	if err := storage.MarkAndSweep(ctx, driver, store, storage.GCOpts{Quiet: true}); err != nil {
 		return fmt.Errorf("sweep image store: %w", err)

@@ -19,6 +19,7 @@ import (
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/api/errcode"
 	"github.com/distribution/distribution/v3/registry/storage"
+	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -60,9 +61,9 @@ type upstreams struct {
 // PullThrough makes a registry of the one that Handler has returned for dir and self: it fetches images that are not there until ctx
 // ends. instead names, for a registry, the host[:port] that is asked in its place.
 func PullThrough(ctx context.Context, handler http.Handler, dir, self string, instead map[string]string) (http.Handler, error) {
-	store, err := storage.NewRegistry(ctx, filesystem.New(filesystem.DriverParameters{RootDirectory: dir, MaxThreads: maxThreads}))
+	_, store, err := openStore(ctx, dir)
 	if err != nil {
-		return nil, fmt.Errorf("open image store: %w", err)
+		return nil, err
 	}
 	line := remote.DefaultTransport.(*http.Transport).Clone()
 	line.DialContext = (&dialer{failed: map[string]failure{}}).dial
@@ -75,6 +76,16 @@ func PullThrough(ctx context.Context, handler http.Handler, dir, self string, in
 		ctx: ctx, self: self, dir: filepath.Join(dir, "upstream"), stored: handler, store: store, instead: instead, puller: puller,
 		slots: make(chan struct{}, downloadsAtOnce), downloads: map[string]*download{}, copies: map[string]*copying{},
 	}, nil
+}
+
+// openStore opens the images below dir without a server.
+func openStore(ctx context.Context, dir string) (driver.StorageDriver, distribution.Namespace, error) {
+	files := filesystem.New(filesystem.DriverParameters{RootDirectory: dir, MaxThreads: maxThreads})
+	store, err := storage.NewRegistry(ctx, files)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open image store: %w", err)
+	}
+	return files, store, nil
 }
 
 // target is what a node asks for.
